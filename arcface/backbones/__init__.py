@@ -1,0 +1,29 @@
+"""Backbones by name: networks that map images [N, 3, 112, 112] to embeddings [N, embedding_size].
+
+To add one, write it in a file of its own with arguments (embedding_size, batch_norm) and name it in BACKBONES; the
+tests in tests/backbones then hold it to what all of them promise.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from paddle import nn
+
+from arcface.backbones.batch_norm import batch_norm_layer
+from arcface.backbones.mobilefacenet import MobileFaceNet
+from arcface.errors import UserError
+
+BACKBONES: dict[str, Callable[..., nn.Layer]] = {
+    "MobileFaceNet_128": MobileFaceNet,
+}
+
+
+def create_backbone(name: str, embedding_size: int, batch_norm: str = "local") -> nn.Layer:
+    """Return a new backbone with random weights; batch_norm is "local", "sync" or "frozen".
+
+    Raises UserError for a name that is not registered.
+    """
+    if name not in BACKBONES:
+        nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0)[0]
+        raise UserError(f"--network {name}: no such backbone; did you mean {nearest}? There is: {', '.join(BACKBONES)}")
+    return BACKBONES[name](embedding_size=embedding_size, batch_norm=batch_norm_layer(batch_norm))

@@ -1,0 +1,79 @@
+"""MobileFaceNet (Chen et al., "MobileFaceNets", 2018, arXiv:1804.07573, table 1).
+
+Sub-layers keep the names of the 2021 toolkit (conv1, dw_conv1, blocks, conv2, linear7, linear1), so that state dicts
+published for it load unchanged.
+"""
+
+from functools import partial
+
+from paddle import nn
+
+# (expansion, channels, repeats, stride of the first repeat) of each bottleneck stage
+BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
+
+
+class ConvBlock(nn.Layer):
+    """Convolution, batch norm and, unless linear, PReLU; depthwise where `groups` equals the channels."""
+
+    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, groups=1, linear=False,
+                 batch_norm=nn.BatchNorm2D):  # fmt: skip
+        super().__init__()
+        self.conv = nn.Conv2D(channels_in, channels_out, kernel, stride, padding, groups=groups, bias_attr=False)
+        self.bn = batch_norm(channels_out)
+        self.linear = linear
+        if not linear:
+            self.prelu = nn.PReLU(channels_out)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        return x if self.linear else self.prelu(x)
+
+
+class Bottleneck(nn.Layer):
+    """Inverted residual: expand 1x1, depthwise 3x3, project 1x1; added to its input where the shapes allow it."""
+
+    def __init__(self, channels_in, channels_out, stride, expansion, batch_norm=nn.BatchNorm2D):
+        super().__init__()
+        inner = channels_in * expansion
+        self.residual = stride == 1 and channels_in == channels_out
+        self.conv = nn.Sequential(
+            nn.Conv2D(channels_in, inner, 1, bias_attr=False),
+            batch_norm(inner),
+            nn.PReLU(inner),
+            nn.Conv2D(inner, inner, 3, stride, 1, groups=inner, bias_attr=False),
+            batch_norm(inner),
+            nn.PReLU(inner),
+            nn.Conv2D(inner, channels_out, 1, bias_attr=False),
+            batch_norm(channels_out),
+        )
+
+    def forward(self, x):
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileFaceNet(nn.Layer):
+    """Maps normalised RGB images, float32 [N, 3, 112, 112], to embeddings, float32 [N, embedding_size].
+
+    `batch_norm` makes a batch norm layer for a number of channels (see batch_norm.py).
+    """
+
+    def __init__(self, embedding_size=128, batch_norm=nn.BatchNorm2D):
+        super().__init__()
+        conv_block = partial(ConvBlock, batch_norm=batch_norm)
+        self.conv1 = conv_block(3, 64, 3, stride=2, padding=1)
+        self.dw_conv1 = conv_block(64, 64, 3, padding=1, groups=64)
+        blocks = []
+        channels = 64
+        for expansion, channels_out, repeats, first_stride in BOTTLENECKS:
+            for repeat in range(repeats):
+                stride = first_stride if repeat == 0 else 1
+                blocks.append(Bottleneck(channels, channels_out, stride, expansion, batch_norm))
+                channels = channels_out
+        self.blocks = nn.Sequential(*blocks)
+        self.conv2 = conv_block(128, 512, 1)
+        self.linear7 = conv_block(512, 512, 7, groups=512, linear=True)
+        self.linear1 = conv_block(512, embedding_size, 1, linear=True)
+
+    def forward(self, images):
+        x = self.blocks(self.dw_conv1(self.conv1(images)))
+        return self.linear1(self.linear7(self.conv2(x))).flatten(1)

@@ -1,0 +1,1 @@
+"""Training data: from a list of encoded images to batches of arrays."""

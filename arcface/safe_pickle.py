@@ -1,0 +1,346 @@
+"""Reads pickles of plain data and NumPy arrays, and refuses everything else by name before it runs.
+
+Why an interpreter of our own and not a `pickle.Unpickler` whose `find_class` has an allow-list: a list that
+lets NumPy in lets attackers in. `numpy.dtype.__setstate__` takes flags and field offsets unchecked, so a
+pickle can say that an object array is made of raw bytes, which NumPy then follows as pointers. The C
+unpickler also allocates for any memo index (tens of GiB for five bytes) and hashes nested tuples as dict
+keys, in exponential time. Here an instruction does what is written below and no more, and a length that a
+file claims costs nothing.
+
+The arguments of the instructions are decoded by the standard library's `pickletools`.
+"""
+
+import io
+import math
+import pickletools
+import re
+from collections import OrderedDict
+from typing import BinaryIO, Callable, NamedTuple
+
+import numpy as np
+
+from arcface.errors import UserError
+
+# Numbers, fixed-length strings, objects. The files that we read hold no structured, void and date types.
+_DTYPE_CODES = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|O[48]?|[SU][1-9][0-9]{0,5}")
+# Keys whose hash takes no more time than their own size; a nested tuple's does.
+_KEY_TYPES = (str, bytes, int, float, bool, type(None))
+_HIGHEST_PROTOCOL = 5
+_MAX_DIMENSIONS = 32  # of NumPy 1. NumPy 2.4 reads past its own buffer when a pickled array claims over 64.
+
+
+def load(source: bytes | BinaryIO, name: str) -> object:
+    """Read one pickle of plain data.
+
+    Admitted are None, bool, int, float, str, bytes, list, tuple, dict with simple keys, OrderedDict, and NumPy
+    arrays, scalars and dtypes of numbers, bool, fixed-length strings and, in arrays, objects from this very
+    list; pickle protocols 0 to 5. It covers `paddle.save(layer.state_dict(), path)` and InsightFace's `.bin`
+    files. What Python 2 wrote as `str` is returned as bytes.
+
+    Args:
+        source: the pickle, or a seekable binary stream that stands at its first byte.
+        name: what messages call the file, usually its path.
+
+    Raises:
+        UserError: the pickle is cut off or damaged, or asks for anything that is not on the list.
+    """
+    try:
+        return _Interpreter(_Reader(io.BytesIO(source) if isinstance(source, bytes) else source)).run()
+    except _Refused as refusal:
+        raise UserError(
+            f"{name}: refused, because it asks for {_printable(str(refusal))}; only plain data and NumPy "
+            "arrays are loaded: take the file from a trusted source, or convert it"
+        ) from refusal
+    except Exception as error:  # garbage makes the decoders raise ten types, from EOFError to MemoryError
+        detail = _printable(str(error) or type(error).__name__)
+        raise UserError(f"{name}: cut off, damaged or no pickle ({detail}); fetch it again") from error
+
+
+class _Refused(Exception):
+    """The pickle is well-formed, but asks for something that is not plain data; the text names it."""
+
+
+class _Reader:
+    """A stream that is never asked for more bytes than are left, so that a false length costs no memory."""
+
+    def __init__(self, stream: BinaryIO):
+        start = stream.tell()
+        self.left = stream.seek(0, io.SEEK_END) - start
+        stream.seek(start)
+        self._stream = stream
+
+    def read(self, count: int) -> bytes:
+        if count > self.left:
+            raise EOFError("it ends early")
+        self.left -= count
+        return self._stream.read(count)
+
+    def readline(self) -> bytes:
+        line = self._stream.readline()
+        self.left -= len(line)
+        return line
+
+
+class _Global(NamedTuple):
+    """Stands on the stack for an admitted global. REDUCE calls `build` in its place, and refuses None."""
+
+    name: str
+    build: Callable | None
+
+
+class _Interpreter:
+    """The pickle machine: a stack, cut into pieces at each MARK, and a memo."""
+
+    def __init__(self, reader: _Reader):
+        self.reader = reader
+        self.stack: list = []
+        self.below_marks: list[list] = []
+        self.memo: dict[int, object] = {}
+        self.unfilled: dict[int, np.ndarray] = {}  # arrays by id, from `_reconstruct` until their BUILD
+        # Copies are paid for from this, or a loop of GET and REDUCE could fill the memory. An honest file
+        # needs at most twice its size: protocol 2 encodes the bytes of an array, which may copy them again.
+        self.allowance = 4 * reader.left
+
+    def run(self) -> object:
+        while True:
+            code = self.reader.read(1)
+            if code not in _INSTRUCTIONS:
+                raise ValueError(f"unknown instruction {code!r}")
+            name, read_argument = _INSTRUCTIONS[code]
+            argument = read_argument(self.reader) if read_argument else None
+            if name == "STOP":
+                return self.stack.pop()
+            self.execute(name, argument)
+
+    def execute(self, name: str, argument) -> None:
+        stack = self.stack
+        if name in _LITERALS:
+            stack.append(argument)
+            return
+        match name:
+            case "BINPUT" | "LONG_BINPUT" | "PUT":
+                self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(self.memo[argument])
+            case "BINSTRING" | "SHORT_BINSTRING":
+                stack.append(argument.encode("latin-1"))  # undoes pickletools' decoding; see _python2_string
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append({"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}[name]())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [stack.pop() for _ in range(int(name[-1]))]
+                stack.append(tuple(reversed(items)))
+            case "MARK":
+                self.below_marks.append(stack)
+                self.stack = []
+            case "TUPLE" | "LIST":
+                items = self.pop_mark()
+                self.stack.append(tuple(items) if name == "TUPLE" else items)
+            case "DICT":
+                items = self.pop_mark()
+                self.stack.append({})
+                self.set_items(items)
+            case "APPEND" | "APPENDS":
+                items = [stack.pop()] if name == "APPEND" else self.pop_mark()
+                if type(self.stack[-1]) is not list:
+                    raise TypeError("an item for a value that is no list")
+                self.stack[-1].extend(items)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                self.set_items([key, value])
+            case "SETITEMS":
+                self.set_items(self.pop_mark())
+            case "PROTO":
+                if argument > _HIGHEST_PROTOCOL:
+                    raise ValueError(f"pickle protocol {argument}")
+            case "FRAME":
+                if argument > self.reader.left:
+                    raise EOFError("it ends early")
+            case "GLOBAL":
+                self.push_global(*argument.split(" ", 1))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                self.push_global(module, attribute)
+            case "REDUCE":
+                arguments, target = stack.pop(), stack.pop()
+                if type(target) is not _Global or type(arguments) is not tuple:
+                    raise TypeError("a call of a value that is no function")
+                if target.build is None:
+                    raise _Refused(f"a call of {target.name}")
+                stack.append(target.build(self, *arguments))
+            case "BUILD":
+                state, target = stack.pop(), stack[-1]
+                if id(target) in self.unfilled:
+                    self.fill_array(target, state)
+                elif isinstance(target, np.dtype):
+                    _set_byte_order(target, state)
+                else:
+                    raise _Refused("a change to the state of a value that is no array")
+            case "PERSID" | "BINPERSID":
+                raise _Refused("an object outside the file, by a persistent id")
+            case "INST":
+                raise _Refused(argument.replace(" ", ".", 1))
+            case _:  # OBJ, NEWOBJ, EXT1, sets, out-of-band buffers, POP, DUP and others: our files have none
+                raise _Refused(f"the pickle instruction {name}")
+
+    def pop_mark(self) -> list:
+        items, self.stack = self.stack, self.below_marks.pop()
+        return items
+
+    def set_items(self, items: list) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise TypeError("a key for a value that is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) not in _KEY_TYPES:
+                raise _Refused(f"a dict key of type {type(key).__name__}")
+            target[key] = value
+
+    def push_global(self, module: str, attribute: str) -> None:
+        """One flat look-up: nothing is imported, and a dotted name is not walked."""
+        if type(module) is not str or type(attribute) is not str:
+            raise TypeError("a global that is not named by text")
+        if (module, attribute) not in _ADMITTED:
+            raise _Refused(f"{module}.{attribute}")
+        self.stack.append(_Global(f"{module}.{attribute}", _ADMITTED[module, attribute]))
+
+    def pay(self, size: int) -> None:
+        self.allowance -= size
+        if self.allowance < 0:
+            raise MemoryError("it would take far more memory than its size")
+
+    # What REDUCE and BUILD do in the place of the globals that a pickle names.
+
+    def encode(self, text: str, encoding: str) -> bytes:
+        """`_codecs.encode`: how Python 3 writes bytes in protocols 0 to 2."""
+        if encoding not in ("latin1", "latin-1"):
+            raise _Refused(f"_codecs.encode with the encoding {encoding}")
+        self.pay(len(text))
+        return text.encode("latin-1")
+
+    def no_bytes(self) -> bytes:
+        """`bytes()`: how Python 3 writes b"" in protocols 0 to 2. It never writes arguments."""
+        return b""
+
+    def ordered_dict(self, items: list = ()) -> OrderedDict:
+        """`collections.OrderedDict`; Python 2 gives it a list of pairs."""
+        self.pay(len(items))
+        self.stack.append(OrderedDict())
+        self.set_items([part for key, value in items for part in (key, value)])
+        return self.stack.pop()
+
+    def dtype(self, code: str | bytes, *_) -> np.dtype:
+        """`numpy.dtype`. Always a copy, because BUILD sets its byte order in place."""
+        code = code.decode("ascii") if type(code) is bytes else code
+        if not _DTYPE_CODES.fullmatch(code):
+            raise _Refused(f"a NumPy array of dtype {code}")
+        return np.dtype(code, copy=True)
+
+    def scalar(self, dtype: np.dtype, content: bytes) -> np.generic:
+        """`scalar`: one NumPy number or fixed-length string."""
+        _check_content(content, dtype, ())
+        self.pay(len(content))
+        return np.frombuffer(content, dtype)[0]
+
+    def from_buffer(self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: str,
+                    axes: tuple | None = None) -> np.ndarray:
+        """`_frombuffer`: contiguous arrays in protocol 5. Recent NumPy 2 also writes order "K" with axes."""
+        _check_content(content, dtype, shape)
+        array = np.frombuffer(content, dtype)
+        return array.reshape(shape).transpose(axes) if order == "K" else array.reshape(shape, order=order)
+
+    def reconstruct(self, kind: _Global, shape: tuple, typecode: bytes) -> np.ndarray:
+        """`_reconstruct`: an empty array that a BUILD will fill. NumPy always writes these arguments."""
+        if kind != _Global("numpy.ndarray", None) or shape != (0,) or typecode != b"b":
+            raise _Refused("an unusual kind of NumPy array")
+        array = np.zeros(0, np.int8)
+        self.unfilled[id(array)] = array
+        return array
+
+    def fill_array(self, array: np.ndarray, state: tuple) -> None:
+        """`numpy.ndarray.__setstate__`, once an array, and only with a state that cannot surprise it."""
+        shape, dtype, fortran_order, content = state[-4:]  # before them NumPy writes a version
+        if isinstance(dtype, np.dtype) and dtype == object:
+            if type(content) is not list or len(content) != _size(shape):
+                raise ValueError("an array and its shape do not agree")
+            # NumPy frees object arrays in object arrays by recursion; a deep nest overflows the C stack.
+            if any(type(item) is np.ndarray and (item.dtype == object or id(item) in self.unfilled)
+                   for item in content):
+                raise _Refused("an object array in an object array")
+        else:
+            _check_content(content, dtype, shape)
+        self.pay(len(content))
+        array.__setstate__((1, shape, dtype, bool(fortran_order), content))
+        del self.unfilled[id(array)]
+
+
+def _set_byte_order(dtype: np.dtype, state: tuple) -> None:
+    """`numpy.dtype.__setstate__` with NumPy's own state, in which the file may choose the byte order only."""
+    order = state[1].decode("ascii") if type(state[1]) is bytes else state[1]
+    if order not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
+        raise _Refused("an unusual kind of NumPy dtype")
+    version, own_order, *rest = dtype.__reduce__()[2]
+    dtype.__setstate__((version, "|" if own_order == "|" else order, *rest))
+
+
+def _check_content(content: bytes | bytearray, dtype: np.dtype, shape: tuple) -> None:
+    if not isinstance(dtype, np.dtype) or dtype == object or type(content) not in (bytes, bytearray):
+        raise TypeError("an array that is not made of bytes")
+    if len(content) != _size(shape) * dtype.itemsize:
+        raise ValueError("an array and its shape do not agree")
+
+
+def _size(shape: tuple) -> int:
+    if type(shape) is not tuple or not all(type(length) is int and 0 <= length < 2**48 for length in shape):
+        raise ValueError("a shape that is not made of lengths")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"an array of {len(shape)} dimensions")
+    return math.prod(shape)
+
+
+def _python2_string(reader: _Reader) -> bytes:
+    """Python 2's `str` in protocol 0: its repr, on one line.
+
+    We return bytes here and for its binary forms, like `pickle.load(..., encoding="bytes")`, because the
+    older `.bin` files hold their JPEGs in it. "ASCII", the default, fails at the first JPEG; "latin1" would
+    return text that cannot be told from real text.
+    """
+    line = reader.readline().strip()
+    if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
+        raise ValueError("a string without its quotes")
+    return line[1:-1].decode("unicode_escape").encode("latin-1")
+
+
+def _printable(text: str) -> str:
+    """Text out of a file, fit for a message: one line of ASCII, not long."""
+    text = ascii(text)[1:-1]
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+_INSTRUCTIONS = {
+    opcode.code.encode("latin-1"): (opcode.name, opcode.arg.reader if opcode.arg else None)
+    for opcode in pickletools.opcodes
+} | {b"S": ("STRING", _python2_string)}  # pickletools admits only ASCII there
+
+_LITERALS = frozenset("""
+    BINUNICODE SHORT_BINUNICODE BINUNICODE8 UNICODE STRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+""".split())
+
+_ADMITTED = {
+    ("_codecs", "encode"): _Interpreter.encode,
+    ("__builtin__", "bytes"): _Interpreter.no_bytes,
+    ("builtins", "bytes"): _Interpreter.no_bytes,
+    ("collections", "OrderedDict"): _Interpreter.ordered_dict,
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): _Interpreter.dtype,
+} | {
+    (f"numpy.{core}.{module}", name): build
+    for core in ("core", "_core")  # NumPy 1 and NumPy 2
+    for module, name, build in (("multiarray", "_reconstruct", _Interpreter.reconstruct),
+                                ("multiarray", "scalar", _Interpreter.scalar),
+                                ("numeric", "_frombuffer", _Interpreter.from_buffer))
+}

@@ -1,0 +1,1 @@
+"""Training: puts data, backbone, head and verification together."""

@@ -1,0 +1,244 @@
+"""Checkpoints: written so that a crash at any instant leaves a complete one, read by any number of ranks.
+
+    output/
+        step_00000190/                       a complete checkpoint:
+            MobileFaceNet_128.pdparams           backbone state dict
+            MobileFaceNet_128_momentum.pdparams  the optimizer's momentum, by the names of the parameters
+            rank:0_softmax_weight.pkl            class centres of rank 0, float32 [classes, embedding_size]
+            rank:0_softmax_weight_mom.pkl        their momentum
+            checkpoint.json                      progress, class ranges, sha256 of each file, options of the run
+        latest -> step_00000190
+        MobileFaceNet_128.pdparams -> latest/MobileFaceNet_128.pdparams, and so on for the files' well-known names
+
+A checkpoint is written into a hidden folder, gets its name when every rank's files are on disk, and becomes current
+when the link `latest` is replaced, which is one atomic operation for all files. Only then is the older one removed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from arcface import safe_pickle
+from arcface.errors import UserError
+from arcface.head.shards import Shard
+from arcface.runtime.distributed import all_gather, barrier, rank
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+LATEST = "latest"
+
+
+@dataclass
+class State:
+    """The arrays of a training run, as they are in a checkpoint; of the head only this rank's rows."""
+
+    backbone: dict[str, np.ndarray]
+    backbone_momentum: dict[str, np.ndarray]
+    centres: np.ndarray
+    centres_momentum: np.ndarray
+
+
+def save(output: Path, network: str, state: State, shard: Shard, step: int, manifest: dict) -> None:
+    """Write a checkpoint of all ranks and make it the current one; called by every rank.
+
+    `manifest` (progress, identity and options of the run) is written into checkpoint.json. Raises UserError if
+    the files cannot be written; the current checkpoint then stays as it was.
+    """
+    name = _free_name(output, step)
+    folder = output / f".{name}.incomplete"
+    try:
+        if rank() == 0:
+            _remove(output.glob(".step_*.incomplete"))
+            folder.mkdir(parents=True)
+        barrier()
+        digests = [
+            _write(folder / file, pickle.dumps(array, protocol=4))
+            for file, array in zip(_head_files(rank()), (state.centres, state.centres_momentum))
+        ]
+        # int64: a dtype that every backend gathers
+        of_all_ranks = all_gather(paddle.to_tensor(np.frombuffer(b"".join(digests), np.int64))).numpy()
+        ranges = all_gather(paddle.to_tensor([list(shard)], "int64")).numpy().tolist()
+        if rank() == 0:
+            files = {
+                f"{network}.pdparams": _write(folder / f"{network}.pdparams", _pdparams(state.backbone)),
+                f"{network}_momentum.pdparams": _write(
+                    folder / f"{network}_momentum.pdparams", _pdparams(state.backbone_momentum)
+                ),
+            }
+            heads = [file for owner in range(len(ranges)) for file in _head_files(owner)]
+            files |= zip(heads, (row.tobytes() for row in of_all_ranks.reshape(len(heads), -1)))
+            manifest = {"format": FORMAT, **manifest, "classes_of_rank": ranges,
+                        "sha256": {file: digest.hex() for file, digest in files.items()}}  # fmt: skip
+            _write(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
+            _sync(folder)
+            os.rename(folder, output / name)
+            _make_current(output, name, files)
+        barrier()
+    except OSError as error:
+        raise UserError(
+            f"{output}: the checkpoint of step {step} cannot be written ({error.strerror or error});"
+            " the one before it is untouched: make room or choose another --output, and resume"
+        ) from error
+
+
+class Checkpoint:
+    """A checkpoint on disk. Every file is checked against its sha256 when it is read."""
+
+    def __init__(self, directory: Path):
+        """Open the current checkpoint of an output directory, or the checkpoint that `directory` itself is.
+
+        Raises UserError if there is none, or if files of it are missing (it lists them).
+        """
+        self.directory = directory / LATEST if (directory / LATEST).exists() else directory
+        try:
+            self.manifest = json.loads((self.directory / MANIFEST).read_bytes())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{directory}: no checkpoint to resume from ({MANIFEST}: {error}); start with --resume 0") from error
+        if self.manifest.get("format") != FORMAT:
+            raise UserError(f"{self.directory / MANIFEST}: format {self.manifest.get('format')} is not {FORMAT}; update arcface")
+        if missing := [file for file in self.manifest["sha256"] if not (self.directory / file).exists()]:
+            raise UserError(f"{self.directory}: incomplete checkpoint, missing {', '.join(missing)}; restore the files")
+
+    def check_identity(self, identity: dict) -> None:
+        """Raise UserError if the run that wrote this differs from `identity`, naming what differs."""
+        for name, value in identity.items():
+            if self.manifest["identity"][name] != value:
+                raise UserError(
+                    f"--resume 1: {self.directory} was trained with {name} {self.manifest['identity'][name]}, not {value};"
+                    f" resume with the same {name}, or train into another --output"
+                )
+
+    def load(self, network: str, shard: Shard) -> State:
+        """Return the state, the head's rows being those of `shard` whatever the shards were when it was written."""
+        backbone, momentum = (
+            _as_state_dict(safe_pickle.load(self._read(file), file), file)
+            for file in (f"{network}.pdparams", f"{network}_momentum.pdparams")
+        )
+        centres, centres_momentum = (self._rows(kind, shard) for kind in range(2))
+        return State(backbone, momentum, centres, centres_momentum)
+
+    def _rows(self, kind: int, shard: Shard) -> np.ndarray:
+        """Collect a shard's rows from the files that hold them; kind 0 is the centres, 1 their momentum."""
+        parts = []
+        for owner, (start, stop) in enumerate(self.manifest["classes_of_rank"]):
+            low, high = max(start, shard.start), min(stop, shard.stop)
+            if low < high:
+                file = _head_files(owner)[kind]
+                rows = safe_pickle.load(self._read(file), file)
+                if not isinstance(rows, np.ndarray) or len(rows) != stop - start:
+                    raise UserError(f"{self.directory / file}: does not hold the classes {start} to {stop - 1}; restore it")
+                parts.append(rows[low - start : high - start])
+        return np.concatenate(parts)
+
+    def _read(self, file: str) -> bytes:
+        content = (self.directory / file).read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.manifest["sha256"][file]:
+            raise UserError(f"{self.directory / file}: damaged (its sha256 is not the one in {MANIFEST}); restore the file")
+        return content
+
+
+def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
+    """Return the backbone's state dict in a directory (a run's output, or any that holds <network>.pdparams)."""
+    file = directory / f"{network}.pdparams"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        found = sorted(path.name for path in directory.glob("*.pdparams"))
+        raise UserError(
+            f"{directory}: looked for {file.name} ({error.strerror}), found {', '.join(found) or 'no .pdparams file'};"
+            " give the directory with --checkpoint and its network with --network"
+        ) from error
+    return _as_state_dict(safe_pickle.load(content, str(file)), str(file))
+
+
+def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where: str) -> None:
+    """Set all parameters and buffers of a backbone; raises UserError if names or shapes are not its own."""
+    own = backbone.state_dict()
+    if missing := sorted(own.keys() - state.keys()):
+        raise UserError(f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}")
+    if unknown := sorted(state.keys() - own.keys()):
+        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]}")
+    for name, tensor in own.items():
+        if list(state[name].shape) != tensor.shape:
+            raise UserError(
+                f"{where}: {name} has shape {list(state[name].shape)}, this network's is {tensor.shape};"
+                " give the --network and --embedding_size that it was trained with"
+            )
+    backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in state.items()})
+
+
+def _head_files(owner: int) -> tuple[str, str]:
+    return f"rank:{owner}_softmax_weight.pkl", f"rank:{owner}_softmax_weight_mom.pkl"
+
+
+def _pdparams(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, buffer)
+    return buffer.getvalue()
+
+
+def _as_state_dict(loaded: object, where: str) -> dict[str, np.ndarray]:
+    if not isinstance(loaded, dict):
+        raise UserError(f"{where}: not a state dict; it must be what paddle.save(layer.state_dict(), path) writes")
+    # Paddle adds a table of its internal names to the state dicts that it saves.
+    return {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}
+
+
+def _write(path: Path, content: bytes) -> bytes:
+    """Write a file through to the disk and return its sha256."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(content).digest()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free_name(output: Path, step: int) -> str:
+    # A run that starts anew in an old run's directory may reach the very step that the old checkpoint has.
+    name, number = f"step_{step:08d}", 1
+    while (output / name).exists():
+        number += 1
+        name = f"step_{step:08d}_{number}"
+    barrier()  # every rank has looked before rank 0 makes it
+    return name
+
+
+def _make_current(output: Path, name: str, files: Iterable[str]) -> None:
+    _link(output / LATEST, name)
+    for file in files:
+        _link(output / file, f"{LATEST}/{file}")
+    _sync(output)
+    for path in output.iterdir():  # what an earlier run with more ranks left
+        if path.is_symlink() and not path.exists():
+            path.unlink()
+    _remove(path for path in output.glob("step_*") if path.name != name)
+
+
+def _link(link: Path, target: str) -> None:
+    if not link.is_symlink() or os.readlink(link) != target:
+        new = link.with_name(f".{link.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        os.replace(new, link)
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in list(folders):
+        shutil.rmtree(folder)

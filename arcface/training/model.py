@@ -1,0 +1,77 @@
+"""What is trained: backbone, head and the optimizers' momentum, and their way into and out of checkpoints."""
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from arcface.backbones import create_backbone
+from arcface.config import TrainConfig
+from arcface.head.margins import Margin
+from arcface.head.partial_fc import PartialFC
+from arcface.images import normalise
+from arcface.runtime.distributed import broadcast, world_size
+from arcface.training.checkpoint import State, load_backbone
+
+
+class Model:
+    """Backbone (the same on every rank), head (this rank's classes) and their momentum SGD."""
+
+    def __init__(self, config: TrainConfig, num_classes: int):
+        paddle.seed(config.seed)
+        self.config = config
+        self.backbone = create_backbone(config.network, config.embedding_size, config.batch_norm)
+        for tensor in self.backbone.state_dict().values():
+            broadcast(tensor)
+        self.head = PartialFC(
+            num_classes, config.embedding_size, Margin(config.margin1, config.margin2, config.margin3),
+            config.scale, config.sample_rate, config.seed,
+        )  # fmt: skip
+        self._optimizer = paddle.optimizer.Momentum(
+            momentum=config.momentum, parameters=self.backbone.parameters(), weight_decay=config.weight_decay,
+            grad_clip=nn.ClipGradByGlobalNorm(config.clip_norm) if config.clip_norm else None,
+        )  # fmt: skip
+        self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
+
+    def step(self, images: paddle.Tensor, labels: paddle.Tensor, step: int, lr: float) -> paddle.Tensor:
+        """Train on a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks."""
+        embeddings = self._parallel(normalise(images))
+        loss = self.head.loss(embeddings, labels, step)
+        # The head's gradient is that of the mean over all ranks' images; DataParallel averages where it should add.
+        (loss * world_size()).backward()
+        self._optimizer.set_lr(lr)
+        self._optimizer.step()
+        self._optimizer.clear_grad()
+        self.head.update(lr, self.config.momentum, self.config.weight_decay)
+        return loss.detach()
+
+    def share_statistics(self) -> None:
+        """Give every rank the batch norm statistics of rank 0, which are the ones that checkpoints hold."""
+        for buffer in self.backbone.buffers():
+            broadcast(buffer)
+
+    def state(self) -> State:
+        """Return the arrays of a checkpoint."""
+        optimizer = self._optimizer.state_dict()
+        momentum = {
+            name: optimizer[_velocity_key(parameter)].numpy()
+            for name, parameter in self.backbone.named_parameters()
+            if _velocity_key(parameter) in optimizer
+        }
+        backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
+        return State(backbone, momentum, self.head.weight.numpy(), self.head.momentum.numpy())
+
+    def load(self, state: State, where: str) -> None:
+        """Take over the arrays of a checkpoint; `where` is for messages."""
+        load_backbone(self.backbone, state.backbone, where)
+        self._optimizer.set_state_dict({
+            _velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name])
+            for name, parameter in self.backbone.named_parameters()
+            if name in state.backbone_momentum
+        })  # fmt: skip
+        self.head.weight = paddle.to_tensor(np.ascontiguousarray(state.centres))
+        self.head.momentum = paddle.to_tensor(np.ascontiguousarray(state.centres_momentum))
+
+
+def _velocity_key(parameter: paddle.Tensor) -> str:
+    """The momentum's name in an optimizer's state dict; parameters are numbered anew in each process."""
+    return f"{parameter.name}_velocity_0"

@@ -1,0 +1,185 @@
+"""What a run tells: log lines, metrics.jsonl, VisualDL and a progress bar, all from the same records."""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import paddle
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from arcface.errors import UserError
+from arcface.verification.evaluator import Verification
+
+METRICS_FILE = "metrics.jsonl"
+VISUALDL_FILE = "vdlrecords.arcface.log"  # VisualDL reads files whose name holds "vdlrecords"
+
+logger = logging.getLogger("arcface")
+
+
+def start_log(file: Path | None = None) -> None:
+    """Send log lines to stdout, and to the end of `file` if one is given."""
+    handlers = [logging.StreamHandler(sys.stdout)] + ([logging.FileHandler(file)] if file else [])
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("Training: %(asctime)s-%(message)s"))
+    logger.handlers[:] = handlers
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def log_verification(name: str, step: int, result: Verification, highest: float) -> None:
+    """Write the three lines of a verification."""
+    logger.info("[%s][%d]XNorm: %f", name, step, result.xnorm)
+    logger.info("[%s][%d]Accuracy-Flip: %1.5f+-%1.5f", name, step, result.accuracy.mean, result.accuracy.std)
+    logger.info("[%s][%d]Accuracy-Highest: %1.5f", name, step, highest)
+
+
+@dataclass
+class Progress:
+    """How far a run is, all of it in every checkpoint."""
+
+    step: int = 0  # steps done, over all epochs
+    loss_sum: float = 0.0  # of the steps since the last log line
+    loss_count: int = 0
+    highest: dict[str, float] = field(default_factory=dict)  # accuracy of each verification set
+
+
+class Monitor:
+    """Follows a run's steps on every rank, and reports on rank 0.
+
+    The loss of a log line is the mean over the steps since the last one. Use as a context manager.
+    """
+
+    def __init__(self, progress: Progress, steps_per_epoch: int, last_step: int, batch_size: int, log_interval: int,
+                 logdir: Path, reports: bool):  # fmt: skip
+        self.progress, self.log_interval = progress, log_interval
+        self._steps_per_epoch, self._last_step, self._batch_size = steps_per_epoch, last_step, batch_size
+        self._reports, self._records = reports, Records(logdir, progress.step) if reports else None
+        self._loss_sum = paddle.to_tensor(progress.loss_sum, "float32")  # stays on the device between log lines
+        self._first_step = self._clock_step = progress.step
+        self._started = self._clock = time.monotonic()
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Monitor":
+        hide_bar = None if self._reports else True  # None: hide it unless on a terminal
+        self._bar = self._open.enter_context(
+            tqdm(total=self._last_step, initial=self.progress.step, unit=" steps", disable=hide_bar, dynamic_ncols=True)
+        )
+        if not self._bar.disable:
+            self._open.enter_context(logging_redirect_tqdm([logger]))
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._open.close()
+
+    def step_done(self, loss: paddle.Tensor, lr: float) -> None:
+        """Count a step with its loss; write a log line when it is due. Raises UserError if the loss is not finite."""
+        self._loss_sum += loss.detach()
+        self.progress.loss_count += 1
+        self.progress.step += 1
+        self._bar.update()
+        if self.progress.step % self.log_interval == 0 or self.progress.step == self._last_step:
+            self._log(lr)
+
+    def _log(self, lr: float) -> None:
+        self.read_loss()
+        step, now = self.progress.step, time.monotonic()
+        loss = self.progress.loss_sum / self.progress.loss_count
+        # Without the time of verifications and checkpoints, see `paused`; the time to the end is with it.
+        speed = (step - self._clock_step) * self._batch_size / (now - self._clock)
+        hours = (now - self._started) / (step - self._first_step) * (self._last_step - step) / 3600
+        epoch = (step - 1) // self._steps_per_epoch
+        if self._reports:
+            logger.info(
+                "Speed %.2f samples/sec   Loss %.4f   Epoch: %d   Global Step: %d   Required: %.0f hours,"
+                " lr_backbone_value: %f, lr_pfc_value: %f",
+                speed, loss, epoch, step, hours, lr, lr,
+            )  # fmt: skip
+            self._records.add(step, "training", epoch=epoch, loss=loss, samples_per_second=speed, hours_to_end=hours,
+                              lr_backbone=lr, lr_head=lr)  # fmt: skip
+        self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        self._loss_sum.zero_()
+        self.progress.loss_sum, self.progress.loss_count = 0.0, 0
+        self._clock, self._clock_step = now, step
+
+    def read_loss(self) -> None:
+        """Bring progress up to date with the losses on the device. Raises UserError if one was not finite."""
+        self.progress.loss_sum = self._loss_sum.item()
+        if not math.isfinite(self.progress.loss_sum):
+            first = self.progress.step - self.progress.loss_count + 1
+            raise UserError(
+                f"the loss became {self.progress.loss_sum} in steps {first} to {self.progress.step}; the last checkpoint"
+                " is untouched: lower --lr, lengthen --warmup_epoch or set --clip_norm, and resume"
+            )
+
+    def verified(self, name: str, result: Verification) -> None:
+        """Report a verification, and remember the highest accuracy."""
+        highest = self.progress.highest[name] = max(result.accuracy.mean, self.progress.highest.get(name, 0.0))
+        if self._reports:
+            log_verification(name, self.progress.step, result, highest)
+            self._records.add(self.progress.step, f"verification/{name}", xnorm=result.xnorm, highest=highest,
+                              accuracy=result.accuracy.mean, std=result.accuracy.std)  # fmt: skip
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent inside out of the speed."""
+        before = time.monotonic()
+        yield
+        self._clock += time.monotonic() - before
+
+
+class Records:
+    """metrics.jsonl, one JSON object a line, and the same figures for VisualDL.
+
+    A run that starts anew moves an earlier run's files to a folder of their own, where VisualDL shows them as another
+    run. A run that resumes drops what was recorded after the step that it resumes from.
+    """
+
+    def __init__(self, logdir: Path, step: int):
+        from visualdl import LogWriter  # only rank 0 needs it
+
+        logdir.mkdir(parents=True, exist_ok=True)
+        self._file = logdir / METRICS_FILE
+        kept = []
+        if step and self._file.exists():
+            records = map(json.loads, self._file.read_text().splitlines())
+            kept = [record for record in records if record["step"] <= step]
+        else:
+            _set_aside(logdir)
+        (logdir / VISUALDL_FILE).unlink(missing_ok=True)  # it is written again from the records kept
+        self._visualdl = LogWriter(str(logdir), file_name=VISUALDL_FILE)
+        rewritten = self._file.with_suffix(".new")
+        rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(rewritten, self._file)
+        for record in kept:
+            self._draw(record)
+
+    def add(self, step: int, kind: str, **figures: float) -> None:
+        """Record figures of a step; `kind` is "training" or "verification/<set>"."""
+        record = {"step": step, "kind": kind, "time": time.time(), **figures}
+        with self._file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self._draw(record)
+
+    def _draw(self, record: dict) -> None:
+        for name, value in record.items():
+            if name not in ("step", "kind", "time"):
+                self._visualdl.add_scalar(f"{record['kind']}/{name}", value, record["step"], walltime=round(record["time"] * 1000))
+        self._visualdl.flush()
+
+
+def _set_aside(logdir: Path) -> None:
+    present = [logdir / name for name in (METRICS_FILE, VISUALDL_FILE) if (logdir / name).exists()]
+    if present:
+        began = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(present[0].stat().st_mtime))
+        folder = logdir / f"until_{began}"
+        folder.mkdir(exist_ok=True)
+        for file in present:
+            os.replace(file, folder / file.name)

@@ -1,0 +1,115 @@
+"""The training loop. Run it through train.py, plainly or under `python -m paddle.distributed.launch`."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+import paddle
+
+from arcface.config import TrainConfig
+from arcface.data.label_file import LabelFile
+from arcface.data.loader import Batches, load
+from arcface.errors import UserError
+from arcface.runtime.device import choose_device
+from arcface.runtime.distributed import rank, start_ranks, world_size
+from arcface.training.checkpoint import Checkpoint, save
+from arcface.training.model import Model
+from arcface.training.monitor import Monitor, Progress, logger, start_log
+from arcface.training.schedule import Schedule
+from arcface.verification.bin_file import read_bin
+from arcface.verification.evaluator import embedder, verify
+
+
+def train(config: TrainConfig) -> None:
+    """Train until num_epoch or max_steps; raises UserError for what the user can fix, before anything is written."""
+    device = choose_device(config.device)
+    source = LabelFile(config.data_dir, config.label_file, config.num_classes)
+    batches = Batches(source, config.batch_size, config.seed, rank(), world_size())
+    sets = [read_bin(Path(config.val_dir or config.data_dir) / f"{name}.bin") for name in config.targets]
+    if rank() == 0:
+        source.scan(config.scan_images)
+    start_ranks()
+
+    output = Path(config.output)
+    identity = _identity(config, source)
+    model = Model(config, source.num_classes)
+    progress = _resume(output, identity, model) if config.resume else Progress()
+    schedule = Schedule(config, batches.steps_per_epoch)
+    last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
+    _start_output(output)
+    _announce(config, source, schedule, device, progress, last_step)
+
+    embed = embedder(model.backbone)
+    bad_images = 0
+    with Monitor(progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval,
+                 Path(config.logdir), reports=rank() == 0) as monitor:  # fmt: skip
+        for images, labels in load(batches, progress.step, last_step, config.num_workers):
+            bad_images += _report(batches.complaints(progress.step, labels.numpy()))
+            if bad_images > config.max_bad_images:
+                raise UserError(f"{bad_images} unreadable images, more than --max_bad_images; see the warnings above")
+
+            lr = schedule(progress.step)
+            loss = model.step(images.to(device), labels.to(device), progress.step, lr)
+            monitor.step_done(loss, lr)
+
+            step = progress.step
+            if step == last_step or (config.val_interval and step % config.val_interval == 0):
+                with monitor.paused():
+                    model.share_statistics()
+                    for pairs in sets:
+                        monitor.verified(pairs.name, verify(embed, pairs, config.val_batch_size))
+            if (step == last_step or step % batches.steps_per_epoch == 0
+                    or (config.save_interval and step % config.save_interval == 0)):  # fmt: skip
+                with monitor.paused():
+                    monitor.read_loss()  # a checkpoint never holds weights whose loss was not finite
+                    manifest = {"identity": identity, "progress": asdict(progress), "options": asdict(config)}
+                    save(output, config.network, model.state(), model.head.shard, step, manifest)
+
+
+def _identity(config: TrainConfig, source: LabelFile) -> dict:
+    """What must be the same when a run is resumed."""
+    return {
+        "network": config.network,
+        "embedding_size": config.embedding_size,
+        "num_classes": source.num_classes,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "labels": hashlib.sha256(source.labels.tobytes()).hexdigest(),
+    }
+
+
+def _resume(output: Path, identity: dict, model: Model) -> Progress:
+    """Load the checkpoint in `output` into the model and return how far it is."""
+    checkpoint = Checkpoint(output)
+    checkpoint.check_identity(identity)
+    model.load(checkpoint.load(identity["network"], model.head.shard), str(checkpoint.directory))
+    return Progress(**checkpoint.manifest["progress"])
+
+
+def _start_output(output: Path) -> None:
+    if rank() == 0:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            start_log(output / "training.log")
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error.strerror or error}); choose another") from error
+
+
+def _announce(config: TrainConfig, source: LabelFile, schedule: Schedule, device: str, progress: Progress,
+              last_step: int) -> None:  # fmt: skip
+    if rank():
+        return
+    logger.info("paddlepaddle %s on %s, %d ranks", paddle.__version__, device, world_size())
+    logger.info("%d images of %d people in %s", len(source), source.num_classes, source.file)
+    logger.info("learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)",
+                schedule.peak, config.lr, config.batch_size)  # fmt: skip
+    logger.info("steps %d to %d, %d an epoch", progress.step, last_step, schedule.steps_per_epoch)
+    if not config.resume and (Path(config.output) / "latest").exists():
+        logger.warning("%s holds a checkpoint, which this run's first one will replace; --resume 1 goes on from it",
+                       config.output)  # fmt: skip
+
+
+def _report(complaints: list[str]) -> int:
+    for complaint in complaints:
+        logger.warning("left out of its batch: %s", complaint)
+    return len(complaints)

@@ -1,0 +1,474 @@
+"""The restricted unpickler reads what honest tools write, and runs nothing that a dishonest file asks for."""
+
+import base64
+import collections
+import copyreg
+import functools
+import io
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcface import safe_pickle
+from arcface.errors import UserError
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=40) | st.binary(max_size=40),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.lists(inner, max_size=4).map(tuple)
+    | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=4)
+    | st.dictionaries(st.text(max_size=8), inner, max_size=3).map(collections.OrderedDict),
+    max_leaves=20,
+)
+
+
+def refusal(payload: bytes, name: str = "some.bin") -> str:
+    """Load what must not load; return the message, which is one line that names the file."""
+    with pytest.raises(UserError) as caught:
+        safe_pickle.load(payload, name)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(f"{name}: ") and len(message) < 400
+    return message
+
+
+def same(first, second) -> bool:
+    """Equal in type and value, down to the dtype and memory order of arrays."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, np.ndarray):
+        return (first.dtype == second.dtype and first.shape == second.shape
+                and first.flags.f_contiguous == second.flags.f_contiguous and bool((first == second).all()))
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+# --- what must load ---------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=150)
+@given(plain, st.sampled_from(PROTOCOLS))
+def test_plain_data_of_every_protocol_loads_as_it_was(data, protocol):
+    assert same(safe_pickle.load(pickle.dumps(data, protocol), "x"), data)
+
+
+def test_shared_and_cyclic_references_stay_shared():
+    shared = ["once"]
+    cycle = [shared, shared]
+    cycle.append(cycle)
+    loaded = safe_pickle.load(pickle.dumps(cycle), "x")
+    assert loaded[0] is loaded[1] and loaded[2] is loaded
+
+
+def test_a_stream_is_read_from_where_it_stands():
+    stream = io.BytesIO(b"header" + pickle.dumps([1, 2]))
+    stream.seek(6)
+    assert safe_pickle.load(stream, "x") == [1, 2]
+
+
+ARRAYS = {
+    "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "big-endian": np.arange(300, dtype=">f8"),
+    "float16": np.array([0.5, -1], np.float16),
+    "bool": np.array([True, False]),
+    "uint8": np.arange(256, dtype=np.uint8),
+    "complex": np.array([1 + 2j], np.complex64),
+    "0-d": np.array(7),
+    "empty": np.zeros((0, 3)),
+    "Fortran order": np.arange(6.0).reshape(2, 3).T,
+    "permuted axes": np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2),
+    "not contiguous": np.arange(10)[::3],
+    "text": np.array(["a", "bc"]),
+    "bytes": np.array([b"\xff\xd8", b"x"]),
+    "objects": np.array([b"\xff\xd8", "text", None, 1.5, [1]], dtype=object),
+    "arrays as objects": np.array([np.arange(2), None, np.arange(3.0)], dtype=object)[::2],
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_of_every_kind_load_equal(kind, protocol):
+    array = ARRAYS[kind]
+    loaded = safe_pickle.load(pickle.dumps({"array": array}, protocol), "x")["array"]
+    if array.dtype == object:
+        assert loaded.dtype == object and same(list(loaded), list(array))
+    else:
+        assert same(loaded, pickle.loads(pickle.dumps(array, protocol)))
+        assert np.array_equal(loaded, array) and loaded.dtype == array.dtype
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_numpy_scalars_and_dtypes_load_equal(protocol):
+    data = [np.float32(1.5), np.int64(-3), np.bool_(True), np.str_("ab"), np.dtype(">i2"), np.dtype("U3"), np.dtype(bool)]
+    assert same(safe_pickle.load(pickle.dumps(data, protocol), "x"), data)
+
+
+def test_loaded_arrays_can_be_written_to():
+    for protocol in PROTOCOLS:
+        array = safe_pickle.load(pickle.dumps(np.zeros(100, np.float32), protocol), "x")
+        array += 1
+        assert array.sum() == 100
+
+
+WRITTEN_ELSEWHERE = (  # pickle.dumps((np.array([[1, 2], [3, 4]], np.int16), np.float32(0.5)), protocol), base85
+    ("numpy 1.26.4, protocol 2", (
+        "fC6J~b!~8YE@N+UWiD-XY;<X1a&lpL3SV+%V{dMAbaHiLbP90*V{UbAaCr)DWMOi0VR;I10ZRadaROssV{c?-V{-"
+        "~+Zewp`WeRZvSOEY40Ag_jSOx$90Bm7&X>Kub1%`13QgH`|aR^dz2`EbeO9D#*hH(mGZgp*Nc?x87d2nS4aSK=i0001KGI0!"
+        "vh=*|vQgIF_O9NN|0000yaSu*TPD=m(|Nlz=|Ns9>0CaH>Vu@%2SO@?B0096300RI70C5p$1%`1FQgIV>aTH=>Zgp*Nc`jpb"
+        "a%C=Ub!>ELVRCX|c?xr5VQgV?3UL)^3s?dG003q*aTbY)hjABDaTq8|185IUPEJby|Ns9=|NsC0O8|6n8DeMySOfq700000K"
+        "XDpp1%`1OQgIxHaUD`|9)@urE&"
+    )),
+    ("numpy 1.26.4, protocol 4", (
+        "fCQD$000000001t6>fEHaCt6cZ*pZWZFOvPX<>45VR@8{3}13(V{dMAbaHiLbd-"
+        "~nj0J9WZE$&%j0bLHVRCX|d6bisO8|wGLjhuxhm=y3C`$oL0!sphlxPEt1!Q!2aAlN}l#BvtGL(skhm=y3C`$v30X&pWPEJb"
+        "y|Ns9=|NsC0O8|6~Vu?ct0RRF30{{d7lysD0XaI}`b7Ns_VRDp{lxPf$0%kOniHL`kQj{o5185LVPEJby|Ns9=|NsC0O8|6~"
+        "VnYM~002LfhLlp2hLkP"
+    )),
+    ("numpy 1.26.4, protocol 5", (
+        "fCZJ&000000001t5^i;EaCt6cZ*pZWZgp*Ca%p3fj0<08a&K*7b!KK|a+H&lD3%BS00000000310ssR51OSwb1#We1aCwxB1"
+        "!Q!2aAlN}l#BvtGL(skhm=y3C`$v30X&pWPEJby|Ns9=|NsC0O8|6~VoL%`0)~`~0Yj8@lv0$86>fEHaCt6cZ*pZWZFOvPX<"
+        ">45VR@8{26JO!Y+-Vglay!%i~?pfl!=Iklv0!^O9N;MPEJlr|NsC0O8@`=|4RULlwv~!0000#l!la2l!lZp"
+    )),
+    ("numpy 2.4.6, protocol 2", (
+        "fC6J~b!~8YE?;ABa%C=Ub!>ELVRCX|c?w^0Wn*t{b98cbV{{5}0Ap@-"
+        "ZE$%CZe(F{a$$K2aREyJg>eF7Ut@1%Wn*&+Wo~0{WMv9*16Tn7003ff1Xu<D003-"
+        "ZbZKreaRr8P22ybchj9o}aS13(0ZRf)0)}x4V{UbAaCr)3ba`-"
+        "P3ULcq0ssI2X)<vPiHL`B4N`FqC`$ua0RR91JaG?BPEJby|Ns9=|NsC0O8|6n5MqgF16T+E000310ssR51ORanXa$CG5>jy!"
+        "ba517V{UbAaCt6YV{dY0E^T#ebZKF7a$$K2b7Ns_VR8y_6=(}s0ssI2W;AgYiHL`B7gBK;C`$uq4^B=_O8@`=|4RS=|Nlz>b"
+        "a5GCXaiUT00000002L68fXQEaT`)`9ENcnQgI%JaUU)"
+    )),
+    ("numpy 2.4.6, protocol 4", (
+        "fCQD%000000001t7H)NIaCt6YV{dY0E^T#ebZKF7a$$Ltj0|6LWn*t{b98cbV|0|0l#B&#b!~8Yl#B;%WMOi0VR@93luH1Gl"
+        "tTexl!ug3lqgF9O9D#*hLmUnj0I$Ld2nTvla!1CX)=_Fh=-"
+        "I?lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwyfP2mt^B00RI70F-o;VrT%226JO!Y+-Vglay!-"
+        "i~?pfl!=Iklv0!^O9N;SPEJlr|NsC0O8@`=|4RULlwv~!0000#l!la2l!lZp"
+    )),
+    ("numpy 2.4.6, protocol 5", (
+        "fCZJ)000000001t6K-{FaCt6YV{dY0E^c*gWpZg_l#B~sW^!+BVs&O_Wpb30lqi-"
+        "6000000000100IC500aP(j0J9WZE$&%j0I$Ld2nTvla!1CX)=_Fh=-"
+        "I?lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwwN)O9F<Ji~&QGbd*w*j23QnZE$%mUt@1_WiD-"
+        "XY;<X1a&lpLl#B**V_|Gza+H&lXa<Y|W;B$Eh=-I?lqgFBXbMhFPD=m(|Nlz=|Ns9>0CbdMLj(W-06&z5lv0$2lr8"
+    )),
+)
+
+
+@pytest.mark.parametrize("written_by, encoded", WRITTEN_ELSEWHERE)
+def test_arrays_of_numpy_1_and_2_load_under_either(written_by, encoded):
+    array, scalar = safe_pickle.load(base64.b85decode(encoded), written_by)
+    assert same(array, np.array([[1, 2], [3, 4]], np.int16)) and same(scalar, np.float32(0.5))
+
+
+def test_python_2_strings_load_as_bytes_in_every_form():
+    jpeg = b"\xff\xd8\xff'\"\\\n\x00 end"
+    protocol_0 = b"(lp0\nS'\\xff\\xd8\\xff\\'\"\\\\\\n\\x00 end'\np1\naI01\na."
+    assert safe_pickle.load(protocol_0, "x") == [jpeg, True]
+    for form in (b"U" + struct.pack("<B", len(jpeg)), b"T" + struct.pack("<I", len(jpeg))):
+        assert safe_pickle.load(b"\x80\x02" + form + jpeg + b".", "x") == jpeg
+
+
+def test_python_2_arrays_load():
+    payload = (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03"
+               b"(K\x01K\x02\x85cnumpy\ndtype\nq\x04U\x02u1K\x00K\x01\x87Rq\x05(K\x03U\x01|NNNJ\xff\xff\xff\xff"
+               b"J\xff\xff\xff\xffK\x00tb\x89U\x02\xff\xd8tb.")
+    assert same(safe_pickle.load(payload, "x"), np.array([0xFF, 0xD8], np.uint8))
+    assert same(safe_pickle.load(payload, "x"), pickle.loads(payload, encoding="bytes"))
+
+
+def test_paddle_state_dicts_load_as_paddle_loads_them(tmp_path):
+    paddle = pytest.importorskip("paddle")
+    layers = [paddle.nn.Conv2D(3, 4, 3), paddle.nn.BatchNorm2D(4), paddle.nn.PReLU(4), paddle.nn.Linear(4, 300)]
+    state = paddle.nn.Sequential(*layers).state_dict()
+    path = str(tmp_path / "MobileFaceNet_128.pdparams")
+    paddle.save(state, path)
+    expected = paddle.load(path, return_numpy=True, keep_name_table=True)
+    with open(path, "rb") as file:
+        assert same(safe_pickle.load(file, path), expected)
+    assert set(state) < set(expected) and all((expected[key] == state[key].numpy()).all() for key in state)
+
+
+# --- what must not run ------------------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def piece(value) -> bytes:
+    """The instructions that push a value, to be put between others."""
+    return pickle.dumps(value, 3)[2:-1]
+
+
+def calls_that_make(marker: str, array_file: str) -> dict[str, tuple[bytes, str]]:
+    """Pickles that make the directory `marker` if `pickle` opens them, and the name that their refusal must say."""
+    mkdir, path = f"{os.mkdir.__module__}.mkdir", piece(marker)
+    code = f"__import__('os').mkdir({marker!r})"
+    np.save(array_file, np.array([Call(os.mkdir, marker)], dtype=object), allow_pickle=True)
+    return {
+        "os.system": (pickle.dumps(Call(os.system, f"mkdir '{marker}'")), f"{os.system.__module__}.system"),
+        "eval": (pickle.dumps(Call(eval, code)), "builtins.eval"),
+        "exec, protocol 0": (pickle.dumps(Call(exec, code), 0), "__builtin__.exec"),
+        "getattr": (b"c__builtin__\ngetattr\nc__builtin__\n__import__\n" + piece("os") + b"\x85R" + piece("mkdir")
+                    + b"\x86R" + path + b"\x85R.", "__builtin__.getattr"),
+        "dotted name, protocol 4": (b"\x80\x04" + piece("pathlib") + piece("os.mkdir") + b"\x93" + path + b"\x85R.",
+                                    "pathlib.os.mkdir"),
+        "functools.partial": (pickle.dumps(Call(functools.partial(os.mkdir, marker))), "functools.partial"),
+        "copyreg": (b"\x80\x02ccopyreg\n_reconstructor\ncsubprocess\nPopen\n\x32" + piece(["mkdir", marker])
+                    + b"\x87R.", "copyreg._reconstructor"),
+        "subprocess, NEWOBJ": (b"\x80\x02csubprocess\nPopen\n" + piece(["mkdir", marker]) + b"\x85\x81.",
+                               "subprocess.Popen"),
+        "INST": (b"(" + path + b"ios\nmkdir\n.", "os.mkdir"),
+        "OBJ": (b"(cos\nmkdir\n" + path + b"o.", "os.mkdir"),
+        "numpy.load": (b"cnumpy\nload\n" + piece((array_file, None, True)) + b"R.", "numpy.load"),
+        "in an object array": (pickle.dumps(np.array([Call(os.mkdir, marker)], dtype=object)), mkdir),
+        "in a dict of arrays": (pickle.dumps([np.zeros(2), {"key": Call(os.mkdir, marker)}]), mkdir),
+        "as the dtype of an array": (b"cnumpy._core.multiarray\nscalar\n" + piece(Call(os.mkdir, marker)), mkdir),
+    }
+
+
+@pytest.mark.parametrize("attack", calls_that_make("", "unused"))
+def test_no_call_runs_and_the_refusal_names_it(attack, tmp_path):
+    marker = tmp_path / "it ran"
+    payload, named = calls_that_make(str(marker), str(tmp_path / "hidden.npy"))[attack]
+    assert f"asks for {named};" in refusal(payload)
+    assert not marker.exists()
+    try:  # The attack is real: the standard unpickler runs it.
+        pickle.loads(payload)
+    except Exception:
+        pass
+    for _ in range(100):
+        if marker.exists():
+            return
+        time.sleep(0.02)
+    pytest.fail("this test's attack does nothing, so it proves nothing")
+
+
+def test_registered_extensions_do_not_run(tmp_path):
+    marker = tmp_path / "it ran"
+    copyreg.add_extension(os.mkdir.__module__, "mkdir", 240)
+    try:
+        assert "EXT1" in refusal(b"\x80\x02\x82\xf0" + piece(str(marker)) + b"\x85R.")
+    finally:
+        copyreg.remove_extension(os.mkdir.__module__, "mkdir", 240)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("module, attribute", [
+    ("numpy.core.multiarray", "os"), ("numpy.core.multiarray", "_reconstruct.__self__"), ("numpy", "ndarray.__reduce__"),
+    ("numpy.f2py", "compile"), ("numpy.f2py.crackfortran", "myeval"), ("numpy", "fromfile"), ("numpy", "memmap"),
+    ("_codecs", "lookup"), ("_codecs", "encode.__self__"), ("collections", "OrderedDict.__init__"),
+    ("collections", "namedtuple"), ("builtins", "bytearray"), ("arcface.safe_pickle", "_Interpreter"), ("", ""),
+])  # fmt: skip
+def test_neighbours_of_admitted_names_are_refused(module, attribute):
+    assert f"asks for {module}.{attribute};" in refusal(f"c{module}\n{attribute}\n.".encode())
+    assert f"asks for {module}.{attribute};" in refusal(b"\x80\x04" + piece(module) + piece(attribute) + b"\x93.")
+
+
+def test_names_that_would_break_the_message_do_not():
+    assert "asks for os\\nsystem.a;" in refusal(b"\x80\x04" + piece("os\nsystem") + piece("a") + b"\x93.")
+    refusal(b"\x80\x04" + piece("x" * 1_000_000) + piece("\x1b[31m\u202e") + b"\x93.")
+
+
+EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+
+
+def dtype(code, state=None) -> bytes:
+    return b"cnumpy\ndtype\n" + piece((code, False, True)) + b"R" + (b"" if state is None else piece(state) + b"b")
+
+
+def array(shape, dtype_piece: bytes, content) -> bytes:
+    return EMPTY_ARRAY + b"(K\x01" + piece(shape) + dtype_piece + b"\x89" + piece(content) + b"tb"
+
+
+def call(name: str, *argument_pieces: bytes) -> bytes:
+    module, attribute = name.rsplit(".", 1)
+    return f"c{module}\n{attribute}\n".encode() + b"(" + b"".join(argument_pieces) + b"tR"
+
+
+FIELDS = (3, "<", None, ("a",), {"a": (np.dtype("f8"), 1000)}, 8, 1, 0)
+MISUSE = {
+    "object array of raw pointers": array((1,), dtype("O8", (3, "|", None, None, None, -1, -1, 0)), bytes(8)),
+    "scalar object from a pointer": call("numpy.core.multiarray.scalar", dtype("O8"), piece(bytes(8))),
+    "buffer of pointers": call("numpy.core.numeric._frombuffer", piece(bytes(8)), dtype("O8"), piece((1,)), piece("C")),
+    "field outside its item": array((1,), dtype("V8", FIELDS), bytes(8)),
+    "field put on a number": array((1,), dtype("f8", FIELDS), bytes(8)),
+    "structured dtype": dtype([("a", "O")]),
+    "dtype by a dict": dtype({"names": ["a"], "formats": ["O"]}),
+    "dtype by a comma string": dtype("f4," * 1000 + "f4"),
+    "dtype of an unheard-of size": dtype("S999999999999"),
+    "dtype with a silly state": dtype("f4", 7),
+    "dtype with a silly byte order": dtype("f4", (3, "!", None, None, None, -1, -1, 0)),
+    "shape larger than the content": array((2**40,), dtype("f4"), bytes(8)),
+    "shape that overflows": array((2**62, 4), dtype("f4"), b""),
+    "empty shape that overflows": array((2**62, 2**62, 0), dtype("f4"), b""),
+    "negative shape": array((-1,), dtype("f4"), bytes(4)),
+    "shape of text": array(("1",), dtype("f4"), bytes(4)),
+    "more dimensions than NumPy has": array((1,) * 100, dtype("f4"), bytes(4)),
+    "array state that is no tuple": EMPTY_ARRAY + piece({"shape": 1}) + b"b",
+    "array state with another array as dtype": array((1,), EMPTY_ARRAY, bytes(4)),
+    "array filled twice": array((1,), dtype("f4"), bytes(4)) + piece((1, (1,), None, False, bytes(4))) + b"b",
+    "objects fewer than the shape": array((3,), dtype("O8"), [1]),
+    "_reconstruct of a huge shape": call("numpy.core.multiarray._reconstruct", b"cnumpy\nndarray\n", piece((2**40,)),
+                                         piece(b"b")),
+    "_reconstruct of another class": call("numpy.core.multiarray._reconstruct", b"cnumpy\ndtype\n", piece((0,)),
+                                          piece(b"b")),
+    "_reconstruct without arguments": call("numpy.core.multiarray._reconstruct"),
+    "numpy.ndarray called": call("numpy.ndarray", piece((2**40,))),
+    "numpy.ndarray by NEWOBJ": b"cnumpy\nndarray\n" + piece((2**40,)) + b"\x85\x81",
+    "_frombuffer of a huge shape": call("numpy._core.numeric._frombuffer", piece(bytes(4)), dtype("f4"),
+                                        piece((2**40,)), piece("C")),
+    "_frombuffer of a silly order": call("numpy._core.numeric._frombuffer", piece(bytes(4)), dtype("f4"), piece((1,)),
+                                         piece("wrong")),
+    "scalar that is too short": call("numpy.core.multiarray.scalar", dtype("f8"), piece(bytes(4))),
+    "another codec": call("_codecs.encode", piece("x"), piece("rot13")),
+    "a codec that is no text": call("_codecs.encode", piece("x"), piece([1])),
+    "encode beyond latin1": call("_codecs.encode", piece("\u20ac"), piece("latin1")),
+    "bytes of a huge size": call("builtins.bytes", piece(2**40)),
+    "OrderedDict of a number": call("collections.OrderedDict", piece(5)),
+    "state for a function": b"cnumpy\ndtype\n" + piece({"__defaults__": (1,)}) + b"b",
+    "state for an OrderedDict": call("collections.OrderedDict") + piece({"items": 1}) + b"b",
+    "a call of a number": b"K\x01)R",
+    "a call without a tuple": b"cnumpy\ndtype\nK\x01R",
+    "an item for a number": b"K\x01K\x02a",
+    "a key for a list": b"]K\x01K\x02s",
+    "a list as a key": b"}]K\x01s",
+    "a memo that is not there": b"h\x07",
+    "a mark that is not there": b"t",
+    "persistent id": b"Pfile://secret\n",
+    "persistent id, binary": b"K\x01Q",
+    "set": b"\x80\x04\x8f",
+    "out-of-band buffer": b"\x80\x05\x97",
+    "a protocol to come": b"\x80\x06N",
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSE)
+def test_misuse_of_what_is_admitted_is_refused(misuse):
+    refusal(MISUSE[misuse] + b".")
+
+
+def test_the_pointer_attack_is_real():
+    """A null pointer, which NumPy reads as None, stands in for the pointers that would crash it."""
+    assert pickle.loads(MISUSE["object array of raw pointers"] + b".").tolist() == [None]
+
+
+def tuple_tower(height: int) -> bytes:
+    """A tuple of twice the same tuple of twice the same ... whose hash takes 2 ** height steps, as a dict key."""
+    return b"}" + b"N" + b"q\x00h\x00\x86" * height + b"Ns"
+
+
+def array_tower(height: int) -> bytes:
+    """Each array holds the next, whose freeing would overflow the C stack; filled from the outside in."""
+    start = dtype("O8") + b"r\xff\xff\xff\x00"
+    nest = b"".join(EMPTY_ARRAY + b"r" + struct.pack("<I", n) for n in range(height))
+    fill = b"".join(b"j" + struct.pack("<I", n) + b"(K\x01K\x01\x85j\xff\xff\xff\x00\x89]j" + struct.pack("<I", n + 1)
+                    + b"atb" for n in range(height - 1))
+    return b"(" + start + nest + fill + b"l"
+
+
+def copying_loop(copies: int) -> bytes:
+    """Asks for the same copy of 100 kB again and again, in eight bytes each."""
+    return (b"(c_codecs\nencode\nq\x00" + piece("x" * 100_000) + b"q\x01" + piece("latin1") + b"q\x02"
+            + b"h\x00h\x01h\x02\x86R" * copies + b"l")
+
+
+def byteswapping_loop(copies: int) -> bytes:
+    return (dtype("f4", (3, ">", None, None, None, -1, -1, 0)) + b"q\x07" + piece(bytes(100_000)) + b"q\x08"
+            + b"".join(EMPTY_ARRAY + b"(K\x01M\xa8a\x85h\x07\x89h\x08tb" for _ in range(copies)) + b".")
+
+
+LONG = 2**60
+BOMBS = {
+    "BINBYTES8": b"\x80\x04\x8e" + struct.pack("<Q", LONG) + b"x.",
+    "BINBYTES8 of 16 GiB": b"\x80\x04\x8e" + struct.pack("<Q", 2**34) + b"x.",
+    "BINBYTES": b"\x80\x03B\xff\xff\xff\xffx.",
+    "BINUNICODE8": b"\x80\x04\x8d" + struct.pack("<Q", LONG) + b"x.",
+    "BYTEARRAY8": b"\x80\x05\x96" + struct.pack("<Q", LONG) + b"x.",
+    "FRAME": b"\x80\x04\x95" + struct.pack("<Q", LONG) + b"N.",
+    "LONG4": b"\x80\x02\x8b\xff\xff\xff\x7f\x01.",
+    "BINSTRING": b"\x80\x02T\xff\xff\xff\x7fx.",
+    "digits that take quadratic time": b"L" + b"9" * 1_000_000 + b"L\n.",
+    "a key that takes exponential time": tuple_tower(200) + b".",
+    "a nest that overflows the C stack": array_tower(50_000) + b".",
+    "copies of text": copying_loop(50_000) + b".",
+    "copies of arrays": byteswapping_loop(1_000),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_bombs_end_at_once_in_little_memory(bomb, tmp_path):
+    payload = BOMBS[bomb]
+    (tmp_path / "bomb").write_bytes(payload)
+    tracemalloc.start()
+    try:
+        refusal(payload)
+        with open(tmp_path / "bomb", "rb") as file, pytest.raises(UserError):
+            safe_pickle.load(file, "bomb")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * len(payload) + 2**20
+
+
+def test_a_huge_memo_index_costs_no_memory():
+    tracemalloc.start()
+    try:
+        assert safe_pickle.load(b"\x80\x02]r\xff\xff\xff\x7f.", "x") == []
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
+
+
+# --- damage -----------------------------------------------------------------------------------------------------
+
+HONEST = [pickle.dumps({"a": [1, "text", b"\xff"], "b": np.arange(4.0), "c": np.float32(1)}, p) for p in PROTOCOLS]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_cut_is_reported(protocol):
+    for length in range(len(HONEST[protocol])):
+        refusal(HONEST[protocol][:length])
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=1000)
+@given(st.sampled_from(HONEST), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4))
+def test_damage_either_loads_or_is_reported(payload, changes):
+    damaged = bytearray(payload)
+    for position, value in changes:
+        damaged[position % len(damaged)] = value
+    try:
+        safe_pickle.load(bytes(damaged), "x")
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"PK\x03\x04", b"version https://git-lfs.github.com/spec/v1\n",
+                                     b"<!DOCTYPE html>", b"\xff\xd8\xff\xe0\x00\x10JFIF", bytes(100)])  # fmt: skip
+def test_other_files_are_reported(content):
+    assert "cut off, damaged or no pickle" in refusal(content)
+
+
+def test_nothing_here_imports_paddle():
+    modules = "arcface.safe_pickle", "arcface.verification.bin_file", "arcface.verification.metrics"
+    code = f"import sys, {', '.join(modules)}; sys.exit('paddle' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(safe_pickle.__file__).parents[1])
