@@ -11,7 +11,7 @@ from arcface.runtime.tuning import start_paddle
 
 
 def main():
-    config = parse(TrainConfig, description=__doc__)
+    config = parse(TrainConfig, description=__doc__.splitlines()[0])
     start_paddle()
     from arcface.training.trainer import train  # imports Paddle, which --help and a wrong flag need not wait for
 

@@ -9,7 +9,7 @@ from arcface.runtime.tuning import start_paddle
 
 
 def main():
-    config = parse(ValidConfig, description=__doc__)
+    config = parse(ValidConfig, description=__doc__.splitlines()[0])
     start_paddle()
     from arcface.training.validator import valid  # imports Paddle, which --help need not wait for
 

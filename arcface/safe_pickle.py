@@ -82,7 +82,7 @@ class _Reader:
 
 
 class _Global(NamedTuple):
-    """Stands on the stack for an admitted global. REDUCE calls `build` in its place, and refuses None."""
+    """Stands for an admitted global: REDUCE calls `build` in its place, or refuses where that is None."""
 
     name: str
     build: Callable | None
@@ -217,7 +217,7 @@ class _Interpreter:
     def encode(self, text: str, encoding: str) -> bytes:
         """`_codecs.encode`: how Python 3 writes bytes in protocols 0 to 2."""
         if encoding not in ("latin1", "latin-1"):
-            raise _Refused(f"_codecs.encode with the encoding {encoding}")
+            raise _Refused("_codecs.encode with an encoding that is not latin1")
         self.pay(len(text))
         return text.encode("latin-1")
 

@@ -13,7 +13,8 @@ It writes what a real data set has, in the same formats:
     demo.json                 the arguments that made it
 
 A person is the shapes and colours of a face; an image adds pose, light, expression, background, noise and at
-times sunglasses, a cap or a hand. The same arguments give the same bytes, whatever the number of processes.
+times sunglasses, a cap or a hand. The same arguments give the same bytes, whatever the number of processes;
+another version of numpy or OpenCV rounds a few pixels otherwise.
 """
 import argparse
 import json

@@ -25,7 +25,7 @@ from arcface.errors import UserError
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=40) | st.binary(max_size=40),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=4)
     | st.lists(inner, max_size=4).map(tuple)
     | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=4)
@@ -57,7 +57,7 @@ def same(first, second) -> bool:
     return first == second
 
 
-# --- what must load ---------------------------------------------------------------------------------------------
+# ---- what must load
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=150)
@@ -107,13 +107,14 @@ def test_arrays_of_every_kind_load_equal(kind, protocol):
     if array.dtype == object:
         assert loaded.dtype == object and same(list(loaded), list(array))
     else:
-        assert same(loaded, pickle.loads(pickle.dumps(array, protocol)))
-        assert np.array_equal(loaded, array) and loaded.dtype == array.dtype
+        # NumPy itself makes big-endian native in protocols 0 to 4: compare with its own result.
+        assert same(loaded, pickle.loads(pickle.dumps(array, protocol))) and np.array_equal(loaded, array)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_numpy_scalars_and_dtypes_load_equal(protocol):
-    data = [np.float32(1.5), np.int64(-3), np.bool_(True), np.str_("ab"), np.dtype(">i2"), np.dtype("U3"), np.dtype(bool)]
+    scalars = [np.float32(1.5), np.int64(-3), np.bool_(True), np.str_("ab"), np.bytes_(b"\xff")]
+    data = scalars + [np.dtype(">i2"), np.dtype("U3"), np.dtype(bool)]
     assert same(safe_pickle.load(pickle.dumps(data, protocol), "x"), data)
 
 
@@ -124,7 +125,8 @@ def test_loaded_arrays_can_be_written_to():
         assert array.sum() == 100
 
 
-WRITTEN_ELSEWHERE = (  # pickle.dumps((np.array([[1, 2], [3, 4]], np.int16), np.float32(0.5)), protocol), base85
+# base85 of pickle.dumps((np.array([[1, 2], [3, 4]], np.int16), np.float32(0.5)), protocol)
+WRITTEN_ELSEWHERE = (
     ("numpy 1.26.4, protocol 2", (
         "fC6J~b!~8YE@N+UWiD-XY;<X1a&lpL3SV+%V{dMAbaHiLbP90*V{UbAaCr)DWMOi0VR;I10ZRadaROssV{c?-V{-"
         "~+Zewp`WeRZvSOEY40Ag_jSOx$90Bm7&X>Kub1%`13QgH`|aR^dz2`EbeO9D#*hH(mGZgp*Nc?x87d2nS4aSK=i0001KGI0!"
@@ -181,17 +183,17 @@ def test_python_2_strings_load_as_bytes_in_every_form():
 
 
 def test_python_2_arrays_load():
-    payload = (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03"
-               b"(K\x01K\x02\x85cnumpy\ndtype\nq\x04U\x02u1K\x00K\x01\x87Rq\x05(K\x03U\x01|NNNJ\xff\xff\xff\xff"
-               b"J\xff\xff\xff\xffK\x00tb\x89U\x02\xff\xd8tb.")
+    payload = (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b"
+               b"\x87Rq\x03(K\x01K\x02\x85cnumpy\ndtype\nq\x04U\x02u1K\x00K\x01\x87Rq\x05(K\x03U\x01|NNN"
+               b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x02\xff\xd8tb.")
     assert same(safe_pickle.load(payload, "x"), np.array([0xFF, 0xD8], np.uint8))
     assert same(safe_pickle.load(payload, "x"), pickle.loads(payload, encoding="bytes"))
 
 
 def test_paddle_state_dicts_load_as_paddle_loads_them(tmp_path):
     paddle = pytest.importorskip("paddle")
-    layers = [paddle.nn.Conv2D(3, 4, 3), paddle.nn.BatchNorm2D(4), paddle.nn.PReLU(4), paddle.nn.Linear(4, 300)]
-    state = paddle.nn.Sequential(*layers).state_dict()
+    nn = paddle.nn
+    state = nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4), nn.PReLU(4), nn.Linear(4, 300)).state_dict()
     path = str(tmp_path / "MobileFaceNet_128.pdparams")
     paddle.save(state, path)
     expected = paddle.load(path, return_numpy=True, keep_name_table=True)
@@ -200,7 +202,7 @@ def test_paddle_state_dicts_load_as_paddle_loads_them(tmp_path):
     assert set(state) < set(expected) and all((expected[key] == state[key].numpy()).all() for key in state)
 
 
-# --- what must not run ------------------------------------------------------------------------------------------
+# ---- what must not run
 
 
 class Call:
@@ -219,47 +221,47 @@ def piece(value) -> bytes:
 
 
 def calls_that_make(marker: str, array_file: str) -> dict[str, tuple[bytes, str]]:
-    """Pickles that make the directory `marker` if `pickle` opens them, and the name that their refusal must say."""
+    """Pickles that make the directory `marker` if `pickle` opens them, and what their refusal must name."""
     mkdir, path = f"{os.mkdir.__module__}.mkdir", piece(marker)
     code = f"__import__('os').mkdir({marker!r})"
-    np.save(array_file, np.array([Call(os.mkdir, marker)], dtype=object), allow_pickle=True)
     return {
         "os.system": (pickle.dumps(Call(os.system, f"mkdir '{marker}'")), f"{os.system.__module__}.system"),
         "eval": (pickle.dumps(Call(eval, code)), "builtins.eval"),
         "exec, protocol 0": (pickle.dumps(Call(exec, code), 0), "__builtin__.exec"),
-        "getattr": (b"c__builtin__\ngetattr\nc__builtin__\n__import__\n" + piece("os") + b"\x85R" + piece("mkdir")
-                    + b"\x86R" + path + b"\x85R.", "__builtin__.getattr"),
-        "dotted name, protocol 4": (b"\x80\x04" + piece("pathlib") + piece("os.mkdir") + b"\x93" + path + b"\x85R.",
-                                    "pathlib.os.mkdir"),
+        "getattr": (b"c__builtin__\ngetattr\nc__builtin__\n__import__\n" + piece("os") + b"\x85R"
+                    + piece("mkdir") + b"\x86R" + path + b"\x85R.", "__builtin__.getattr"),
+        "dotted name": (b"\x80\x04" + piece("pathlib") + piece("os.mkdir") + b"\x93" + path + b"\x85R.",
+                        "pathlib.os.mkdir"),
         "functools.partial": (pickle.dumps(Call(functools.partial(os.mkdir, marker))), "functools.partial"),
         "copyreg": (b"\x80\x02ccopyreg\n_reconstructor\ncsubprocess\nPopen\n\x32" + piece(["mkdir", marker])
                     + b"\x87R.", "copyreg._reconstructor"),
-        "subprocess, NEWOBJ": (b"\x80\x02csubprocess\nPopen\n" + piece(["mkdir", marker]) + b"\x85\x81.",
-                               "subprocess.Popen"),
+        "NEWOBJ": (b"\x80\x02cbuiltins\nbytes\ncbuiltins\nmap\ncos\nmkdir\n" + piece([marker])
+                   + b"\x86\x81\x85\x81.", "builtins.map"),
         "INST": (b"(" + path + b"ios\nmkdir\n.", "os.mkdir"),
         "OBJ": (b"(cos\nmkdir\n" + path + b"o.", "os.mkdir"),
         "numpy.load": (b"cnumpy\nload\n" + piece((array_file, None, True)) + b"R.", "numpy.load"),
         "in an object array": (pickle.dumps(np.array([Call(os.mkdir, marker)], dtype=object)), mkdir),
         "in a dict of arrays": (pickle.dumps([np.zeros(2), {"key": Call(os.mkdir, marker)}]), mkdir),
-        "as the dtype of an array": (b"cnumpy._core.multiarray\nscalar\n" + piece(Call(os.mkdir, marker)), mkdir),
+        "in place of a dtype": (b"cnumpy.core.multiarray\nscalar\n" + piece(Call(os.mkdir, marker)), mkdir),
     }
 
 
-@pytest.mark.parametrize("attack", calls_that_make("", "unused"))
+@pytest.mark.parametrize("attack", calls_that_make("", ""))
 def test_no_call_runs_and_the_refusal_names_it(attack, tmp_path):
     marker = tmp_path / "it ran"
-    payload, named = calls_that_make(str(marker), str(tmp_path / "hidden.npy"))[attack]
+    array_file = str(tmp_path / "hidden.npy")
+    np.save(array_file, np.array([Call(os.mkdir, str(marker))], dtype=object), allow_pickle=True)
+    payload, named = calls_that_make(str(marker), array_file)[attack]
     assert f"asks for {named};" in refusal(payload)
     assert not marker.exists()
     try:  # The attack is real: the standard unpickler runs it.
         pickle.loads(payload)
     except Exception:
         pass
-    for _ in range(100):
-        if marker.exists():
-            return
-        time.sleep(0.02)
-    pytest.fail("this test's attack does nothing, so it proves nothing")
+    deadline = time.monotonic() + 10  # copyreg's attack starts a process
+    while not marker.exists():
+        assert time.monotonic() < deadline, "this attack does nothing, so it proves nothing"
+        time.sleep(0.01)
 
 
 def test_registered_extensions_do_not_run(tmp_path):
@@ -273,14 +275,15 @@ def test_registered_extensions_do_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("module, attribute", [
-    ("numpy.core.multiarray", "os"), ("numpy.core.multiarray", "_reconstruct.__self__"), ("numpy", "ndarray.__reduce__"),
-    ("numpy.f2py", "compile"), ("numpy.f2py.crackfortran", "myeval"), ("numpy", "fromfile"), ("numpy", "memmap"),
-    ("_codecs", "lookup"), ("_codecs", "encode.__self__"), ("collections", "OrderedDict.__init__"),
-    ("collections", "namedtuple"), ("builtins", "bytearray"), ("arcface.safe_pickle", "_Interpreter"), ("", ""),
+    ("numpy.core.multiarray", "os"), ("numpy.core.multiarray", "scalar.__self__"), ("", ""),
+    ("numpy", "ndarray.__reduce__"), ("numpy.f2py", "compile"), ("numpy.f2py.crackfortran", "myeval"),
+    ("numpy", "fromfile"), ("numpy", "memmap"), ("_codecs", "lookup"), ("_codecs", "encode.__self__"),
+    ("collections", "OrderedDict.__init__"),
+    ("collections", "namedtuple"), ("builtins", "bytearray"), ("arcface.safe_pickle", "_Interpreter"),
 ])  # fmt: skip
 def test_neighbours_of_admitted_names_are_refused(module, attribute):
-    assert f"asks for {module}.{attribute};" in refusal(f"c{module}\n{attribute}\n.".encode())
-    assert f"asks for {module}.{attribute};" in refusal(b"\x80\x04" + piece(module) + piece(attribute) + b"\x93.")
+    for payload in f"c{module}\n{attribute}\n.".encode(), piece(module) + piece(attribute) + b"\x93.":
+        assert f"asks for {module}.{attribute};" in refusal(payload)
 
 
 def test_names_that_would_break_the_message_do_not():
@@ -292,7 +295,8 @@ EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85
 
 
 def dtype(code, state=None) -> bytes:
-    return b"cnumpy\ndtype\n" + piece((code, False, True)) + b"R" + (b"" if state is None else piece(state) + b"b")
+    build = b"" if state is None else piece(state) + b"b"
+    return b"cnumpy\ndtype\n" + piece((code, False, True)) + b"R" + build
 
 
 def array(shape, dtype_piece: bytes, content) -> bytes:
@@ -304,96 +308,119 @@ def call(name: str, *argument_pieces: bytes) -> bytes:
     return f"c{module}\n{attribute}\n".encode() + b"(" + b"".join(argument_pieces) + b"tR"
 
 
+NO_FLAGS = (3, "|", None, None, None, -1, -1, 0)
 FIELDS = (3, "<", None, ("a",), {"a": (np.dtype("f8"), 1000)}, 8, 1, 0)
-MISUSE = {
-    "object array of raw pointers": array((1,), dtype("O8", (3, "|", None, None, None, -1, -1, 0)), bytes(8)),
-    "scalar object from a pointer": call("numpy.core.multiarray.scalar", dtype("O8"), piece(bytes(8))),
-    "buffer of pointers": call("numpy.core.numeric._frombuffer", piece(bytes(8)), dtype("O8"), piece((1,)), piece("C")),
-    "field outside its item": array((1,), dtype("V8", FIELDS), bytes(8)),
-    "field put on a number": array((1,), dtype("f8", FIELDS), bytes(8)),
-    "structured dtype": dtype([("a", "O")]),
-    "dtype by a dict": dtype({"names": ["a"], "formats": ["O"]}),
-    "dtype by a comma string": dtype("f4," * 1000 + "f4"),
-    "dtype of an unheard-of size": dtype("S999999999999"),
-    "dtype with a silly state": dtype("f4", 7),
-    "dtype with a silly byte order": dtype("f4", (3, "!", None, None, None, -1, -1, 0)),
-    "shape larger than the content": array((2**40,), dtype("f4"), bytes(8)),
-    "shape that overflows": array((2**62, 4), dtype("f4"), b""),
-    "empty shape that overflows": array((2**62, 2**62, 0), dtype("f4"), b""),
-    "negative shape": array((-1,), dtype("f4"), bytes(4)),
-    "shape of text": array(("1",), dtype("f4"), bytes(4)),
-    "more dimensions than NumPy has": array((1,) * 100, dtype("f4"), bytes(4)),
-    "array state that is no tuple": EMPTY_ARRAY + piece({"shape": 1}) + b"b",
-    "array state with another array as dtype": array((1,), EMPTY_ARRAY, bytes(4)),
-    "array filled twice": array((1,), dtype("f4"), bytes(4)) + piece((1, (1,), None, False, bytes(4))) + b"b",
-    "objects fewer than the shape": array((3,), dtype("O8"), [1]),
-    "_reconstruct of a huge shape": call("numpy.core.multiarray._reconstruct", b"cnumpy\nndarray\n", piece((2**40,)),
-                                         piece(b"b")),
-    "_reconstruct of another class": call("numpy.core.multiarray._reconstruct", b"cnumpy\ndtype\n", piece((0,)),
-                                          piece(b"b")),
-    "_reconstruct without arguments": call("numpy.core.multiarray._reconstruct"),
-    "numpy.ndarray called": call("numpy.ndarray", piece((2**40,))),
-    "numpy.ndarray by NEWOBJ": b"cnumpy\nndarray\n" + piece((2**40,)) + b"\x85\x81",
-    "_frombuffer of a huge shape": call("numpy._core.numeric._frombuffer", piece(bytes(4)), dtype("f4"),
-                                        piece((2**40,)), piece("C")),
-    "_frombuffer of a silly order": call("numpy._core.numeric._frombuffer", piece(bytes(4)), dtype("f4"), piece((1,)),
-                                         piece("wrong")),
-    "scalar that is too short": call("numpy.core.multiarray.scalar", dtype("f8"), piece(bytes(4))),
-    "another codec": call("_codecs.encode", piece("x"), piece("rot13")),
-    "a codec that is no text": call("_codecs.encode", piece("x"), piece([1])),
-    "encode beyond latin1": call("_codecs.encode", piece("\u20ac"), piece("latin1")),
-    "bytes of a huge size": call("builtins.bytes", piece(2**40)),
-    "OrderedDict of a number": call("collections.OrderedDict", piece(5)),
-    "state for a function": b"cnumpy\ndtype\n" + piece({"__defaults__": (1,)}) + b"b",
-    "state for an OrderedDict": call("collections.OrderedDict") + piece({"items": 1}) + b"b",
-    "a call of a number": b"K\x01)R",
-    "a call without a tuple": b"cnumpy\ndtype\nK\x01R",
-    "an item for a number": b"K\x01K\x02a",
-    "a key for a list": b"]K\x01K\x02s",
-    "a list as a key": b"}]K\x01s",
-    "a memo that is not there": b"h\x07",
-    "a mark that is not there": b"t",
-    "persistent id": b"Pfile://secret\n",
-    "persistent id, binary": b"K\x01Q",
-    "set": b"\x80\x04\x8f",
-    "out-of-band buffer": b"\x80\x05\x97",
-    "a protocol to come": b"\x80\x06N",
+RECONSTRUCT, SCALAR, FROM_BUFFER = (
+    "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy._core.numeric._frombuffer"
+)  # fmt: skip
+MISUSE = {  # by what the message says
+    "an array and its shape do not agree": {
+        "object array of raw pointers": array((1,), dtype("O8", NO_FLAGS), bytes(8)),
+        "shape larger than the content": array((2**40,), dtype("f4"), bytes(8)),
+        "objects fewer than the shape": array((3,), dtype("O8"), [1]),
+        "a buffer too small": call(FROM_BUFFER, piece(bytes(4)), dtype("f4"), piece((9,)), piece("C")),
+        "scalar that is too short": call(SCALAR, dtype("f8"), piece(bytes(4))),
+    },
+    "an array that is not made of bytes": {
+        "scalar object from a pointer": call(SCALAR, dtype("O8"), piece(bytes(8))),
+        "buffer of pointers": call(FROM_BUFFER, piece(bytes(8)), dtype("O8"), piece((1,)), piece("C")),
+        "another array as dtype": array((1,), EMPTY_ARRAY, bytes(4)),
+        "text as content": array((1,), dtype("f4"), "four"),
+    },
+    "a shape that is not made of lengths": {
+        "shape that overflows": array((2**62, 4), dtype("f4"), b""),
+        "empty shape that overflows": array((2**62, 2**62, 0), dtype("f4"), b""),
+        "negative shape": array((-1,), dtype("f4"), bytes(4)),
+        "shape of text": array(("1",), dtype("f4"), bytes(4)),
+    },
+    "an array of 100 dimensions": {
+        "more dimensions than NumPy has": array((1,) * 100, dtype("f4"), bytes(4)),
+    },
+    "an object array in an object array": {  # freeing a deep nest of these overflows the C stack
+        "directly": array((1,), dtype("O8"), [np.array([None])]),
+        "in one that is filled first": EMPTY_ARRAY + b"q\x50" + array((1,), dtype("O8"), "h").replace(
+            piece("h"), b"]h\x50a"),
+    },
+    "asks for a NumPy array of dtype ": {
+        "field outside its item": array((1,), dtype("V8", FIELDS), bytes(8)),
+        "dtype by a comma string": dtype("f4," * 1000 + "f4"),
+        "dtype of an unheard-of size": dtype("S999999999999"),
+        "dates": dtype("M8"),
+    },
+    "asks for an unusual kind of NumPy dtype": {
+        "field put on a number": array((1,), dtype("f8", FIELDS), bytes(8)),
+        "silly byte order": dtype("f4", (3, "!", None, None, None, -1, -1, 0)),
+    },
+    "asks for an unusual kind of NumPy array": {
+        "_reconstruct of a huge shape": call(RECONSTRUCT, b"cnumpy\nndarray\n", piece((2**40,)), piece(b"b")),
+        "_reconstruct of another class": call(RECONSTRUCT, b"cnumpy\ndtype\n", piece((0,)), piece(b"b")),
+        "_reconstruct of objects": call(RECONSTRUCT, b"cnumpy\nndarray\n", piece((0,)), piece(b"O")),
+    },
+    "asks for a call of numpy.ndarray": {"REDUCE": call("numpy.ndarray", piece((2**40,)))},
+    "asks for the pickle instruction ": {
+        "NEWOBJ": b"cnumpy\nndarray\n" + piece((2**40,)) + b"\x85\x81",
+        "EMPTY_SET": b"\x80\x04\x8f",
+        "NEXT_BUFFER": b"\x80\x05\x97",
+    },
+    "asks for a change to the state of a value that is no array": {
+        "a function": b"cnumpy\ndtype\n" + piece({"__defaults__": (1,)}) + b"b",
+        "an OrderedDict": call("collections.OrderedDict") + piece({"items": 1}) + b"b",
+        "a complete array": array((1,), dtype("f4"), bytes(4)) + piece((1, (1,), None, False, b"")) + b"b",
+    },
+    "asks for _codecs.encode with an encoding that is not latin1": {
+        "rot13": call("_codecs.encode", piece("x"), piece("rot13")),
+        "no text": call("_codecs.encode", piece("x"), piece([1])),
+    },
+    "asks for a dict key of type ": {"list": b"}]K\x01s", "tuple": b"})K\x01s"},
+    "asks for an object outside the file, by a persistent id": {"text": b"Psecret\n", "binary": b"K\x01Q"},
+    "a call of a value that is no function": {"a number": b"K\x01)R", "no tuple": b"cnumpy\ndtype\nK\x01R"},
+    "an item for a value that is no list": {"a number": b"K\x01K\x02a"},
+    "a key for a value that is no dict": {"a list": b"]K\x01K\x02s"},
+    "pickle protocol 6": {"PROTO": b"\x80\x06N"},
+    "cut off, damaged or no pickle": {
+        "structured dtype": dtype([("a", "O")]),
+        "dtype by a dict": dtype({"names": ["a"], "formats": ["O"]}),
+        "dtype with a number as state": dtype("f4", 7),
+        "array with a dict as state": EMPTY_ARRAY + piece({"shape": 1}) + b"b",
+        "array without order": call(FROM_BUFFER, piece(bytes(4)), dtype("f4"), piece((1,)), piece("wrong")),
+        "_reconstruct without arguments": call(RECONSTRUCT),
+        "encode beyond latin1": call("_codecs.encode", piece("\u20ac"), piece("latin1")),
+        "bytes of a huge size": call("builtins.bytes", piece(2**40)),
+        "OrderedDict of a number": call("collections.OrderedDict", piece(5)),
+        "a memo that is not there": b"h\x07",
+        "a mark that is not there": b"t",
+        "a global named by numbers": b"K\x01K\x02\x93",
+    },
 }
 
 
-@pytest.mark.parametrize("misuse", MISUSE)
-def test_misuse_of_what_is_admitted_is_refused(misuse):
-    refusal(MISUSE[misuse] + b".")
+@pytest.mark.parametrize("reason, misuse", [(reason, key) for reason in MISUSE for key in MISUSE[reason]])
+def test_misuse_of_what_is_admitted_is_refused(reason, misuse):
+    assert reason in refusal(MISUSE[reason][misuse] + b".")
 
 
 def test_the_pointer_attack_is_real():
     """A null pointer, which NumPy reads as None, stands in for the pointers that would crash it."""
-    assert pickle.loads(MISUSE["object array of raw pointers"] + b".").tolist() == [None]
+    attack = MISUSE["an array and its shape do not agree"]["object array of raw pointers"] + b"."
+    assert pickle.loads(attack).tolist() == [None]
 
 
 def tuple_tower(height: int) -> bytes:
-    """A tuple of twice the same tuple of twice the same ... whose hash takes 2 ** height steps, as a dict key."""
+    """As a dict key, a tuple of twice the same tuple of twice ..., whose hash takes 2 ** height steps."""
     return b"}" + b"N" + b"q\x00h\x00\x86" * height + b"Ns"
-
-
-def array_tower(height: int) -> bytes:
-    """Each array holds the next, whose freeing would overflow the C stack; filled from the outside in."""
-    start = dtype("O8") + b"r\xff\xff\xff\x00"
-    nest = b"".join(EMPTY_ARRAY + b"r" + struct.pack("<I", n) for n in range(height))
-    fill = b"".join(b"j" + struct.pack("<I", n) + b"(K\x01K\x01\x85j\xff\xff\xff\x00\x89]j" + struct.pack("<I", n + 1)
-                    + b"atb" for n in range(height - 1))
-    return b"(" + start + nest + fill + b"l"
 
 
 def copying_loop(copies: int) -> bytes:
     """Asks for the same copy of 100 kB again and again, in eight bytes each."""
-    return (b"(c_codecs\nencode\nq\x00" + piece("x" * 100_000) + b"q\x01" + piece("latin1") + b"q\x02"
-            + b"h\x00h\x01h\x02\x86R" * copies + b"l")
+    return (b"(c_codecs\nencode\nq\x50" + piece("x" * 100_000) + b"q\x51" + piece("latin1") + b"q\x52"
+            + b"h\x50h\x51h\x52\x86R" * copies + b"l.")
 
 
 def byteswapping_loop(copies: int) -> bytes:
-    return (dtype("f4", (3, ">", None, None, None, -1, -1, 0)) + b"q\x07" + piece(bytes(100_000)) + b"q\x08"
-            + b"".join(EMPTY_ARRAY + b"(K\x01M\xa8a\x85h\x07\x89h\x08tb" for _ in range(copies)) + b".")
+    """Asks for the same array again and again, which NumPy copies because it is not in native byte order."""
+    big_endian = dtype("f4", (3, ">", None, None, None, -1, -1, 0))
+    return (b"(" + big_endian + b"q\x50" + piece(bytes(100_000)) + b"q\x51"
+            + (EMPTY_ARRAY + b"(K\x01M\xa8a\x85h\x50\x89h\x51tb") * copies + b"l.")
 
 
 LONG = 2**60
@@ -408,8 +435,7 @@ BOMBS = {
     "BINSTRING": b"\x80\x02T\xff\xff\xff\x7fx.",
     "digits that take quadratic time": b"L" + b"9" * 1_000_000 + b"L\n.",
     "a key that takes exponential time": tuple_tower(200) + b".",
-    "a nest that overflows the C stack": array_tower(50_000) + b".",
-    "copies of text": copying_loop(50_000) + b".",
+    "copies of text": copying_loop(5_000),
     "copies of arrays": byteswapping_loop(1_000),
 }
 
@@ -426,7 +452,13 @@ def test_bombs_end_at_once_in_little_memory(bomb, tmp_path):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 64 * len(payload) + 2**20
+    assert peak < 2**20 + 20 * len(payload)
+
+
+@pytest.mark.parametrize("loop", [copying_loop, byteswapping_loop])
+def test_copying_loops_are_real_and_a_few_copies_load(loop):
+    assert len(safe_pickle.load(loop(3), "x")) == len(pickle.loads(loop(3)))
+    assert "far more memory than its size" in refusal(loop(50))
 
 
 def test_a_huge_memo_index_costs_no_memory():
@@ -439,9 +471,10 @@ def test_a_huge_memo_index_costs_no_memory():
     assert peak < 2**20
 
 
-# --- damage -----------------------------------------------------------------------------------------------------
+# ---- damage
 
-HONEST = [pickle.dumps({"a": [1, "text", b"\xff"], "b": np.arange(4.0), "c": np.float32(1)}, p) for p in PROTOCOLS]
+CONTENT = {"a": [1, "text", b"\xff"], "b": np.arange(4.0), "c": np.float32(1)}
+HONEST = [pickle.dumps(CONTENT, protocol) for protocol in PROTOCOLS]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -450,7 +483,7 @@ def test_every_cut_is_reported(protocol):
         refusal(HONEST[protocol][:length])
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=1000)
+@settings(deadline=None, derandomize=True, database=None, max_examples=500)
 @given(st.sampled_from(HONEST), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4))
 def test_damage_either_loads_or_is_reported(payload, changes):
     damaged = bytearray(payload)
@@ -462,8 +495,10 @@ def test_damage_either_loads_or_is_reported(payload, changes):
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"PK\x03\x04", b"version https://git-lfs.github.com/spec/v1\n",
-                                     b"<!DOCTYPE html>", b"\xff\xd8\xff\xe0\x00\x10JFIF", bytes(100)])  # fmt: skip
+@pytest.mark.parametrize("content", [
+    b"", b"\n", b"PK\x03\x04", b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html>",
+    b"\xff\xd8\xff\xe0\x00\x10JFIF", bytes(100),
+])  # fmt: skip
 def test_other_files_are_reported(content):
     assert "cut off, damaged or no pickle" in refusal(content)
 

@@ -21,7 +21,6 @@ from arcface.head.shards import shard_of
 from arcface.keyed_random import Purpose, generator
 from arcface.runtime.distributed import all_gather, all_reduce_max, all_reduce_sum, rank, world_size
 
-IGNORED = -1  # label of a row that takes no part in the loss: an unreadable image, the padding of an epoch's last batch
 CENTRES_PER_KEY = 1024  # class centres are drawn in blocks of so many, each block by its own key
 SMALLEST_NORM = 1e-12
 
@@ -41,20 +40,21 @@ class PartialFC:
         self.quota = max(1, int(sample_rate * self.shard.size)) if sample_rate < 1 else None
         self.weight = paddle.to_tensor(first_centres(*self.shard, embedding_size, seed))
         self.momentum = paddle.zeros_like(self.weight)
-        self._rows = None  # of the last step: the sampled rows of the shard, sorted; None for all
+        self.rows = None  # that the last step used: int64, sorted, counted from the shard's start; None for all
         self._gradient = None  # of the last step: of the mean loss by those rows
 
     def loss(self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
         """Return the mean loss over all ranks' rows, a scalar; its backward gives the embeddings' gradient.
 
-        embeddings: float32 [n, embedding_size], not normalised; labels: int64 [n], IGNORED or 0 .. num_classes - 1;
-        every rank passes the same n. `step` keys the sampling. The centres' gradient is kept for `update`.
+        embeddings: float32 [n, embedding_size], not normalised; labels: int64 [n], below num_classes, where
+        a negative one leaves its row out of the loss; every rank passes the same n. `step` keys the sampling. The
+        centres' gradient is kept for `update`.
         """
 
         def compute(local_embeddings):
             all_labels = all_gather(labels)
-            self._rows = None if self.quota is None else self._sample(all_labels.numpy(), step)
-            weight = self.weight if self._rows is None else self.weight.index_select(self._rows)
+            self.rows = None if self.quota is None else self._sample(all_labels.numpy(), step)
+            weight = self.weight if self.rows is None else self.weight.index_select(self.rows)
             result = margin_softmax(local_embeddings, all_labels, weight, self._columns(all_labels), self.margin, self.scale)
             self._gradient = result.weight_gradient
             return result.loss, result.embedding_gradient
@@ -64,15 +64,15 @@ class PartialFC:
     @paddle.no_grad()
     def update(self, lr: float, momentum: float, weight_decay: float) -> None:
         """Momentum SGD on the rows of the last `loss`: m = momentum * m + g + weight_decay * w;  w = w - lr * m."""
-        everything = self._rows is None
-        weight = self.weight if everything else self.weight.index_select(self._rows)
-        velocity = self.momentum if everything else self.momentum.index_select(self._rows)
+        everything = self.rows is None
+        weight = self.weight if everything else self.weight.index_select(self.rows)
+        velocity = self.momentum if everything else self.momentum.index_select(self.rows)
         velocity.scale_(momentum).add_(self._gradient)
         velocity.add_(weight * weight_decay)
         weight.subtract_(velocity * lr)
         if not everything:
-            self.weight.scatter_(self._rows, weight)
-            self.momentum.scatter_(self._rows, velocity)
+            self.weight.scatter_(self.rows, weight)
+            self.momentum.scatter_(self.rows, velocity)
         self._gradient = None
 
     def _sample(self, labels: np.ndarray, step: int) -> paddle.Tensor:
@@ -86,11 +86,11 @@ class PartialFC:
         return paddle.to_tensor(np.sort(np.concatenate([positive, negative])).astype(np.int64))
 
     def _columns(self, labels: paddle.Tensor) -> paddle.Tensor:
-        """Return each label's column among this step's rows; -1 for another rank's class and for IGNORED."""
+        """Return each label's column among this step's rows; -1 for another rank's class and for none."""
         start, stop = self.shard
         columns = labels - start
-        if self._rows is not None:
-            columns = paddle.searchsorted(self._rows, columns)  # the batch's own classes are all in rows
+        if self.rows is not None:
+            columns = paddle.searchsorted(self.rows, columns)  # the batch's own classes are all in rows
         mine = paddle.logical_and(labels >= start, labels < stop)
         return paddle.where(mine, columns, paddle.full_like(columns, -1))
 

@@ -46,8 +46,9 @@ class Model:
 
     def share_statistics(self) -> None:
         """Give every rank the batch norm statistics of rank 0, which are the ones that checkpoints hold."""
-        for buffer in self.backbone.buffers():
-            broadcast(buffer)
+        for tensor in self.backbone.state_dict().values():
+            if tensor.stop_gradient:
+                broadcast(tensor)
 
     def state(self) -> State:
         """Return the arrays of a checkpoint."""

@@ -237,8 +237,8 @@ def test_a_run_that_breaks_leaves_nothing_behind(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(demo, "choose_pairs", broken)   # after the images
-    monkeypatch.setitem(sys.modules, demo.__name__, demo)   # its worker processes look it up by name
+    # Not later: real workers would be forks of this process, where other tests may have started threads.
+    monkeypatch.setattr(demo.multiprocessing, "Pool", broken)
     with pytest.raises(RuntimeError, match="power cut"):
         demo.main([f"--output={tmp_path / 'demo'}", "--identities=2", "--pairs=20"])
     assert os.listdir(tmp_path) == []

@@ -1,0 +1,91 @@
+"""What every registered backbone promises."""
+
+import numpy as np
+import paddle
+import pytest
+
+from arcface.backbones import BACKBONES, create_backbone
+from arcface.backbones.batch_norm import AllReduceBatchNorm2D
+from arcface.errors import UserError
+
+
+@pytest.fixture(params=BACKBONES)
+def name(request):
+    return request.param
+
+
+def trainable(backbone):
+    return {key: tensor for key, tensor in backbone.named_parameters() if not tensor.stop_gradient}
+
+
+def test_embeddings_have_the_asked_length_and_depend_on_the_image(name):
+    backbone = create_backbone(name, embedding_size=64)
+    backbone.eval()
+    embeddings = backbone(paddle.rand([2, 3, 112, 112]))
+    assert embeddings.shape == [2, 64] and embeddings.dtype == paddle.float32
+    assert not np.allclose(embeddings[0].numpy(), embeddings[1].numpy())
+
+
+def test_every_parameter_gets_a_gradient(name):
+    backbone = create_backbone(name, embedding_size=32)
+    (backbone(paddle.rand([4, 3, 112, 112])) * paddle.rand([4, 32])).sum().backward()
+    for parameter_name, parameter in trainable(backbone).items():
+        assert parameter.grad is not None and (parameter.grad.numpy() != 0).any(), parameter_name
+
+
+@pytest.mark.parametrize("batch_norm", ["sync", "frozen"])
+def test_every_kind_of_batch_norm_has_the_same_state_and_evaluates_alike(name, batch_norm):
+    local, other = create_backbone(name, 32), create_backbone(name, 32, batch_norm)
+    states = [{key: tensor.shape for key, tensor in backbone.state_dict().items()} for backbone in (local, other)]
+    assert states[0] == states[1]
+    other.set_state_dict(local.state_dict())
+    local.eval()
+    other.eval()
+    images = paddle.rand([2, 3, 112, 112])
+    assert np.allclose(local(images).numpy(), other(images).numpy(), atol=1e-6)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale(name):
+    backbone = create_backbone(name, 32, "frozen")
+    before = {key: tensor.numpy().copy() for key, tensor in backbone.state_dict().items()}
+    backbone(paddle.rand([2, 3, 112, 112])).sum().backward()
+    learned = trainable(backbone)
+    assert all(np.array_equal(before[key], tensor.numpy()) for key, tensor in backbone.state_dict().items())
+    assert all(parameter.grad is not None for parameter in learned.values())
+    assert len(before) - len(learned) == sum(key.endswith(("._mean", "._variance")) for key in before)
+
+
+def test_mobilefacenet_128_has_the_published_size_and_the_2021_toolkit_s_names():
+    state = create_backbone("MobileFaceNet_128", 128).state_dict()
+    assert sum(int(np.prod(tensor.shape)) for tensor in state.values()) == 1_022_720
+    norm = ["weight", "bias", "_mean", "_variance"]
+    expected = set()
+    for block in ("conv1", "dw_conv1", "conv2", "linear7", "linear1"):
+        expected |= {f"{block}.conv.weight", *(f"{block}.bn.{part}" for part in norm)}
+        if not block.startswith("linear"):
+            expected.add(f"{block}.prelu._weight")
+    for block in range(15):
+        expected |= {f"blocks.{block}.conv.{part}.weight" for part in (0, 3, 6)}
+        expected |= {f"blocks.{block}.conv.{part}.{value}" for part in (1, 4, 7) for value in norm}
+        expected |= {f"blocks.{block}.conv.{part}._weight" for part in (2, 5)}
+    assert state.keys() == expected
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="MobileFacenet128: no such backbone; did you mean MobileFaceNet_128"):
+        create_backbone("MobileFacenet128", 128)
+
+
+def test_all_reduce_batch_norm_equals_paddle_s_on_one_rank():
+    paddle.seed(0)
+    layers = [paddle.nn.BatchNorm2D(5), AllReduceBatchNorm2D(5)]
+    results = []
+    for layer in layers:
+        layer.weight.set_value(paddle.linspace(0.5, 2, 5))
+        layer.bias.set_value(paddle.linspace(-1, 1, 5))
+        x = paddle.to_tensor(np.random.default_rng(0).normal(3, 2, (6, 5, 7, 4)).astype(np.float32), stop_gradient=False)
+        y = layer(x)
+        (y * paddle.to_tensor(np.random.default_rng(1).normal(size=(6, 5, 7, 4)).astype(np.float32))).sum().backward()
+        results.append([y, x.grad, layer.weight.grad, layer.bias.grad, *layer.state_dict().values()])
+    for paddle_s, ours in zip(*results):
+        assert np.allclose(paddle_s.numpy(), ours.numpy(), rtol=1e-4, atol=1e-5)

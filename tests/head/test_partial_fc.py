@@ -1,0 +1,97 @@
+"""The sharded head computes what the formula says, however many ranks share the classes."""
+
+from pathlib import Path
+
+import cases
+import numpy as np
+import pytest
+import reference
+
+from arcface.head.partial_fc import PartialFC, first_centres
+
+RANKS = (1, 2, 3, 4)
+TOLERANCE = 1e-5  # relative to the largest entry
+
+
+@pytest.fixture(scope="module", params=RANKS, ids=lambda ranks: f"{ranks}ranks")
+def computed(request, run_ranks, tmp_path_factory):
+    """What the ranks computed in all cases, as a function: (margins' name, classes, sample rate) -> dict per rank."""
+    folder = tmp_path_factory.mktemp("head")
+    run_ranks(request.param, Path(__file__).parent / "worker.py", folder)
+    files = [np.load(folder / f"{rank}.npz") for rank in range(request.param)]
+
+    def case(*name):
+        prefix = "/".join(map(str, name)) + "/"
+        return [{key.removeprefix(prefix): file[key] for key in file if key.startswith(prefix)} for file in files]
+
+    return case
+
+
+def close(actual, expected):
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("rate", (1.0, 0.5, 0.1))
+@pytest.mark.parametrize("classes", (cases.EQUAL, cases.UNEQUAL))
+@pytest.mark.parametrize("name", cases.MARGINS)
+def test_loss_gradients_and_updates_equal_the_formula(computed, name, classes, rate):
+    ranks = computed(name, classes, rate)
+    centres = cases.batch(classes, 0)[2].astype(np.float64)
+    momentum = np.zeros_like(centres)
+    for step in range(2):
+        embeddings, labels, _ = cases.batch(classes, step)
+        embeddings = embeddings.astype(np.float64)
+        sampled = np.concatenate([rank["shard"][0] + rank[f"rows{step}"] for rank in ranks])
+        columns = np.where(labels < 0, -1, np.searchsorted(sampled, labels))
+
+        def loss_of(x, w):
+            return reference.loss(x, columns, w, cases.MARGINS[name], cases.SCALE)
+
+        for rank in ranks:
+            assert rank[f"loss{step}"] == pytest.approx(loss_of(embeddings, centres[sampled]), rel=TOLERANCE)
+        by_embeddings = reference.gradient(lambda x: loss_of(x, centres[sampled]), embeddings)
+        close(np.concatenate([rank[f"gradient{step}"] for rank in ranks]), by_embeddings)
+        by_centres = reference.gradient(lambda w: loss_of(embeddings, w), centres[sampled])
+        momentum[sampled] = cases.MOMENTUM * momentum[sampled] + by_centres + cases.WEIGHT_DECAY * centres[sampled]
+        centres[sampled] -= cases.LR * momentum[sampled]
+        close(np.concatenate([rank[f"momentum{step}"] for rank in ranks]), momentum)
+        close(np.concatenate([rank[f"weight{step}"] for rank in ranks]), centres)
+
+
+@pytest.mark.parametrize("rate", (0.5, 0.1))
+@pytest.mark.parametrize("classes", (cases.EQUAL, cases.UNEQUAL))
+def test_sampling_keeps_the_batch_s_classes_fills_the_quota_and_leaves_other_rows_alone(computed, classes, rate):
+    centres = cases.batch(classes, 0)[2]
+    for rank in computed("ArcFace", classes, rate):
+        start, stop = rank["shard"]
+        weight, momentum = centres[start:stop], np.zeros_like(centres[start:stop])
+        for step in range(2):
+            labels = cases.batch(classes, step)[1]
+            positive = np.unique(labels[(labels >= start) & (labels < stop)]) - start
+            rows = rank[f"rows{step}"]
+            assert len(set(rows)) == len(rows) and np.isin(positive, rows).all()
+            assert len(rows) == max(len(positive), int(rate * (stop - start)), 1)
+            others = np.setdiff1d(np.arange(stop - start), rows)
+            assert np.array_equal(rank[f"weight{step}"][others], weight[others])
+            assert np.array_equal(rank[f"momentum{step}"][others], momentum[others])
+            assert (rank[f"weight{step}"][rows] != weight[rows]).any(axis=1).all()
+            weight, momentum = rank[f"weight{step}"], rank[f"momentum{step}"]
+
+
+def test_negative_classes_change_with_the_step_and_repeat_with_the_seed():
+    def rows(seed, step):
+        head = PartialFC(1000, 8, sample_rate=0.1, seed=seed)
+        return tuple(head._sample(np.array([3, 500]), step).numpy())
+
+    assert rows(0, 0) == rows(0, 0)
+    assert len({rows(0, 0), rows(0, 1), rows(1, 0)}) == 3
+
+
+def test_a_centre_s_first_value_depends_on_seed_and_class_only():
+    whole = first_centres(0, 5000, 16, seed=3)
+    for start, stop in ((0, 1), (1000, 1100), (1023, 1025), (2500, 5000)):
+        assert np.array_equal(first_centres(start, stop, 16, seed=3), whole[start:stop])
+    assert not np.array_equal(first_centres(0, 10, 16, seed=4), whole[:10])
+    assert len(np.unique(whole[:, 0])) == 5000
+    assert whole.std() == pytest.approx(0.01, rel=0.02)

@@ -1,0 +1,43 @@
+"""Runs the head on all cases as one rank of some; writes what it computed to <folder>/<rank>.npz."""
+
+import sys
+from pathlib import Path
+
+from arcface.runtime.tuning import start_paddle
+
+start_paddle()
+
+import cases
+import numpy as np
+import paddle
+
+from arcface.head.margins import Margin
+from arcface.head.partial_fc import PartialFC
+from arcface.runtime.distributed import rank, start_ranks, world_size
+
+
+def two_steps(classes: int, margins: tuple, sample_rate: float) -> dict[str, np.ndarray]:
+    rows = slice(rank() * cases.ROWS // world_size(), (rank() + 1) * cases.ROWS // world_size())
+    head = PartialFC(classes, cases.SIZE, Margin(*margins), cases.SCALE, sample_rate)
+    head.weight = paddle.to_tensor(cases.batch(classes, 0)[2][head.shard.start : head.shard.stop])
+    result = {"shard": np.array(head.shard)}
+    for step in range(2):
+        embeddings, labels, _ = cases.batch(classes, step)
+        x = paddle.to_tensor(embeddings[rows], stop_gradient=False)
+        loss = head.loss(x, paddle.to_tensor(labels[rows]), step)
+        (loss * 3).backward()
+        head.update(cases.LR, cases.MOMENTUM, cases.WEIGHT_DECAY)
+        sampled = np.arange(head.shard.size) if head.rows is None else head.rows.numpy()
+        result |= {f"loss{step}": loss.numpy(), f"gradient{step}": x.grad.numpy() / 3, f"rows{step}": sampled,
+                   f"weight{step}": head.weight.numpy().copy(), f"momentum{step}": head.momentum.numpy().copy()}  # fmt: skip
+    return result
+
+
+start_ranks()
+results = {}
+for name, margins in cases.MARGINS.items():
+    for classes in (cases.EQUAL, cases.UNEQUAL):
+        for rate in (1.0, 0.5, 0.1):
+            for key, value in two_steps(classes, margins, rate).items():
+                results[f"{name}/{classes}/{rate}/{key}"] = value
+np.savez(Path(sys.argv[1]) / f"{rank()}.npz", **results)
