@@ -13,7 +13,10 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
     `name` says in a UserError which image cannot be decoded or has another size.
     """
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    except cv2.error:  # such as a header that claims more pixels than OpenCV accepts
+        image = None
     if image is None:
         raise UserError(f"{name}: not an image that OpenCV can decode ({len(encoded)} bytes); replace or remove it")
     if image.shape[:2] != (SIZE, SIZE):

@@ -21,8 +21,9 @@ import numpy as np
 
 from arcface.errors import UserError
 
-# Numbers, fixed-length strings, objects. The files that we read hold no structured, void and date types.
-_DTYPE_CODES = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|O[48]?|[SU][1-9][0-9]{0,5}")
+# Numbers, fixed-length bytes, objects: what the files that we read hold, and what is valid with any content.
+# Text is not: a code point that does not exist is a SystemError of NumPy's, long after loading.
+_DTYPE_CODES = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|O[48]?|S[1-9][0-9]{0,5}")
 # Keys whose hash takes no more time than their own size; a nested tuple's does.
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 _HIGHEST_PROTOCOL = 5
@@ -32,10 +33,10 @@ _MAX_DIMENSIONS = 32  # of NumPy 1. NumPy 2.4 reads past its own buffer when a p
 def load(source: bytes | BinaryIO, name: str) -> object:
     """Read one pickle of plain data.
 
-    Admitted are None, bool, int, float, str, bytes, list, tuple, dict with simple keys, OrderedDict, and NumPy
-    arrays, scalars and dtypes of numbers, bool, fixed-length strings and, in arrays, objects from this very
-    list; pickle protocols 0 to 5. It covers `paddle.save(layer.state_dict(), path)` and InsightFace's `.bin`
-    files. What Python 2 wrote as `str` is returned as bytes.
+    Admitted are None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict with keys that are none
+    of these containers, and NumPy arrays, scalars and dtypes of numbers, bool, fixed-length bytes and, in
+    arrays, objects from this very list; pickle protocols 0 to 5. That covers InsightFace's `.bin` files and
+    `paddle.save(layer.state_dict(), path)`. What Python 2 wrote as `str` is returned as bytes.
 
     Args:
         source: the pickle, or a seekable binary stream that stands at its first byte.
@@ -61,24 +62,19 @@ class _Refused(Exception):
 
 
 class _Reader:
-    """A stream that is never asked for more bytes than are left, so that a false length costs no memory."""
+    """A stream that is never asked for more bytes than it has, so that a false length costs no memory."""
 
     def __init__(self, stream: BinaryIO):
         start = stream.tell()
-        self.left = stream.seek(0, io.SEEK_END) - start
+        self.size = stream.seek(0, io.SEEK_END) - start
         stream.seek(start)
+        self.readline = stream.readline
         self._stream = stream
 
     def read(self, count: int) -> bytes:
-        if count > self.left:
+        if count > self.size:
             raise EOFError("it ends early")
-        self.left -= count
         return self._stream.read(count)
-
-    def readline(self) -> bytes:
-        line = self._stream.readline()
-        self.left -= len(line)
-        return line
 
 
 class _Global(NamedTuple):
@@ -99,7 +95,7 @@ class _Interpreter:
         self.unfilled: dict[int, np.ndarray] = {}  # arrays by id, from `_reconstruct` until their BUILD
         # Copies are paid for from this, or a loop of GET and REDUCE could fill the memory. An honest file
         # needs at most twice its size: protocol 2 encodes the bytes of an array, which may copy them again.
-        self.allowance = 4 * reader.left
+        self.allowance = 4 * reader.size
 
     def run(self) -> object:
         while True:
@@ -157,7 +153,7 @@ class _Interpreter:
                 if argument > _HIGHEST_PROTOCOL:
                     raise ValueError(f"pickle protocol {argument}")
             case "FRAME":
-                if argument > self.reader.left:
+                if argument > self.reader.size:
                     raise EOFError("it ends early")
             case "GLOBAL":
                 self.push_global(*argument.split(" ", 1))
@@ -240,7 +236,7 @@ class _Interpreter:
         return np.dtype(code, copy=True)
 
     def scalar(self, dtype: np.dtype, content: bytes) -> np.generic:
-        """`scalar`: one NumPy number or fixed-length string."""
+        """`scalar`: one NumPy number or bytes."""
         _check_content(content, dtype, ())
         self.pay(len(content))
         return np.frombuffer(content, dtype)[0]

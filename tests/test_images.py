@@ -1,8 +1,13 @@
 """Images become RGB arrays between -1 and 1."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
+import pytest
 
+from arcface.errors import UserError
 from arcface.images import decode, normalise
 
 
@@ -17,6 +22,14 @@ def test_decoding_gives_rgb_channels_first():
 def test_a_grey_image_is_read_as_rgb():
     grey = np.full((112, 112), 77, np.uint8)
     assert (decode(cv2.imencode(".png", grey)[1].tobytes(), "grey") == 77).all()
+
+
+def test_a_header_that_claims_absurd_sizes_is_refused():
+    png = bytearray(cv2.imencode(".png", np.zeros((112, 112, 3), np.uint8))[1].tobytes())
+    png[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    with pytest.raises(UserError, match="huge: not an image"):
+        decode(bytes(png), "huge")
 
 
 def test_normalising_maps_0_to_minus_1_and_255_to_1():

@@ -29,7 +29,9 @@ class AllReduceBatchNorm2D(nn.Layer):
     """Batch norm whose statistics are those of all ranks' images, in plain operations and all_reduce.
 
     Ioffe and Szegedy 2015, arXiv:1502.03167. Slow beside Paddle's own layers: it is there to prove on a CPU that W
-    ranks train like one. Every rank must pass the same number of images.
+    ranks train like one. Sums over images are taken in float64, so that the statistics, and with them which side of
+    a PReLU's kink an activation falls on, do not depend on how the images are divided. Every rank must pass the same
+    number of images.
     """
 
     def __init__(self, channels: int):
@@ -43,34 +45,31 @@ class AllReduceBatchNorm2D(nn.Layer):
         if not self.training:
             return nn.functional.batch_norm(x, self._mean, self._variance, self.weight, self.bias, epsilon=EPSILON)
         with paddle.no_grad():
-            count = x.shape[0] * x.shape[2] * x.shape[3] * world_size()
-            mean = all_reduce_sum(x.sum([0, 2, 3])) / count
-            variance = all_reduce_sum((x - _per_channel(mean)).square().sum([0, 2, 3])) / count
-            self._mean.set_value(self._mean * MOMENTUM + mean * (1 - MOMENTUM))
-            self._variance.set_value(self._variance * MOMENTUM + variance * (1 - MOMENTUM))
-            scale = (variance + EPSILON).rsqrt()
-        normalised = _Normalise.apply(x, mean, scale, count)
-        return normalised * _per_channel(self.weight) + _per_channel(self.bias)
+            mean = _mean_over_ranks(x)
+            variance = _mean_over_ranks((x - mean).square())
+            self._mean.set_value(self._mean * MOMENTUM + mean.flatten() * (1 - MOMENTUM))
+            self._variance.set_value(self._variance * MOMENTUM + variance.flatten() * (1 - MOMENTUM))
+        normalised = _Normalise.apply(x, mean, (variance + EPSILON).rsqrt())
+        return normalised * self.weight.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
 
 
 class _Normalise(PyLayer):
     """(x - mean) * scale, where mean and scale are statistics of all ranks' x and carry gradients back to it."""
 
     @staticmethod
-    def forward(ctx, x, mean, scale, count):
-        normalised = (x - _per_channel(mean)) * _per_channel(scale)
+    def forward(ctx, x, mean, scale):
+        normalised = (x - mean) * scale
         ctx.save_for_backward(normalised, scale)
-        ctx.count = count
         return normalised
 
     @staticmethod
     def backward(ctx, upstream):
         normalised, scale = ctx.saved_tensor()
-        sums = paddle.stack([upstream.sum([0, 2, 3]), (upstream * normalised).sum([0, 2, 3])])
-        mean_upstream, mean_product = (all_reduce_sum(sums) / ctx.count).unbind()
-        centred = upstream - _per_channel(mean_upstream) - normalised * _per_channel(mean_product)
-        return centred * _per_channel(scale), None, None
+        along = _mean_over_ranks(upstream * normalised)
+        return (upstream - _mean_over_ranks(upstream) - normalised * along) * scale, None, None
 
 
-def _per_channel(values: paddle.Tensor) -> paddle.Tensor:
-    return values.reshape([1, -1, 1, 1])
+def _mean_over_ranks(x: paddle.Tensor) -> paddle.Tensor:
+    """Return each channel's mean over all ranks' images and positions, [1, C, 1, 1]."""
+    total = all_reduce_sum(x.sum([2, 3]).astype("float64").sum(0))
+    return (total / (x.shape[0] * x.shape[2] * x.shape[3] * world_size())).astype(x.dtype).reshape([1, -1, 1, 1])

@@ -1,5 +1,8 @@
 """Batches of one rank, decoded in worker processes."""
 
+import ctypes
+import signal
+import sys
 from collections.abc import Iterator
 
 import cv2
@@ -11,6 +14,8 @@ from arcface.data.label_file import LabelFile
 from arcface.data.order import EpochOrder, steps_per_epoch
 from arcface.errors import UserError
 from arcface.images import SIZE, decode
+
+PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 
 NOT_COUNTED = -1  # label of a row that is padding
 UNREADABLE = -2  # label of a row whose image could not be read; both stay out of the loss
@@ -82,11 +87,17 @@ class _Shifted(Dataset):
         return self.batches[self.first + position]
 
 
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+    if sys.platform == "linux":  # die with the training process, even if that is killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def load(batches: Batches, first: int, last: int, num_workers: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
     """Yield the batches of the steps first .. last - 1 in order, as tensors on the CPU; workers live for all of them."""
     if first >= last:
         return
     yield from DataLoader(
         _Shifted(batches, first, last), batch_size=None, num_workers=num_workers, places=paddle.CPUPlace(),
-        worker_init_fn=lambda _: cv2.setNumThreads(0),
+        worker_init_fn=_start_worker,
     )  # fmt: skip

@@ -168,9 +168,9 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
     if unknown := sorted(state.keys() - own.keys()):
         raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]}")
     for name, tensor in own.items():
-        if list(state[name].shape) != tensor.shape:
+        if list(state[name].shape) != list(tensor.shape):
             raise UserError(
-                f"{where}: {name} has shape {list(state[name].shape)}, this network's is {tensor.shape};"
+                f"{where}: {name} has shape {list(state[name].shape)}, this network's is {list(tensor.shape)};"
                 " give the --network and --embedding_size that it was trained with"
             )
     backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in state.items()})

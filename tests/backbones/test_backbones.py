@@ -1,5 +1,7 @@
 """What every registered backbone promises."""
 
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -89,3 +91,13 @@ def test_all_reduce_batch_norm_equals_paddle_s_on_one_rank():
         results.append([y, x.grad, layer.weight.grad, layer.bias.grad, *layer.state_dict().values()])
     for paddle_s, ours in zip(*results):
         assert np.allclose(paddle_s.numpy(), ours.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_two_ranks_with_sync_batch_norm_have_the_outputs_and_gradients_of_one(run_ranks, tmp_path):
+    for ranks in (1, 2):
+        run_ranks(ranks, Path(__file__).parent / "sync_worker.py", tmp_path / f"{ranks}.npz")
+    one, two = (np.load(tmp_path / f"{ranks}.npz") for ranks in (1, 2))
+    assert set(one) == set(two) and len(one) > 100
+    largest = max(np.abs(one[name]).max() for name in one if name.endswith("weight"))
+    for name in one:
+        assert np.abs(two[name] - one[name]).max() <= 1e-9 * max(np.abs(one[name]).max(), largest / 1000), name

@@ -12,8 +12,6 @@ from arcface.errors import UserError
 from arcface.images import decode
 from arcface.verification.bin_file import read_bin
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-REAL_DATA = Path(os.environ.get("ARCFACE_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
 IMAGES = [b"\xff\xd8 first", b"\xff\xd8\x00\x00", b"\x89PNG", b"\xff fourth", b"\xff\xd8 first", b"last\x00"]
 SAME = [True, False, True]
 
@@ -129,9 +127,8 @@ def test_pairs_of_one_kind_are_reported(tmp_path):
     assert "all 3 pairs show different people" in refusal(write(tmp_path, (IMAGES, [0, 0, 0])))
 
 
-@pytest.mark.skipif(not (REAL_DATA / "lfw.bin").is_file(), reason=f"{REAL_DATA / 'lfw.bin'} is not there")
-def test_the_real_lfw_has_its_12000_images_and_6000_pairs():
-    pairs = read_bin(REAL_DATA / "lfw.bin")
+def test_the_real_lfw_has_its_12000_images_and_6000_pairs(real_data):
+    pairs = read_bin(real_data / "lfw.bin")
     assert pairs.name == "lfw" and len(pairs.images) == 12_000
     # LFW's 10 official folds are 300 pairs of one person, then 300 of two.
     assert pairs.same.reshape(20, 300).tolist() == [[fold % 2 == 0] * 300 for fold in range(20)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arcface.verification.metrics import THRESHOLDS, kfold_accuracy, mean_norm, squared_distances
 
-thorough = settings(deadline=None, derandomize=True, database=None, max_examples=300)
+thorough = settings(deadline=None, derandomize=True, database=None, max_examples=150)
 
 
 def contiguous_folds(pairs: int, folds: int) -> list[list[int]]:
@@ -69,7 +69,7 @@ def test_kfold_accuracy_is_the_obvious_one_on_any_distances(pairs, folds):
     assert_agrees(distances, same, folds, THRESHOLDS[::20].tolist())
 
 
-@pytest.mark.parametrize("pairs", [1, 2, 9, 10, 11, 57])
+@pytest.mark.parametrize("pairs", [1, 2, 9, 10, 11, 34])
 def test_kfold_accuracy_is_the_obvious_one_by_default(pairs):
     generator = np.random.default_rng(pairs)
     same = generator.random(pairs) < 0.5
@@ -113,7 +113,7 @@ def test_the_arguments_are_left_as_they_were():
     ([1.0], [True], 0, THRESHOLDS), ([1.0], [True], 10, []),
 ])  # fmt: skip
 def test_what_has_no_accuracy_is_an_error(distances, same, folds, thresholds):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="pairs|at least one"):
         kfold_accuracy(np.array(distances), np.array(same, bool), folds, thresholds)
 
 

@@ -1,0 +1,24 @@
+# make demo    a first training run on drawn faces, from nothing to an accuracy
+# make test    all tests
+# make setup   only the virtual environment that both use
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt tests/requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+	touch $@
+
+demo: setup
+	$(BIN)/python datasets/demo.py --output datasets/demo
+	$(BIN)/python train.py --config configs/demo_cpu.yaml
+	$(BIN)/python valid.py --checkpoint runs/demo_cpu --data_dir datasets/demo --val_targets demo
+	@echo "Curves: $(BIN)/visualdl --logdir runs/demo_cpu/log --language en"
+
+test: setup
+	$(BIN)/python -m pytest
