@@ -58,6 +58,8 @@ class Batches(Dataset):
 
     def complaints(self, step: int, labels: np.ndarray) -> list[str]:
         """Return what is wrong with the unreadable images of a step, given the labels that came with it."""
+        if not (labels == UNREADABLE).any():
+            return []
         messages = []
         for index in self._rows(step)[0][labels == UNREADABLE]:
             try:

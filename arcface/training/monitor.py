@@ -145,7 +145,6 @@ class Records:
     def __init__(self, logdir: Path, step: int):
         from visualdl import LogWriter  # only rank 0 needs it
 
-        logdir.mkdir(parents=True, exist_ok=True)
         self._file = logdir / METRICS_FILE
         kept = []
         if step and self._file.exists():

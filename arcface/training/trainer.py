@@ -30,19 +30,19 @@ def train(config: TrainConfig) -> None:
         source.scan(config.scan_images)
     start_ranks()
 
-    output = Path(config.output)
+    output, logdir = Path(config.output), Path(config.logdir)
     identity = _identity(config, source)
     model = Model(config, source.num_classes)
     progress = _resume(output, identity, model) if config.resume else Progress()
     schedule = Schedule(config, batches.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
-    _start_output(output)
+    _start_output(output, logdir)
     _announce(config, source, schedule, device, progress, last_step)
 
     embed = embedder(model.backbone)
     bad_images = 0
     with Monitor(progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval,
-                 Path(config.logdir), reports=rank() == 0) as monitor:  # fmt: skip
+                 logdir, reports=rank() == 0) as monitor:  # fmt: skip
         for images, labels in load(batches, progress.step, last_step, config.num_workers):
             bad_images += _report(batches.complaints(progress.step, labels.numpy()))
             if bad_images > config.max_bad_images:
@@ -86,13 +86,15 @@ def _resume(output: Path, identity: dict, model: Model) -> Progress:
     return Progress(**checkpoint.manifest["progress"])
 
 
-def _start_output(output: Path) -> None:
+def _start_output(output: Path, logdir: Path) -> None:
     if rank() == 0:
         try:
-            output.mkdir(parents=True, exist_ok=True)
+            for directory in (output, logdir):
+                directory.mkdir(parents=True, exist_ok=True)
             start_log(output / "training.log")
         except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({error.strerror or error}); choose another") from error
+            raise UserError(f"--output {output} and --logdir {logdir}: {error.filename} cannot be written"
+                            f" ({error.strerror}); choose another directory") from error  # fmt: skip
 
 
 def _announce(config: TrainConfig, source: LabelFile, schedule: Schedule, device: str, progress: Progress,
@@ -103,7 +105,10 @@ def _announce(config: TrainConfig, source: LabelFile, schedule: Schedule, device
     logger.info("%d images of %d people in %s", len(source), source.num_classes, source.file)
     logger.info("learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)",
                 schedule.peak, config.lr, config.batch_size)  # fmt: skip
-    logger.info("steps %d to %d, %d an epoch", progress.step, last_step, schedule.steps_per_epoch)
+    if progress.step >= last_step:
+        logger.info("nothing left to train: the checkpoint is of step %d, the last is %d", progress.step, last_step)
+    else:
+        logger.info("steps %d to %d, %d an epoch", progress.step + 1, last_step, schedule.steps_per_epoch)
     if not config.resume and (Path(config.output) / "latest").exists():
         logger.warning("%s holds a checkpoint, which this run's first one will replace; --resume 1 goes on from it",
                        config.output)  # fmt: skip

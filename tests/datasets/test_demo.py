@@ -1,5 +1,4 @@
 """The promises of datasets/demo.py, the drawn data set for a first training."""
-import importlib.util
 import os
 import pickle
 import subprocess
@@ -7,21 +6,13 @@ import sys
 from pathlib import Path
 
 import cv2
+import demo
+import drawn_faces
 import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "demo.py"
 SMALL = {"identities": 12, "images_per_identity": 5, "pairs": 40}
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("datasets_demo", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-demo = load()
 
 
 def run(output, **options):
@@ -96,8 +87,9 @@ def test_more_images_keep_the_earlier_ones():
 
 def test_no_two_random_streams_meet(monkeypatch):
     first, generator = [], demo.generator
-    monkeypatch.setattr(demo, "generator", lambda *key: first.append(generator(*key).random())
-                        or generator(*key))
+    for module in (demo, drawn_faces):
+        monkeypatch.setattr(module, "generator", lambda *key: first.append(generator(*key).random())
+                            or generator(*key))
     for group in (demo.TRAINING, demo.HELD_OUT):
         for person in range(3):
             demo.draw_person((0, group, person, 3))
@@ -149,7 +141,7 @@ def test_issame_tells_whether_a_pair_shows_one_person_and_no_pair_occurs_twice(v
 
 def test_no_held_out_person_is_in_the_training_images(made, labels, verification):
     assert not {(made / name).read_bytes() for name, _ in labels} & set(verification[0])
-    looks = [demo.random_person(demo.generator(0, group, person, 0))
+    looks = [drawn_faces.random_person(demo.generator(0, group, person, 0))
              for group in (demo.TRAINING, demo.HELD_OUT) for person in range(200)]
     assert len({(look.width, look.height, look.skin) for look in looks}) == 400
 

@@ -80,17 +80,22 @@ def arrays(output: Path, ranks: int) -> dict[str, np.ndarray]:
 def test_two_ranks_train_like_one(train, batch_norm):
     # A small rate: batches of another size are convolved with other rounding, a few activations then fall on the other
     # side of PReLU's kink, and large steps on 28 images soon blow that up. test_backbones proves the same in float64.
-    options = [f"--batch_norm={batch_norm}", "--max_steps=20", "--num_epoch=10", "--clip_norm=5", "--lr=0.002"]
+    options = [f"--batch_norm={batch_norm}", "--max_steps=20", "--num_epoch=10", "--clip_norm=5", "--lr=0.0003"]
     outputs = [train(ranks, str(ranks), *options) for ranks in (1, 2)]
     one, two = map(losses, outputs)
     assert len(one) == 20 and one.keys() == two.keys()
     assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4)
-    assert max(one.values()) > 1.1 * min(one.values())  # it does train
+    assert losses_fall(one, steps_per_epoch=4)
     one, two = arrays(outputs[0], 1), arrays(outputs[1], 2)
     assert one.keys() == two.keys()
     for name in one:
         if "mom" not in name:
             assert np.abs(two[name] - one[name]).max() <= 1e-4 * max(np.abs(one[name]).max(), 0.01), name
+
+
+def losses_fall(values: dict[int, float], steps_per_epoch: int) -> bool:
+    in_order = list(values.values())
+    return np.mean(in_order[-steps_per_epoch:]) < 0.98 * np.mean(in_order[:steps_per_epoch])
 
 
 def assert_same_run(one: Path, other: Path, ranks: int) -> None:
