@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Literal, Optional, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -43,9 +44,10 @@ class VerificationOptions:
     """Faces embedded at once in verification, each plain and flipped."""
 
     @property
-    def targets(self) -> list[str]:
-        """The verification sets' names."""
-        return [name.strip() for name in self.val_targets.split(",") if name.strip()]
+    def val_files(self) -> list[Path]:
+        """The verification sets' files."""
+        names = [name.strip() for name in self.val_targets.split(",") if name.strip()]
+        return [Path(self.val_dir or self.data_dir) / f"{name}.bin" for name in names]
 
 
 @dataclass
@@ -61,7 +63,7 @@ class DataOptions:
     scan_images: NonNegativeInt = 10000
     """How many images, spread evenly over the list, to decode before training starts."""
     max_bad_images: NonNegativeInt = 10
-    """Images that may turn out unreadable during training, in each rank, before the run stops."""
+    """Different images that may turn out unreadable during training before the run stops."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The MS1M-style data set: a directory of images and a list with a line 'images/00000000.jpg<TAB>0' for each."""
 
 import os
+import re
 import struct
 from collections import defaultdict
 from pathlib import Path
@@ -107,7 +108,7 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _parse(line: bytes, where: str) -> tuple[bytes, int]:
     parts = line.strip().rsplit(None, 1)
     text = line.decode(errors="replace").strip()
-    if len(parts) != 2 or not parts[1].lstrip(b"+-").isdigit():
+    if len(parts) != 2 or not re.fullmatch(rb"[+-]?\d{1,18}", parts[1]):
         raise UserError(f"{where}: '{text}' is not a path, a tab and a whole number; correct or remove the line")
     label = int(parts[1])
     if not 0 <= label < 2**31:

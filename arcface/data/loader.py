@@ -18,10 +18,10 @@ from arcface.images import SIZE, decode
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 
 NOT_COUNTED = -1  # label of a row that is padding
-UNREADABLE = -2  # label of a row whose image could not be read; both stay out of the loss
+UNREADABLE = -2  # label of a row whose image could not be read: black, and like padding not in the loss
 
 
-class Batches(Dataset):
+class Batches:
     """Maps a run's step (over all epochs) to this rank's slice of its global batch.
 
     An item is (images uint8 [n, 3, 112, 112] RGB, labels int64 [n]) with n = batch_size / world_size, as numpy arrays:
@@ -40,9 +40,6 @@ class Batches(Dataset):
         self._slice = slice(rank * per_rank, (rank + 1) * per_rank)
         self._order = None  # of the epoch of the last step asked for
 
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         indices, flipped, padding = self._rows(step)
         labels = np.where(padding, NOT_COUNTED, self.source.labels[indices])
@@ -51,22 +48,23 @@ class Batches(Dataset):
             try:
                 image = decode(self.source.encoded(index), self.source.name(index))
             except UserError:
-                labels[row] = UNREADABLE  # reported by the training process, by `complaints`
+                if not padding[row]:
+                    labels[row] = UNREADABLE  # reported by the training process, by `complaints`
             else:
                 images[row] = image[:, :, ::-1] if flip else image
         return images, labels
 
-    def complaints(self, step: int, labels: np.ndarray) -> list[str]:
-        """Return what is wrong with the unreadable images of a step, given the labels that came with it."""
+    def complaints(self, step: int, labels: np.ndarray) -> dict[int, str]:
+        """Return what is wrong with the unreadable images of a step, by index, given the labels that came with it."""
         if not (labels == UNREADABLE).any():
-            return []
-        messages = []
+            return {}
+        messages = {}
         for index in self._rows(step)[0][labels == UNREADABLE]:
             try:
                 decode(self.source.encoded(index), self.source.name(index))
-                messages.append(f"{self.source.name(index)}: was unreadable for a moment")
+                messages[int(index)] = f"{self.source.name(index)}: was unreadable for a moment"
             except UserError as error:
-                messages.append(str(error))
+                messages[int(index)] = str(error)
         return messages
 
     def _rows(self, step: int) -> list[np.ndarray]:

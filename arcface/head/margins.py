@@ -26,15 +26,21 @@ class Margin(NamedTuple):
 def apply_margin(cosine: paddle.Tensor, margin: Margin) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return the true classes' cosines with the margin, and the derivative of that by the cosine (both of its shape).
 
-    Beyond m1 * angle + m2 = pi the cosine would rise again and reward a worse angle. There the function goes on
-    falling, as in SphereFace: (-1)^k cos(phi) - 2k with k = floor(phi / pi), which is continuous. The derivative is
-    0 where the cosine is clamped.
+    Beyond phi = m1 * angle + m2 = pi the cosine would rise again and reward a worse angle. There the function goes on
+    falling as its authors let it: for m1 = 1 the penalty stays m2 * sin(m2), as in InsightFace's ArcFace; for other
+    m1 it is SphereFace's (-1)^k cos(phi) - 2k with k = floor(phi / pi). The derivative is 0 where the cosine is
+    clamped.
     """
     clamped = cosine.clip(-COSINE_LIMIT, COSINE_LIMIT)
     angle = paddle.acos(clamped)
     phi = margin.m1 * angle + margin.m2
-    k = paddle.floor(phi / np.pi)
-    sign = 1 - 2 * (k % 2)
-    value = sign * paddle.cos(phi) - 2 * k - margin.m3
-    slope = sign * margin.m1 * paddle.sin(phi) / paddle.sin(angle)
-    return value, paddle.where(clamped == cosine, slope, paddle.zeros_like(slope))
+    if margin.m1 == 1:
+        beyond = phi > np.pi
+        value = paddle.where(beyond, clamped - margin.m2 * np.sin(margin.m2), paddle.cos(phi))
+        slope = paddle.where(beyond, paddle.ones_like(phi), paddle.sin(phi) / paddle.sin(angle))
+    else:
+        k = paddle.floor(phi / np.pi)
+        sign = 1 - 2 * (k % 2)
+        value = sign * paddle.cos(phi) - 2 * k
+        slope = sign * margin.m1 * paddle.sin(phi) / paddle.sin(angle)
+    return value - margin.m3, paddle.where(clamped == cosine, slope, paddle.zeros_like(slope))

@@ -80,10 +80,11 @@ class PartialFC:
         start, stop = self.shard
         positive = np.unique(labels[(labels >= start) & (labels < stop)]) - start
         missing = max(0, self.quota - len(positive))
-        others = np.setdiff1d(np.arange(self.shard.size), positive, assume_unique=True)
-        draw = generator(Purpose.NEGATIVE_CLASSES, self.seed, step, start)
-        negative = draw.choice(others, missing, replace=False, shuffle=False)
-        return paddle.to_tensor(np.sort(np.concatenate([positive, negative])).astype(np.int64))
+        # A number for each class by (seed, step): the lowest win, with the batch's own classes before all.
+        chance = generator(Purpose.NEGATIVE_CLASSES, self.seed, step).random(stop, np.float32)[start:]
+        chance[positive] = -1
+        rows = np.argpartition(chance, len(positive) + missing - 1)[: len(positive) + missing]
+        return paddle.to_tensor(np.sort(rows).astype(np.int64))
 
     def _columns(self, labels: paddle.Tensor) -> paddle.Tensor:
         """Return each label's column among this step's rows; -1 for another rank's class and for none."""

@@ -21,8 +21,10 @@ def world_size() -> int:
 
 
 def start_ranks() -> None:
-    """Join the other ranks, if there are any."""
+    """Join the other ranks, if there are any; on the device that was chosen before."""
     if world_size() > 1 and not dist.is_initialized():
+        if paddle.get_device() == "cpu":  # a Paddle built for GPUs would take NCCL, and its GPU with it
+            os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
         dist.init_parallel_env()
 
 
@@ -58,4 +60,4 @@ def broadcast(x: paddle.Tensor) -> paddle.Tensor:
 
 def barrier() -> None:
     """Wait until every rank is here."""
-    all_reduce_sum(paddle.zeros([1]))
+    all_reduce_sum(paddle.zeros([1])).item()  # on a GPU, collectives wait only when their result is read

@@ -1,7 +1,7 @@
 """Process settings that must be made before Paddle is imported: BLAS path, allocator, threads.
 
-Measured on a 2-core AMD machine with the paddlepaddle 3.3.1 wheel, MobileFaceNet_128 at batch 64 trains a third
-faster with them (6.4 -> 8.6 images/s). A variable that the user has set is left alone.
+`benchmarks/training_speed.py` shows what they gain. Variables that the user has set are left alone, but for the one
+thread that Paddle's launcher gives each rank.
 """
 
 import contextlib

@@ -19,6 +19,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from arcface.head.shards import Shard
 from arcface.runtime.distributed import all_gather, barrier, rank
 
 FORMAT = 1
+_COMPLETE = re.compile(r"step_\d{8}(_\d+)?")
+_INCOMPLETE = re.compile(rf"\.{_COMPLETE.pattern}\.incomplete")
 MANIFEST = "checkpoint.json"
 LATEST = "latest"
 
@@ -55,18 +58,20 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
     """
     name = _free_name(output, step)
     folder = output / f".{name}.incomplete"
-    try:
+    with _Caught() as making:
         if rank() == 0:
-            _remove(output.glob(".step_*.incomplete"))
+            _remove(path for path in output.iterdir() if _INCOMPLETE.fullmatch(path.name))
             folder.mkdir(parents=True)
-        barrier()
-        digests = [
-            _write(folder / file, pickle.dumps(array, protocol=4))
-            for file, array in zip(_head_files(rank()), (state.centres, state.centres_momentum))
-        ]
-        # int64: a dtype that every backend gathers
-        of_all_ranks = all_gather(paddle.to_tensor(np.frombuffer(b"".join(digests), np.int64))).numpy()
-        ranges = all_gather(paddle.to_tensor([list(shard)], "int64")).numpy().tolist()
+    making.raise_on_every_rank(output, step)
+    digests = []
+    with _Caught() as writing:
+        for file, array in zip(_head_files(rank()), (state.centres, state.centres_momentum)):
+            digests.append(_write(folder / file, pickle.dumps(array, protocol=4)))
+    writing.raise_on_every_rank(output, step)
+    # int64: a dtype that every backend gathers
+    of_all_ranks = all_gather(paddle.to_tensor(np.frombuffer(b"".join(digests), np.int64))).numpy()
+    ranges = all_gather(paddle.to_tensor([list(shard)], "int64")).numpy().tolist()
+    with _Caught() as finishing:
         if rank() == 0:
             files = {
                 f"{network}.pdparams": _write(folder / f"{network}.pdparams", _pdparams(state.backbone)),
@@ -81,13 +86,34 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
             _write(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
             _sync(folder)
             os.rename(folder, output / name)
-            _make_current(output, name, files)
-        barrier()
-    except OSError as error:
-        raise UserError(
-            f"{output}: the checkpoint of step {step} cannot be written ({error.strerror or error});"
-            " the one before it is untouched: make room or choose another --output, and resume"
-        ) from error
+            _make_current(output, name, [*files, MANIFEST])
+    finishing.raise_on_every_rank(output, step)
+    if rank() == 0:
+        _remove_older(output, name)
+
+
+class _Caught:
+    """Catches an OSError of this rank, so that all ranks can end together instead of waiting for this one."""
+
+    def __init__(self):
+        self.error = None
+
+    def __enter__(self) -> "_Caught":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        self.error = error if isinstance(error, OSError) else None
+        return self.error is not None
+
+    def raise_on_every_rank(self, output: Path, step: int) -> None:
+        """Raise a UserError on all ranks if one of them caught an error; called by every rank."""
+        failed = all_gather(paddle.to_tensor([int(self.error is not None)], "int64")).numpy()
+        if failed.any():
+            reason = f"{self.error.strerror or self.error}" if self.error else f"see the log of rank {failed.argmax()}"
+            raise UserError(
+                f"{output}: the checkpoint of step {step} cannot be written ({reason});"
+                " the one before it is untouched: make room or choose another --output, and resume"
+            ) from self.error
 
 
 class Checkpoint:
@@ -123,16 +149,16 @@ class Checkpoint:
             _as_state_dict(safe_pickle.load(self._read(file), file), file)
             for file in (f"{network}.pdparams", f"{network}_momentum.pdparams")
         )
-        centres, centres_momentum = (self._rows(kind, shard) for kind in range(2))
+        of_ranks = [_head_files(owner) for owner in range(len(self.manifest["classes_of_rank"]))]
+        centres, centres_momentum = (self._rows(files, shard) for files in zip(*of_ranks))
         return State(backbone, momentum, centres, centres_momentum)
 
-    def _rows(self, kind: int, shard: Shard) -> np.ndarray:
-        """Collect a shard's rows from the files that hold them; kind 0 is the centres, 1 their momentum."""
+    def _rows(self, files: tuple[str, ...], shard: Shard) -> np.ndarray:
+        """Collect a shard's rows from the files, one for each rank that wrote, that hold them."""
         parts = []
-        for owner, (start, stop) in enumerate(self.manifest["classes_of_rank"]):
+        for file, (start, stop) in zip(files, self.manifest["classes_of_rank"]):
             low, high = max(start, shard.start), min(stop, shard.stop)
             if low < high:
-                file = _head_files(owner)[kind]
                 rows = safe_pickle.load(self._read(file), file)
                 if not isinstance(rows, np.ndarray) or len(rows) != stop - start:
                     raise UserError(f"{self.directory / file}: does not hold the classes {start} to {stop - 1}; restore it")
@@ -221,14 +247,22 @@ def _free_name(output: Path, step: int) -> str:
 
 
 def _make_current(output: Path, name: str, files: Iterable[str]) -> None:
-    _link(output / LATEST, name)
+    latest, copied = output / LATEST, output / f".{LATEST}.copied"
+    if latest.is_dir() and not latest.is_symlink():  # what `cp -rL` or `scp -r` made of the link
+        _remove([copied])
+        os.rename(latest, copied)  # the files beside it are a complete checkpoint then
+    _link(latest, name)
     for file in files:
         _link(output / file, f"{LATEST}/{file}")
     _sync(output)
+
+
+def _remove_older(output: Path, name: str) -> None:
+    _remove(path for path in output.iterdir() if _COMPLETE.fullmatch(path.name) and path.name != name)
+    _remove([output / f".{LATEST}.copied"])
     for path in output.iterdir():  # what an earlier run with more ranks left
-        if path.is_symlink() and not path.exists():
+        if path.is_symlink() and os.readlink(path).startswith(f"{LATEST}/") and not path.exists():
             path.unlink()
-    _remove(path for path in output.glob("step_*") if path.name != name)
 
 
 def _link(link: Path, target: str) -> None:
@@ -240,5 +274,5 @@ def _link(link: Path, target: str) -> None:
 
 
 def _remove(folders: Iterable[Path]) -> None:
-    for folder in list(folders):
-        shutil.rmtree(folder)
+    for folder in list(folders):  # what cannot be removed now is in nobody's way, and is tried again at the next save
+        shutil.rmtree(folder, ignore_errors=True)

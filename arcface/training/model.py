@@ -20,8 +20,6 @@ class Model:
         paddle.seed(config.seed)
         self.config = config
         self.backbone = create_backbone(config.network, config.embedding_size, config.batch_norm)
-        for tensor in self.backbone.state_dict().values():
-            broadcast(tensor)
         self.head = PartialFC(
             num_classes, config.embedding_size, Margin(config.margin1, config.margin2, config.margin3),
             config.scale, config.sample_rate, config.seed,
@@ -53,11 +51,7 @@ class Model:
     def state(self) -> State:
         """Return the arrays of a checkpoint."""
         optimizer = self._optimizer.state_dict()
-        momentum = {
-            name: optimizer[_velocity_key(parameter)].numpy()
-            for name, parameter in self.backbone.named_parameters()
-            if _velocity_key(parameter) in optimizer
-        }
+        momentum = {name: optimizer[_velocity_key(parameter)].numpy() for name, parameter in self._trained()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
         return State(backbone, momentum, self.head.weight.numpy(), self.head.momentum.numpy())
 
@@ -66,11 +60,14 @@ class Model:
         load_backbone(self.backbone, state.backbone, where)
         self._optimizer.set_state_dict({
             _velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name])
-            for name, parameter in self.backbone.named_parameters()
-            if name in state.backbone_momentum
+            for name, parameter in self._trained()
         })  # fmt: skip
         self.head.weight = paddle.to_tensor(np.ascontiguousarray(state.centres))
         self.head.momentum = paddle.to_tensor(np.ascontiguousarray(state.centres_momentum))
+
+    def _trained(self) -> list[tuple[str, paddle.Tensor]]:
+        """The parameters that have gradients; Paddle counts the statistics of batch norm among the parameters."""
+        return [item for item in self.backbone.named_parameters() if not item[1].stop_gradient]
 
 
 def _velocity_key(parameter: paddle.Tensor) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,11 @@ logger = logging.getLogger("arcface")
 
 def start_log(file: Path | None = None) -> None:
     """Send log lines to stdout, and to the end of `file` if one is given."""
-    handlers = [logging.StreamHandler(sys.stdout)] + ([logging.FileHandler(file)] if file else [])
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    handlers = [logging.StreamHandler(sys.stdout)]
+    if file:
+        handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("Training: %(asctime)s-%(message)s"))
     logger.handlers[:] = handlers
@@ -49,6 +54,7 @@ class Progress:
     loss_sum: float = 0.0  # of the steps since the last log line
     loss_count: int = 0
     highest: dict[str, float] = field(default_factory=dict)  # accuracy of each verification set
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the records of runs in one logdir apart
 
 
 class Monitor:
@@ -61,7 +67,7 @@ class Monitor:
                  logdir: Path, reports: bool):  # fmt: skip
         self.progress, self.log_interval = progress, log_interval
         self._steps_per_epoch, self._last_step, self._batch_size = steps_per_epoch, last_step, batch_size
-        self._reports, self._records = reports, Records(logdir, progress.step) if reports else None
+        self._reports, self._records = reports, Records(logdir, progress) if reports else None
         self._loss_sum = paddle.to_tensor(progress.loss_sum, "float32")  # stays on the device between log lines
         self._first_step = self._clock_step = progress.step
         self._started = self._clock = time.monotonic()
@@ -79,14 +85,19 @@ class Monitor:
     def __exit__(self, *exception) -> None:
         self._open.close()
 
-    def step_done(self, loss: paddle.Tensor, lr: float) -> None:
-        """Count a step with its loss; write a log line when it is due. Raises UserError if the loss is not finite."""
+    def step_done(self, loss: paddle.Tensor, lr: float) -> bool:
+        """Count a step with its loss; write a log line if one is due, and return whether it was.
+
+        Raises UserError if the loss is not finite.
+        """
         self._loss_sum += loss.detach()
         self.progress.loss_count += 1
         self.progress.step += 1
         self._bar.update()
-        if self.progress.step % self.log_interval == 0 or self.progress.step == self._last_step:
+        due = self.progress.step % self.log_interval == 0 or self.progress.step == self._last_step
+        if due:
             self._log(lr)
+        return due
 
     def _log(self, lr: float) -> None:
         self.read_loss()
@@ -115,8 +126,8 @@ class Monitor:
         if not math.isfinite(self.progress.loss_sum):
             first = self.progress.step - self.progress.loss_count + 1
             raise UserError(
-                f"the loss became {self.progress.loss_sum} in steps {first} to {self.progress.step}; the last checkpoint"
-                " is untouched: lower --lr, lengthen --warmup_epoch or set --clip_norm, and resume"
+                f"the loss became {self.progress.loss_sum} in steps {first} to {self.progress.step}; no"
+                " checkpoint was written since: lower --lr, lengthen --warmup_epoch or set --clip_norm"
             )
 
     def verified(self, name: str, result: Verification) -> None:
@@ -138,19 +149,18 @@ class Monitor:
 class Records:
     """metrics.jsonl, one JSON object a line, and the same figures for VisualDL.
 
-    A run that starts anew moves an earlier run's files to a folder of their own, where VisualDL shows them as another
-    run. A run that resumes drops what was recorded after the step that it resumes from.
+    Files that hold another run's records are moved to a folder of their own, where VisualDL shows them as another run.
+    A run that resumes drops what it recorded after the step that it resumes from.
     """
 
-    def __init__(self, logdir: Path, step: int):
+    def __init__(self, logdir: Path, progress: Progress):
         from visualdl import LogWriter  # only rank 0 needs it
 
         self._file = logdir / METRICS_FILE
-        kept = []
-        if step and self._file.exists():
-            records = map(json.loads, self._file.read_text().splitlines())
-            kept = [record for record in records if record["step"] <= step]
-        else:
+        self._run = progress.run
+        recorded = _read_records(self._file)
+        kept = [record for record in recorded if record["run"] == self._run and record["step"] <= progress.step]
+        if any(record["run"] != self._run for record in recorded):
             _set_aside(logdir)
         (logdir / VISUALDL_FILE).unlink(missing_ok=True)  # it is written again from the records kept
         self._visualdl = LogWriter(str(logdir), file_name=VISUALDL_FILE)
@@ -162,23 +172,34 @@ class Records:
 
     def add(self, step: int, kind: str, **figures: float) -> None:
         """Record figures of a step; `kind` is "training" or "verification/<set>"."""
-        record = {"step": step, "kind": kind, "time": time.time(), **figures}
+        record = {"run": self._run, "step": step, "kind": kind, "time": time.time(), **figures}
         with self._file.open("a") as file:
             file.write(json.dumps(record) + "\n")
         self._draw(record)
 
     def _draw(self, record: dict) -> None:
         for name, value in record.items():
-            if name not in ("step", "kind", "time"):
+            if name not in ("run", "step", "kind", "time"):
                 self._visualdl.add_scalar(f"{record['kind']}/{name}", value, record["step"], walltime=round(record["time"] * 1000))
         self._visualdl.flush()
 
 
+def _read_records(file: Path) -> list[dict]:
+    records = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # a line that a crash or a full disk cut off
+            continue
+    return records
+
+
 def _set_aside(logdir: Path) -> None:
-    present = [logdir / name for name in (METRICS_FILE, VISUALDL_FILE) if (logdir / name).exists()]
-    if present:
-        began = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(present[0].stat().st_mtime))
-        folder = logdir / f"until_{began}"
-        folder.mkdir(exist_ok=True)
-        for file in present:
-            os.replace(file, folder / file.name)
+    ended = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime((logdir / METRICS_FILE).stat().st_mtime))
+    folder = logdir / f"until_{ended}"
+    while folder.exists():
+        folder = folder.with_name(folder.name + "_")
+    folder.mkdir()
+    for name in (METRICS_FILE, VISUALDL_FILE):
+        if (logdir / name).exists():
+            os.replace(logdir / name, folder / name)

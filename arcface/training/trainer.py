@@ -11,23 +11,28 @@ from arcface.data.label_file import LabelFile
 from arcface.data.loader import Batches, load
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import rank, start_ranks, world_size
+from arcface.runtime.distributed import all_reduce_sum, rank, start_ranks, world_size
 from arcface.training.checkpoint import Checkpoint, save
 from arcface.training.model import Model
 from arcface.training.monitor import Monitor, Progress, logger, start_log
 from arcface.training.schedule import Schedule
 from arcface.verification.bin_file import read_bin
-from arcface.verification.evaluator import embedder, verify
+from arcface.verification.evaluator import check_images, embedder, verify
 
 
 def train(config: TrainConfig) -> None:
-    """Train until num_epoch or max_steps; raises UserError for what the user can fix, before anything is written."""
+    """Train until num_epoch or max_steps.
+
+    Raises UserError for what the user can fix. Options, data set and checkpoint are checked before anything is written.
+    """
     device = choose_device(config.device)
     source = LabelFile(config.data_dir, config.label_file, config.num_classes)
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size())
-    sets = [read_bin(Path(config.val_dir or config.data_dir) / f"{name}.bin") for name in config.targets]
+    sets = [read_bin(file) for file in config.val_files]
     if rank() == 0:
         source.scan(config.scan_images)
+        for pairs in sets:
+            check_images(pairs)
     start_ranks()
 
     output, logdir = Path(config.output), Path(config.logdir)
@@ -40,17 +45,18 @@ def train(config: TrainConfig) -> None:
     _announce(config, source, schedule, device, progress, last_step)
 
     embed = embedder(model.backbone)
-    bad_images = 0
+    bad_images = set()
     with Monitor(progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval,
                  logdir, reports=rank() == 0) as monitor:  # fmt: skip
         for images, labels in load(batches, progress.step, last_step, config.num_workers):
-            bad_images += _report(batches.complaints(progress.step, labels.numpy()))
-            if bad_images > config.max_bad_images:
-                raise UserError(f"{bad_images} unreadable images, more than --max_bad_images; see the warnings above")
+            for index, complaint in batches.complaints(progress.step, labels.numpy()).items():
+                logger.warning("not in the loss: %s", complaint)
+                bad_images.add(index)
 
             lr = schedule(progress.step)
             loss = model.step(images.to(device), labels.to(device), progress.step, lr)
-            monitor.step_done(loss, lr)
+            if monitor.step_done(loss, lr):
+                _check_bad_images(len(bad_images), config.max_bad_images)
 
             step = progress.step
             if step == last_step or (config.val_interval and step % config.val_interval == 0):
@@ -61,7 +67,7 @@ def train(config: TrainConfig) -> None:
             if (step == last_step or step % batches.steps_per_epoch == 0
                     or (config.save_interval and step % config.save_interval == 0)):  # fmt: skip
                 with monitor.paused():
-                    monitor.read_loss()  # a checkpoint never holds weights whose loss was not finite
+                    monitor.read_loss()  # no checkpoint after a loss that was not finite
                     manifest = {"identity": identity, "progress": asdict(progress), "options": asdict(config)}
                     save(output, config.network, model.state(), model.head.shard, step, manifest)
 
@@ -114,7 +120,8 @@ def _announce(config: TrainConfig, source: LabelFile, schedule: Schedule, device
                        config.output)  # fmt: skip
 
 
-def _report(complaints: list[str]) -> int:
-    for complaint in complaints:
-        logger.warning("left out of its batch: %s", complaint)
-    return len(complaints)
+def _check_bad_images(of_this_rank: int, limit: int) -> None:
+    """Raise UserError on every rank if the ranks together met too many unreadable images; called by every rank."""
+    count = int(all_reduce_sum(paddle.to_tensor([of_this_rank], "int64")).item())
+    if count > limit:
+        raise UserError(f"{count} unreadable images, more than --max_bad_images {limit}; see the warnings in the ranks' logs")

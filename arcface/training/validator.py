@@ -17,12 +17,12 @@ from arcface.verification.evaluator import embedder, verify
 def valid(config: ValidConfig) -> None:
     """Print the verification figures of each set; raises UserError for files that are missing or do not fit."""
     choose_device(config.device)
-    if not config.targets:
+    if not config.val_files:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory = Path(config.checkpoint)
     backbone = create_backbone(config.network, config.embedding_size)
     load_backbone(backbone, read_backbone(directory, config.network), str(directory / f"{config.network}.pdparams"))
-    sets = [read_bin(Path(config.val_dir or config.data_dir) / f"{name}.bin") for name in config.targets]
+    sets = [read_bin(file) for file in config.val_files]
     start_ranks()
     if rank() == 0:
         start_log()

@@ -23,6 +23,12 @@ class Verification(NamedTuple):
     accuracy: KFoldAccuracy
 
 
+def check_images(pairs: VerificationSet) -> None:
+    """Decode every image of a set once; raises UserError for one that cannot be, rather than in mid-training."""
+    for index, image in enumerate(dict.fromkeys(pairs.images)):
+        decode(image, f"{pairs.name} image {index}")
+
+
 def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verification:
     """Verify all pairs as InsightFace does: plain and flipped embeddings summed, normalised, squared distances.
 

@@ -39,6 +39,7 @@ def test_tabs_spaces_comments_and_windows_line_ends_are_read_alike(tmp_path, con
     [
         (b"a.jpg\t0\nb.jpg\n", r"label.txt line 2: 'b.jpg' is not a path, a tab and a whole number"),
         (b"a.jpg\t0\nb.jpg\t1.5\n", r"label.txt line 2: 'b.jpg\t1.5' is not a path"),
+        (b"a.jpg\t0\nb.jpg\t--1\n", r"label.txt line 2: 'b.jpg\t--1' is not a path"),
         (b"# c\na.jpg\tx\n", r"label.txt line 2: 'a.jpg\tx' is not a path"),
         (b"a.jpg\t0\nb.jpg\t-1\n", r"label.txt line 2: label -1 in"),
         (b"a.jpg\t0\nb.jpg\t99999999999\n", r"label.txt line 2: label 99999999999 in"),

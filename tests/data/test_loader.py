@@ -56,7 +56,8 @@ def test_an_image_that_turns_bad_is_left_out_of_the_loss_and_reported_by_name(ma
     ((_, labels),) = loaded(batches, 0, 1, 1)
     row = list(batches._rows(0)[0]).index(5)
     assert labels[row] == UNREADABLE and (np.delete(labels, row) >= 0).all()
-    (complaint,) = batches.complaints(0, labels)
+    ((index, complaint),) = batches.complaints(0, labels).items()
+    assert index == 5
     assert "label.txt line 6: images/00000005.jpg: not an image" in complaint
 
 

@@ -19,7 +19,7 @@ def batch(classes: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     embeddings = draw.standard_normal((ROWS, SIZE)).astype(np.float32)
     labels = draw.integers(0, classes, ROWS)
     labels[0], labels[1] = 0, classes - 1
-    for row, angle in ((6, np.pi - 0.5), (7, np.pi - 0.2), (8, np.pi - 0.9)):
+    for row, angle in ((6, np.pi - 0.501), (7, np.pi - 0.499), (8, np.pi - 0.2)):
         target = centres[labels[row]] / np.linalg.norm(centres[labels[row]])
         across = embeddings[row] - embeddings[row] @ target * target
         embeddings[row] = 3 * (np.cos(angle) * target + np.sin(angle) * across / np.linalg.norm(across))

@@ -6,8 +6,11 @@ LIMIT = 1 - 1e-6  # where the head clamps cosines
 
 
 def margin(cosine, m1, m2, m3):
-    """The margin function of one cosine: cos(m1 * angle + m2) - m3, going on falling beyond pi as SphereFace does."""
-    phi = m1 * np.arccos(min(max(cosine, -LIMIT), LIMIT)) + m2
+    """The margin function of one cosine: cos(m1 * angle + m2) - m3, going on falling beyond pi as published."""
+    cosine = min(max(cosine, -LIMIT), LIMIT)
+    phi = m1 * np.arccos(cosine) + m2
+    if m1 == 1:
+        return (np.cos(phi) if phi <= np.pi else cosine - m2 * np.sin(m2)) - m3
     turns = 0
     while phi > np.pi:
         phi -= np.pi

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,46 @@ def test_two_ranks_train_like_one(train, batch_norm):
             assert np.abs(two[name] - one[name]).max() <= 1e-4 * max(np.abs(one[name]).max(), 0.01), name
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_first_update_is_the_gradient_clipped_plus_weight_decay(train, ranks):
+    common = ["--batch_norm=frozen", "--max_steps=1", "--warmup_epoch=0", "--lr=0.64"]  # a rate of 0.01
+    plain = arrays(train(ranks, "plain", *common, "--weight_decay=0"), ranks)
+    other = arrays(train(ranks, "other", *common, "--weight_decay=0.1", "--clip_norm=3"), ranks)
+    names = [name for name in plain if name.startswith(f"{NETWORK}_momentum")]
+    norm = np.sqrt(sum(np.square(plain[name], dtype=np.float64).sum() for name in names))
+    assert norm > 30
+    for name in names:
+        gradient, weight = plain[name], plain[name.replace("_momentum", "")]
+        before = weight + 0.01 * gradient  # momentum after one step is the gradient
+        expected = gradient * 3 / norm + 0.1 * before
+        assert np.abs(other[name] - expected).max() <= 1e-4 * np.abs(expected).max() + 1e-6, name
+    before = plain["head weight"] + 0.01 * plain["head weight_mom"]
+    expected = plain["head weight_mom"] + 0.1 * before  # the head's is not clipped
+    assert np.abs(other["head weight_mom"] - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_two_ranks_have_the_gradient_of_one(train):
+    one, two = (arrays(train(ranks, str(ranks), "--batch_norm=frozen", "--max_steps=1"), ranks) for ranks in (1, 2))
+    for name in one:
+        if "mom" in name:
+            assert np.linalg.norm(two[name] - one[name]) <= 1e-3 * np.linalg.norm(one[name]), name
+
+
+def test_another_number_of_ranks_resumes_where_the_first_stopped(train, data_set, tmp_path):
+    options = ["--batch_norm=frozen", "--lr=0.0003", "--clip_norm=5"]
+    stopped = train(2, "two", *options, "--max_steps=2")
+    before = arrays(stopped, 2)
+    shutil.copytree(stopped, tmp_path / "one", symlinks=True)
+    continued = [train(2, "two", *options, "--max_steps=5", "--resume=1"), train(1, "one", *options, "--max_steps=5", "--resume=1")]
+    two, one = map(losses, continued)
+    assert list(one) == [1, 2, 3, 4, 5]
+    assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
+    assert not (tmp_path / "one" / "rank:1_softmax_weight.pkl").is_symlink()
+    two, one = arrays(continued[0], 2), arrays(continued[1], 1)
+    moved = np.linalg.norm(two["head weight"] - before["head weight"])
+    assert np.linalg.norm(two["head weight"] - one["head weight"]) < 1e-2 * moved
+
+
 def losses_fall(values: dict[int, float], steps_per_epoch: int) -> bool:
     in_order = list(values.values())
     return np.mean(in_order[-steps_per_epoch:]) < 0.98 * np.mean(in_order[:steps_per_epoch])
@@ -125,7 +166,7 @@ def test_a_killed_run_loses_only_the_steps_since_its_checkpoint(train, data_set,
     command = [sys.executable, "train.py", *arguments(data_set, output), *options]
     process = subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
-    while not (output / "latest").exists() and time.monotonic() < deadline:
+    while not (output / "latest").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -166,7 +207,7 @@ def test_training_learns(train):
 
 
 def test_valid_prints_what_training_measured_last_on_any_number_of_ranks(train, run_ranks, repository, data_set):
-    output = train(1, "run", "--max_steps=2", "--val_targets=tiny")
+    output = train(2, "run", "--max_steps=2", "--val_targets=tiny")
     trained = [line.partition("-[")[2] for line in (output / "training.log").read_text().splitlines() if "[tiny]" in line]
     for ranks in (1, 2):
         done = run_ranks(ranks, repository / "valid.py", "--checkpoint", output, "--data_dir", data_set,
