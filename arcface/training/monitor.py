@@ -159,8 +159,8 @@ class Records:
         self._file = logdir / METRICS_FILE
         self._run = progress.run
         recorded = _read_records(self._file)
-        kept = [record for record in recorded if record["run"] == self._run and record["step"] <= progress.step]
-        if any(record["run"] != self._run for record in recorded):
+        kept = [record for record in recorded if record.get("run") == self._run and record["step"] <= progress.step]
+        if any(record.get("run") != self._run for record in recorded):
             _set_aside(logdir)
         (logdir / VISUALDL_FILE).unlink(missing_ok=True)  # it is written again from the records kept
         self._visualdl = LogWriter(str(logdir), file_name=VISUALDL_FILE)
