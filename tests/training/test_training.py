@@ -1,13 +1,17 @@
 """Whole runs: equal over ranks, resumed bit for bit, logged as promised."""
 
+import fcntl
 import json
 import os
 import pickle
+import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -193,6 +197,24 @@ def test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figure
         shown = {point.id: point.value for point in reader.get_data("scalar", f"{kind}/{name}")}
         recorded = {record["step"]: record[name] for record in records(output) if record["kind"] == kind}
         assert shown == pytest.approx(recorded) and len(shown) == 2
+
+
+def test_the_progress_bar_on_a_terminal_leaves_the_log_lines_whole(data_set, repository, tmp_path):
+    terminal, program_side = pty.openpty()
+    fcntl.ioctl(program_side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    command = [sys.executable, "train.py", *arguments(data_set, tmp_path / "run"), "--max_steps=3"]
+    process = subprocess.Popen(command, cwd=repository, stdout=program_side, stderr=program_side)
+    os.close(program_side)
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    except OSError:  # how a terminal says that the program has ended
+        pass
+    assert process.wait() == 0
+    parts = re.split(r"[\r\n]+", shown.decode())
+    assert sum(TRAINING_LINE.fullmatch(part.strip()) is not None for part in parts) == 3
+    assert any("3/3 [" in part and "steps" in part for part in parts)
 
 
 def test_the_saved_head_is_the_trained_one(train):
