@@ -40,7 +40,7 @@ class VerificationOptions:
     """Directory of the verification .bin files; data_dir when not given."""
     val_targets: str = "lfw,cfp_fp,agedb_30"
     """Names of the verification sets, separated by commas: lfw reads lfw.bin; '' verifies nothing."""
-    val_batch_size: PositiveInt = 32
+    val_batch_size: PositiveInt = 16
     """Faces embedded at once in verification, each plain and flipped."""
 
     @property
