@@ -42,6 +42,8 @@ class VerificationOptions:
     """Names of the verification sets, separated by commas: lfw reads lfw.bin; '' verifies nothing."""
     val_batch_size: PositiveInt = 16
     """Faces embedded at once in verification, each plain and flipped."""
+    engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
+    """What computes embeddings in verification; auto takes the fastest that is installed (arcface/deploy/engines.py)."""
 
     @property
     def val_files(self) -> list[Path]:
@@ -124,6 +126,8 @@ class RunOptions:
     """Directory for VisualDL's records and metrics.jsonl."""
     resume: Literal[0, 1] = 0
     """1 continues from the checkpoint in output."""
+    init_from: Optional[str] = None
+    """Start from the backbone in this .pdparams file, with a new head (fine-tuning); --resume 1 passes over it."""
     save_interval: NonNegativeInt = 0
     """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
     log_interval: PositiveInt = 100
@@ -145,6 +149,14 @@ class ValidConfig(VerificationOptions, NetworkOptions):
 
     checkpoint: str = "emore_arcface"
     """Directory that train.py wrote (its --output), or any with <network>.pdparams."""
+    report: Optional[str] = None
+    """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
+    template_flip: Literal[0, 1] = 1
+    """IJB-style sets: add the embedding of the mirror image."""
+    template_norm_score: Literal[0, 1] = 1
+    """IJB-style sets: the norm of an image's embedding is its weight in the template; 0 normalises it."""
+    template_detector_score: Literal[0, 1] = 1
+    """IJB-style sets: the face detector's score is the image's weight too."""
 
 
 Config = TypeVar("Config", TrainConfig, ValidConfig)

@@ -20,7 +20,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -29,7 +28,12 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is installed
+
 from drawn_faces import draw_person, generator
+
+from arcface.errors import UserError
+from arcface.verification.bin_file import write_bin
 
 VERSION = 1             # raise it when the same arguments begin to draw something else
 FOLDS = 10              # of the verification protocol
@@ -79,7 +83,7 @@ def write(folder, args, manifest):
     jpegs = [held_out[person][shot] for pair in pairs for person, shot in pair]
     issame = [left[0] == right[0] for left, right in pairs]
     (folder / "label.txt").write_bytes("".join(lines).encode())
-    (folder / "demo.bin").write_bytes(pickle.dumps((jpegs, issame), protocol=4))
+    write_bin(folder / "demo.bin", jpegs, issame)
     (folder / "demo.json").write_bytes(manifest)
 
 
@@ -130,7 +134,7 @@ def main(argv=None):
             os.rename(partial, output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
+    except (OSError, UserError) as error:
         fail(f"cannot write {output}: {error}")
     print(f"{output}: {args.identities * args.images_per_identity} images of {args.identities} people, "
           f"{args.pairs} pairs of others")

@@ -72,7 +72,7 @@ class _Normalise(PyLayer):
 
 
 def _affine(x: paddle.Tensor, factor: paddle.Tensor, summand: paddle.Tensor) -> paddle.Tensor:
-    """Return x * factor + summand, both per channel: by Paddle's kernel, 15 times as fast as broadcasting on a CPU."""
+    """Return x * factor + summand, both per channel: by a kernel that is far faster on a CPU than broadcasting."""
     mean, variance = paddle.zeros_like(factor), paddle.ones_like(factor)
     return nn.functional.batch_norm(x, mean, variance, factor, summand, epsilon=0.0)
 

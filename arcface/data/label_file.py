@@ -96,7 +96,7 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith(b"#"):
             continue
-        path, label = _parse(line, f"{file} line {number}")
+        path, label = _parse(line, file, number)
         paths.append(path)
         labels.append(label)
         lines.append(number)
@@ -105,15 +105,15 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(paths), np.array(labels, np.int64), np.array(lines, np.int32)
 
 
-def _parse(line: bytes, where: str) -> tuple[bytes, int]:
+def _parse(line: bytes, file: Path, number: int) -> tuple[bytes, int]:
     parts = line.strip().rsplit(None, 1)
-    text = line.decode(errors="replace").strip()
     if len(parts) != 2 or not re.fullmatch(rb"[+-]?\d{1,18}", parts[1]):
-        raise UserError(f"{where}: '{text}' is not a path, a tab and a whole number; correct or remove the line")
-    label = int(parts[1])
-    if not 0 <= label < 2**31:
-        raise UserError(f"{where}: label {label} in '{text}' is not a class number from 0 up; correct or remove the line")
-    return parts[0], label
+        complaint = "is not a path, a tab and a whole number"
+    elif not 0 <= int(parts[1]) < 2**31:
+        complaint = "has a label that is not a class number from 0 up"
+    else:
+        return parts[0], int(parts[1])
+    raise UserError(f"{file} line {number}: '{line.decode(errors='replace').strip()}' {complaint}; correct or remove the line")
 
 
 def _unpack(content: bytes, name: str) -> bytes:

@@ -56,8 +56,3 @@ def broadcast(x: paddle.Tensor) -> paddle.Tensor:
     if world_size() > 1:
         dist.broadcast(x, src=0)
     return x
-
-
-def barrier() -> None:
-    """Wait until every rank is here."""
-    all_reduce_sum(paddle.zeros([1])).item()  # on a GPU, collectives wait only when their result is read

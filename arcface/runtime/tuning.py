@@ -27,6 +27,11 @@ def start_paddle() -> None:
     _import_quietly("paddle")
 
 
+def threads() -> int:
+    """How many threads each process may use: its share of the cores, or what the user has set."""
+    return int(os.environ.get("OMP_NUM_THREADS", 1))
+
+
 def _use_fast_blas_on_amd() -> None:
     # The MKL inside Paddle's wheels takes its slowest path on AMD processors unless told the instruction set (5: AVX2).
     try:

@@ -15,7 +15,6 @@ when the link `latest` is replaced, which is one atomic operation for all files.
 """
 
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -29,9 +28,11 @@ import numpy as np
 import paddle
 
 from arcface import safe_pickle
+from arcface.backbones.state_dict import as_state_dict, state_dict_bytes
 from arcface.errors import UserError
+from arcface.files import sync_directory, write_new
 from arcface.head.shards import Shard
-from arcface.runtime.distributed import all_gather, barrier, rank
+from arcface.runtime.distributed import all_gather, rank
 
 FORMAT = 1
 _COMPLETE = re.compile(r"step_\d{8}(_\d+)?")
@@ -74,9 +75,9 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
     with _Caught() as finishing:
         if rank() == 0:
             files = {
-                f"{network}.pdparams": _write(folder / f"{network}.pdparams", _pdparams(state.backbone)),
+                f"{network}.pdparams": _write(folder / f"{network}.pdparams", state_dict_bytes(state.backbone)),
                 f"{network}_momentum.pdparams": _write(
-                    folder / f"{network}_momentum.pdparams", _pdparams(state.backbone_momentum)
+                    folder / f"{network}_momentum.pdparams", state_dict_bytes(state.backbone_momentum)
                 ),
             }
             heads = [file for owner in range(len(ranges)) for file in _head_files(owner)]
@@ -84,7 +85,7 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
             manifest = {"format": FORMAT, **manifest, "classes_of_rank": ranges,
                         "sha256": {file: digest.hex() for file, digest in files.items()}}  # fmt: skip
             _write(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
-            _sync(folder)
+            sync_directory(folder)
             os.rename(folder, output / name)
             _make_current(output, name, [*files, MANIFEST])
     finishing.raise_on_every_rank(output, step)
@@ -146,7 +147,7 @@ class Checkpoint:
     def load(self, network: str, shard: Shard) -> State:
         """Return the state, the head's rows being those of `shard` whatever the shards were when it was written."""
         backbone, momentum = (
-            _as_state_dict(safe_pickle.load(self._read(file), file), file)
+            as_state_dict(safe_pickle.load(self._read(file), file), file)
             for file in (f"{network}.pdparams", f"{network}_momentum.pdparams")
         )
         of_ranks = [_head_files(owner) for owner in range(len(self.manifest["classes_of_rank"]))]
@@ -172,68 +173,14 @@ class Checkpoint:
         return content
 
 
-def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
-    """Return the backbone's state dict in a directory (a run's output, or any that holds <network>.pdparams)."""
-    file = directory / f"{network}.pdparams"
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        found = sorted(path.name for path in directory.glob("*.pdparams"))
-        raise UserError(
-            f"{directory}: looked for {file.name} ({error.strerror}), found {', '.join(found) or 'no .pdparams file'};"
-            " give the directory with --checkpoint and its network with --network"
-        ) from error
-    return _as_state_dict(safe_pickle.load(content, str(file)), str(file))
-
-
-def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where: str) -> None:
-    """Set all parameters and buffers of a backbone; raises UserError if names or shapes are not its own."""
-    own = backbone.state_dict()
-    if missing := sorted(own.keys() - state.keys()):
-        raise UserError(f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}")
-    if unknown := sorted(state.keys() - own.keys()):
-        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]}")
-    for name, tensor in own.items():
-        if list(state[name].shape) != list(tensor.shape):
-            raise UserError(
-                f"{where}: {name} has shape {list(state[name].shape)}, this network's is {list(tensor.shape)};"
-                " give the --network and --embedding_size that it was trained with"
-            )
-    backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in state.items()})
-
-
 def _head_files(owner: int) -> tuple[str, str]:
     return f"rank:{owner}_softmax_weight.pkl", f"rank:{owner}_softmax_weight_mom.pkl"
 
 
-def _pdparams(arrays: dict[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, buffer)
-    return buffer.getvalue()
-
-
-def _as_state_dict(loaded: object, where: str) -> dict[str, np.ndarray]:
-    if not isinstance(loaded, dict):
-        raise UserError(f"{where}: not a state dict; it must be what paddle.save(layer.state_dict(), path) writes")
-    # Paddle adds a table of its internal names to the state dicts that it saves.
-    return {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}
-
-
 def _write(path: Path, content: bytes) -> bytes:
     """Write a file through to the disk and return its sha256."""
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    write_new(path, content)
     return hashlib.sha256(content).digest()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _free_name(output: Path, step: int) -> str:
@@ -242,7 +189,6 @@ def _free_name(output: Path, step: int) -> str:
     while (output / name).exists():
         number += 1
         name = f"step_{step:08d}_{number}"
-    barrier()  # every rank has looked before rank 0 makes it
     return name
 
 
@@ -254,7 +200,7 @@ def _make_current(output: Path, name: str, files: Iterable[str]) -> None:
     _link(latest, name)
     for file in files:
         _link(output / file, f"{LATEST}/{file}")
-    _sync(output)
+    sync_directory(output)
 
 
 def _remove_older(output: Path, name: str) -> None:

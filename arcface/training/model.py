@@ -5,12 +5,13 @@ import paddle
 from paddle import nn
 
 from arcface.backbones import create_backbone
+from arcface.backbones.state_dict import load_backbone
 from arcface.config import TrainConfig
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.images import normalise
 from arcface.runtime.distributed import broadcast, world_size
-from arcface.training.checkpoint import State, load_backbone
+from arcface.training.checkpoint import State
 
 
 class Model:

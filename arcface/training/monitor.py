@@ -17,7 +17,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arcface.errors import UserError
+from arcface.files import replacing
 from arcface.verification.evaluator import Verification
+from arcface.verification.metrics import OperatingPoint, auc, equal_error_rate
 
 METRICS_FILE = "metrics.jsonl"
 VISUALDL_FILE = "vdlrecords.arcface.log"  # VisualDL reads files whose name holds "vdlrecords"
@@ -44,6 +46,15 @@ def log_verification(name: str, step: int, result: Verification, highest: float)
     logger.info("[%s][%d]XNorm: %f", name, step, result.xnorm)
     logger.info("[%s][%d]Accuracy-Flip: %1.5f+-%1.5f", name, step, result.accuracy.mean, result.accuracy.std)
     logger.info("[%s][%d]Accuracy-Highest: %1.5f", name, step, highest)
+
+
+def log_tar_at_far(name: str, step: int, points: list[OperatingPoint]) -> None:
+    """Write a line for each FAR of a template-based verification."""
+    for point in points:
+        if point.tar is None:
+            logger.info("[%s][%d]TAR@FAR=%.0e: not enough negatives", name, step, point.far)
+        else:
+            logger.info("[%s][%d]TAR@FAR=%.0e: %1.5f (similarity >= %.4f)", name, step, point.far, point.tar, point.threshold)
 
 
 @dataclass
@@ -135,8 +146,11 @@ class Monitor:
         highest = self.progress.highest[name] = max(result.accuracy.mean, self.progress.highest.get(name, 0.0))
         if self._reports:
             log_verification(name, self.progress.step, result, highest)
+            from arcface.verification.plots import thinned  # imports matplotlib, which only rank 0 needs
+
             self._records.add(self.progress.step, f"verification/{name}", xnorm=result.xnorm, highest=highest,
-                              accuracy=result.accuracy.mean, std=result.accuracy.std)  # fmt: skip
+                              accuracy=result.accuracy.mean, std=result.accuracy.std, auc=auc(result.curve),
+                              equal_error_rate=equal_error_rate(result.curve)[0], roc=thinned(result.curve))  # fmt: skip
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -164,23 +178,30 @@ class Records:
             _set_aside(logdir)
         (logdir / VISUALDL_FILE).unlink(missing_ok=True)  # it is written again from the records kept
         self._visualdl = LogWriter(str(logdir), file_name=VISUALDL_FILE)
-        rewritten = self._file.with_suffix(".new")
-        rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(rewritten, self._file)
+        with replacing(self._file) as file:
+            file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
+        last = {record["kind"]: record for record in kept}
         for record in kept:
-            self._draw(record)
+            self._draw(record, with_picture=record is last[record["kind"]])  # all of them would take minutes
 
-    def add(self, step: int, kind: str, **figures: float) -> None:
-        """Record figures of a step; `kind` is "training" or "verification/<set>"."""
+    def add(self, step: int, kind: str, **figures: float | dict) -> None:
+        """Record figures of a step; `kind` is "training" or "verification/<set>", a dict is an ROC."""
         record = {"run": self._run, "step": step, "kind": kind, "time": time.time(), **figures}
         with self._file.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        self._draw(record)
+        self._draw(record, with_picture=True)
 
-    def _draw(self, record: dict) -> None:
+    def _draw(self, record: dict, with_picture: bool) -> None:
+        kind, step, walltime = record["kind"], record["step"], round(record["time"] * 1000)
         for name, value in record.items():
-            if name not in ("run", "step", "kind", "time"):
-                self._visualdl.add_scalar(f"{record['kind']}/{name}", value, record["step"], walltime=round(record["time"] * 1000))
+            if name == "roc":
+                if with_picture:
+                    from arcface.verification.plots import pixels, thinned_figure
+
+                    picture = pixels(thinned_figure(f"{kind.split('/')[-1]}, step {step}", value))
+                    self._visualdl.add_image(f"{kind}/roc", picture, step, walltime=walltime)
+            elif name not in ("run", "step", "kind", "time"):
+                self._visualdl.add_scalar(f"{kind}/{name}", value, step, walltime=walltime)
         self._visualdl.flush()
 
 

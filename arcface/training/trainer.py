@@ -6,9 +6,11 @@ from pathlib import Path
 
 import paddle
 
+from arcface.backbones.state_dict import load_backbone, read_state_dict
 from arcface.config import TrainConfig
 from arcface.data.label_file import LabelFile
 from arcface.data.loader import Batches, load
+from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import all_reduce_sum, rank, start_ranks, world_size
@@ -17,7 +19,7 @@ from arcface.training.model import Model
 from arcface.training.monitor import Monitor, Progress, logger, start_log
 from arcface.training.schedule import Schedule
 from arcface.verification.bin_file import read_bin
-from arcface.verification.evaluator import check_images, embedder, verify
+from arcface.verification.evaluator import check_images, verify
 
 
 def train(config: TrainConfig) -> None:
@@ -26,6 +28,7 @@ def train(config: TrainConfig) -> None:
     Raises UserError for what the user can fix. Options, data set and checkpoint are checked before anything is written.
     """
     device = choose_device(config.device)
+    engine = choose_engine(config.engine)
     source = LabelFile(config.data_dir, config.label_file, config.num_classes)
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size())
     sets = [read_bin(file) for file in config.val_files]
@@ -38,13 +41,14 @@ def train(config: TrainConfig) -> None:
     output, logdir = Path(config.output), Path(config.logdir)
     identity = _identity(config, source)
     model = Model(config, source.num_classes)
+    if config.init_from and not config.resume:
+        load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     progress = _resume(output, identity, model) if config.resume else Progress()
     schedule = Schedule(config, batches.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     _start_output(output, logdir)
     _announce(config, source, schedule, device, progress, last_step)
 
-    embed = embedder(model.backbone)
     bad_images = set()
     with Monitor(progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval,
                  logdir, reports=rank() == 0) as monitor:  # fmt: skip
@@ -62,8 +66,9 @@ def train(config: TrainConfig) -> None:
             if step == last_step or (config.val_interval and step % config.val_interval == 0):
                 with monitor.paused():
                     model.share_statistics()
-                    for pairs in sets:
-                        monitor.verified(pairs.name, verify(embed, pairs, config.val_batch_size))
+                    with open_engine(engine, model.backbone, config.network, config.embedding_size) as embed:
+                        for pairs in sets:
+                            monitor.verified(pairs.name, verify(embed, pairs, config.val_batch_size))
             if (step == last_step or step % batches.steps_per_epoch == 0
                     or (config.save_interval and step % config.save_interval == 0)):  # fmt: skip
                 with monitor.paused():

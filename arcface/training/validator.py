@@ -1,42 +1,123 @@
 """Verification of a trained backbone. Run it through valid.py, plainly or under `python -m paddle.distributed.launch`."""
 
 import json
+import platform
+import time
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import paddle
+
 from arcface.backbones import create_backbone
+from arcface.backbones.state_dict import load_backbone, read_backbone
 from arcface.config import ValidConfig
+from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import rank, start_ranks
-from arcface.training.checkpoint import LATEST, MANIFEST, load_backbone, read_backbone
-from arcface.training.monitor import log_verification, start_log
-from arcface.verification.bin_file import read_bin
-from arcface.verification.evaluator import embedder, verify
+from arcface.runtime.distributed import rank, start_ranks, world_size
+from arcface.training.checkpoint import LATEST, MANIFEST
+from arcface.training.monitor import log_tar_at_far, log_verification, logger, start_log
+from arcface.verification.bin_file import VerificationSet, read_bin
+from arcface.verification.evaluator import Embed, embed_plain_and_flipped, verify
+from arcface.verification.metrics import tar_at_far
+from arcface.verification.protocol import Protocol, load_image, read_protocol
+from arcface.verification.templates import aggregate, image_features, score
 
 
 def valid(config: ValidConfig) -> None:
     """Print the verification figures of each set; raises UserError for files that are missing or do not fit."""
-    choose_device(config.device)
+    device = choose_device(config.device)
+    engine = choose_engine(config.engine)
     if not config.val_files:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory = Path(config.checkpoint)
     backbone = create_backbone(config.network, config.embedding_size)
     load_backbone(backbone, read_backbone(directory, config.network), str(directory / f"{config.network}.pdparams"))
-    sets = [read_bin(file) for file in config.val_files]
+    sets = [_read_set(file, config) for file in config.val_files]
+    if config.report:
+        _check_report_directory(Path(config.report))
     start_ranks()
     if rank() == 0:
         start_log()
     step = _step(directory)
-    embed = embedder(backbone)
-    for pairs in sets:
-        result = verify(embed, pairs, config.val_batch_size)
+    reports, started = [], time.monotonic()
+    with open_engine(engine, backbone, config.network, config.embedding_size) as embed:
+        for one in sets:
+            if isinstance(one, Protocol):
+                reports += _verify_templates(embed, one, config, step)
+            else:
+                reports += _verify_pairs(embed, one, config, step)
+    if config.report and rank() == 0:
+        settings = {
+            "date": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "engine used": engine, "device used": device,
+            "ranks": world_size(), "seconds": f"{time.monotonic() - started:.0f}",
+            "versions": f"paddlepaddle {paddle.__version__}, numpy {np.__version__}, Python {platform.python_version()}",
+            **asdict(config),
+        }  # fmt: skip
+        from arcface.verification.report import write_report
+
+        logger.info("report: %s", write_report(Path(config.report), reports, settings))
+
+
+def _read_set(file: Path, config: ValidConfig) -> VerificationSet | Protocol:
+    """Read a .bin set or, where there is none of the name, a directory of an IJB-style protocol."""
+    directory = file.with_suffix("")
+    if file.exists() or not directory.is_dir():
+        return read_bin(file)
+    protocol = read_protocol(directory)
+    if config.template_detector_score and protocol.detector_scores is None:
+        raise UserError(f"{directory}: has no detector scores (meta/{protocol.name}_name_5pts_score.txt);"
+                        " add the file, or leave them out with --template_detector_score 0")  # fmt: skip
+    return protocol
+
+
+def _verify_pairs(embed: Embed, pairs: VerificationSet, config: ValidConfig, step: int) -> list:
+    result = verify(embed, pairs, config.val_batch_size)
+    if rank():
+        return []
+    log_verification(pairs.name, step, result, result.accuracy.mean)
+    if not config.report:
+        return []
+    from arcface.verification.report import report_pairs  # imports matplotlib, which takes a second
+
+    return [report_pairs(pairs, result)]
+
+
+def _verify_templates(embed: Embed, protocol: Protocol, config: ValidConfig, step: int) -> list:
+    plain, flipped = embed_plain_and_flipped(
+        embed, lambda index: load_image(protocol, index), len(protocol.images), config.val_batch_size, protocol.name
+    )
+    if rank():
+        return []
+    features = image_features(
+        plain, flipped, protocol.detector_scores, flip=bool(config.template_flip),
+        norm_score=bool(config.template_norm_score), detector_score=bool(config.template_detector_score),
+    )  # fmt: skip
+    curve = score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.medias))
+    log_tar_at_far(protocol.name, step, tar_at_far(curve))
+    if not config.report:
+        return []
+    from arcface.verification.report import SetReport
+
+    return [SetReport(protocol.name, curve)]
+
+
+def _check_report_directory(directory: Path) -> None:
+    """Raise UserError now rather than after the work if the report could not be written."""
+    try:
         if rank() == 0:
-            log_verification(pairs.name, step, result, result.accuracy.mean)
+            directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--report {directory}: cannot be written ({error.strerror}); choose another directory") from error
 
 
 def _step(directory: Path) -> int:
     """Return the step that the weights are of; 0 where no training run says so (published weights)."""
     for manifest in (directory / LATEST / MANIFEST, directory / MANIFEST):
         if manifest.exists():
-            return json.loads(manifest.read_bytes())["progress"]["step"]
+            try:
+                return int(json.loads(manifest.read_bytes())["progress"]["step"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{manifest}: damaged ({error!r}); restore it, or move the .pdparams elsewhere") from error
     return 0

@@ -1,26 +1,37 @@
-"""From a backbone and a verification set to the figures that the field quotes."""
+"""From embeddings of a verification set to the figures that the field quotes."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 from tqdm import tqdm
 
-from arcface.images import SIZE, decode, normalise
+from arcface.errors import UserError
+from arcface.images import SIZE, decode
 from arcface.runtime.distributed import all_gather, rank, world_size
 from arcface.verification.bin_file import VerificationSet
-from arcface.verification.metrics import KFoldAccuracy, kfold_accuracy, mean_norm, squared_distances
+from arcface.verification.metrics import KFoldAccuracy, Roc, kfold_accuracy, mean_norm, roc, squared_distances
 
 # uint8 images [n, 3, 112, 112], RGB -> float32 embeddings [n, D], as NumPy arrays
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
 class Verification(NamedTuple):
-    """The result on one set: mean norm of the raw embeddings, and the 10-fold accuracy of plain plus flipped ones."""
+    """The result on one set.
+
+    Attributes:
+        xnorm: mean norm of the raw embeddings, plain and flipped.
+        accuracy: 10-fold accuracy on the squared distances.
+        similarities: float64 [n], cosine similarities of the pairs, plain and flipped embeddings summed.
+        curve: ROC of the similarities.
+    """
 
     xnorm: float
     accuracy: KFoldAccuracy
+    similarities: np.ndarray
+    curve: Roc
 
 
 def check_images(pairs: VerificationSet) -> None:
@@ -38,45 +49,48 @@ def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verificatio
     distinct = list(dict.fromkeys(pairs.images))
     row_of = {image: row for row, image in enumerate(distinct)}
     rows = np.array([row_of[image] for image in pairs.images])
-    plain, flipped = embed_plain_and_flipped(embed, distinct, batch_size, pairs.name)
+    plain, flipped = embed_plain_and_flipped(
+        embed, lambda index: decode(distinct[index], f"{pairs.name} image {index}"), len(distinct), batch_size, pairs.name
+    )
+    if not (np.isfinite(plain).all() and np.isfinite(flipped).all()):
+        raise UserError(f"{pairs.name}: the backbone's embeddings are not finite; its weights are damaged or training diverged")
     # The norm's mean is over the pairs' images, so that its figure is that of evaluators that embed each occurrence.
     xnorm = (mean_norm(plain[rows]) + mean_norm(flipped[rows])) / 2
-    return Verification(xnorm, kfold_accuracy(squared_distances((plain + flipped)[rows]), pairs.same))
+    distances = squared_distances((plain + flipped)[rows])
+    similarities = 1 - distances / 2
+    return Verification(xnorm, kfold_accuracy(distances, pairs.same), similarities, roc(similarities, pairs.same))
 
 
-def embed_plain_and_flipped(embed: Embed, encoded: list[bytes], batch_size: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the embeddings of encoded images and of their mirror images, each float32 [number of images, D].
+def embed_plain_and_flipped(
+    embed: Embed, read: Callable[[int], np.ndarray], count: int, batch_size: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embeddings of `count` images and of their mirror images, each float32 [count, D].
 
-    Each rank embeds every world_size-th image; `name` is for the progress bar and for messages on bad images.
+    `read` gives an image by index, uint8 [3, 112, 112]. Each rank embeds every world_size-th image, and reads a batch
+    while it embeds the one before. `name` is for the progress bar.
     """
-    per_rank = -(-len(encoded) // world_size())
+    per_rank = -(-count // world_size())
     # The last ranks may run out of images: they repeat the last one, since all_gather needs equal shapes.
-    mine = np.minimum(np.arange(per_rank) * world_size() + rank(), len(encoded) - 1)
+    mine = np.minimum(np.arange(per_rank) * world_size() + rank(), count - 1)
+
+    def plain_and_mirrored(start: int) -> np.ndarray:
+        chosen = mine[start : start + batch_size]
+        images = np.empty((2, len(chosen), 3, SIZE, SIZE), np.uint8)
+        for row, index in enumerate(chosen):
+            images[0, row] = read(index)
+        images[1] = images[0, ..., ::-1]
+        return images.reshape(-1, 3, SIZE, SIZE)
+
     parts = []
     hide_bar = True if rank() else None  # None: hide it unless on a terminal
-    with tqdm(total=per_rank * world_size(), desc=f"verifying {name}", unit=" images", disable=hide_bar, leave=False) as bar:
+    bar = tqdm(total=per_rank * world_size(), desc=f"verifying {name}", unit=" images", disable=hide_bar, leave=False)
+    with ThreadPoolExecutor(1) as reader, bar:
+        upcoming = reader.submit(plain_and_mirrored, 0)
         for start in range(0, per_rank, batch_size):
-            chosen = mine[start : start + batch_size]
-            images = np.empty((len(chosen), 3, SIZE, SIZE), np.uint8)
-            for row, index in enumerate(chosen):
-                images[row] = decode(encoded[index], f"{name} image {index}")
-            parts.append(np.stack(np.split(embed(np.concatenate([images, images[..., ::-1]])), 2), 1))
-            bar.update(len(chosen) * world_size())
+            images = upcoming.result()
+            upcoming = reader.submit(plain_and_mirrored, start + batch_size)
+            parts.append(embed(images).reshape(2, len(images) // 2, -1).swapaxes(0, 1))
+            bar.update(len(images) // 2 * world_size())
     gathered = all_gather(paddle.to_tensor(np.concatenate(parts))).numpy()  # [ranks * per_rank, 2, D], rank by rank
     in_order = gathered.reshape(world_size(), per_rank, *gathered.shape[1:]).swapaxes(0, 1).reshape(gathered.shape)
-    return in_order[: len(encoded), 0], in_order[: len(encoded), 1]
-
-
-def embedder(backbone: paddle.nn.Layer) -> Embed:
-    """Return a function that embeds uint8 images with the backbone in evaluation mode."""
-
-    @paddle.no_grad()
-    def embed(images: np.ndarray) -> np.ndarray:
-        was_training = backbone.training
-        backbone.eval()
-        embeddings = backbone(normalise(paddle.to_tensor(images))).numpy()
-        if was_training:
-            backbone.train()
-        return embeddings
-
-    return embed
+    return in_order[:count, 0], in_order[:count, 1]

@@ -4,16 +4,17 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 
-from arcface.backbones import create_backbone
+from arcface.backbones.state_dict import read_backbone
 from arcface.errors import UserError
 from arcface.head.shards import Shard, shard_of
-from arcface.training.checkpoint import Checkpoint, State, load_backbone, read_backbone, save
+from arcface.training.checkpoint import Checkpoint, State, save
 
 CLASSES = 10
 NETWORK = "MobileFaceNet_128"
@@ -45,7 +46,21 @@ class Crash(BaseException):
     """Stands for the process's death: nothing catches it."""
 
 
-@pytest.mark.parametrize("before", [None, 1], ids=["first checkpoint", "a later one"])
+def write_first(output: Path) -> None:
+    write(output, 1)
+
+
+def write_copy_that_followed_links(output: Path) -> None:
+    """What `scp -r` and `cp -rL` make of an output directory: folders and files where there were links."""
+    original = output.with_suffix(".original")
+    original.mkdir()
+    write(original, 1)
+    shutil.copytree(original, output, dirs_exist_ok=True)
+    assert not (output / "latest").is_symlink()
+
+
+@pytest.mark.parametrize("before", [None, write_first, write_copy_that_followed_links],
+                         ids=["first checkpoint", "a later one", "a copied one"])  # fmt: skip
 def test_a_crash_at_any_file_operation_leaves_the_old_or_the_new_checkpoint_complete(tmp_path, monkeypatch, before):
     names = ["open", "fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir"]
     real = {name: getattr(os, name) for name in names}
@@ -67,7 +82,7 @@ def test_a_crash_at_any_file_operation_leaves_the_old_or_the_new_checkpoint_comp
         output = tmp_path / str(crash_after)
         output.mkdir()
         if before:
-            write(output, before)
+            before(output)
         with monkeypatch.context() as patch:
             for name in names:
                 patch.setattr(os, name, dying(name))
@@ -99,6 +114,28 @@ def test_well_known_names_lead_to_the_current_checkpoint(tmp_path):
     with open(tmp_path / "rank:0_softmax_weight_mom.pkl", "rb") as file:
         assert np.array_equal(pickle.load(file), state(2).centres_momentum)
     assert np.array_equal(paddle.load(str(tmp_path / f"{NETWORK}.pdparams"))["w"].numpy(), state(2).backbone["w"])
+
+
+def test_what_is_not_its_own_is_left_alone(tmp_path):
+    for name in ("step_best", "step_00000001_backup", ".step_notes.incomplete"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step_notes.txt").touch()
+    (tmp_path / "mine").symlink_to("/mnt/not/mounted")
+    before = set(os.listdir(tmp_path))
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    assert before <= set(os.listdir(tmp_path)) and holds(tmp_path) == 2
+    assert not (tmp_path / "step_00000001").exists()
+
+
+def test_a_rank_that_cannot_write_ends_all_of_them_with_one_message_and_the_old_checkpoint_whole(run_ranks, tmp_path):
+    run_ranks(2, Path(__file__).parent / "save_worker.py", tmp_path)
+    messages = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert "step 2 cannot be written (see the log of rank 1)" in messages[0]
+    assert "step 2 cannot be written (No space left on device)" in messages[1]
+    opened = Checkpoint(tmp_path)
+    assert opened.manifest["progress"]["step"] == 1
+    assert np.array_equal(opened.load(NETWORK, Shard(0, CLASSES)).centres, state(1).centres)
 
 
 def test_the_same_step_can_be_written_again(tmp_path):
@@ -158,35 +195,6 @@ def test_a_later_format_is_refused(tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
     with pytest.raises(UserError, match="format 2 is not 1"):
         Checkpoint(tmp_path)
-
-
-def test_a_state_dict_published_for_the_2021_toolkit_loads(tmp_path):
-    published, ours = create_backbone(NETWORK, 128), create_backbone(NETWORK, 128)
-    paddle.save(published.state_dict(), str(tmp_path / f"{NETWORK}.pdparams"))
-    load_backbone(ours, read_backbone(tmp_path, NETWORK), "")
-    for name, tensor in published.state_dict().items():
-        assert np.array_equal(tensor.numpy(), ours.state_dict()[name].numpy())
-
-
-def test_weights_of_another_size_or_network_are_refused(tmp_path):
-    other = {name: tensor.numpy() for name, tensor in create_backbone(NETWORK, 64).state_dict().items()}
-    backbone = create_backbone(NETWORK, 128)
-    with pytest.raises(UserError, match=r"linear1.conv.weight has shape \[64, 512, 1, 1\], this network's is \[128, 512"):
-        load_backbone(backbone, other, "file")
-    del other["conv1.conv.weight"]
-    with pytest.raises(UserError, match="1 names missing, such as conv1.conv.weight"):
-        load_backbone(backbone, other, "file")
-
-
-def test_a_directory_without_the_network_says_what_was_looked_for_and_found(tmp_path):
-    with pytest.raises(UserError, match="looked for MobileFaceNet_128.pdparams .*found no .pdparams file"):
-        read_backbone(tmp_path, NETWORK)
-    (tmp_path / "iresnet50.pdparams").touch()
-    with pytest.raises(UserError, match="found iresnet50.pdparams"):
-        read_backbone(tmp_path, NETWORK)
-    (tmp_path / f"{NETWORK}.pdparams").write_bytes(pickle.dumps([1]))
-    with pytest.raises(UserError, match="not a state dict"):
-        read_backbone(tmp_path, NETWORK)
 
 
 class Attack:

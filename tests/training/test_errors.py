@@ -25,15 +25,19 @@ def _is_empty(path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
+def sound_options(data_set, tmp_path) -> list[str]:
+    return [f"--data_dir={data_set}", f"--output={tmp_path / 'out'}", f"--logdir={tmp_path / 'log'}", "--batch_size=4",
+            "--num_workers=0", "--max_steps=1", "--device=cpu"]  # fmt: skip
+
+
 @pytest.fixture
 def refused_train(refused, monkeypatch, data_set, tmp_path):
     """Returns a function that calls train.py with options on a sound data set and returns its complaint."""
 
     def call(*options) -> str:
         before = sorted(tmp_path.rglob("*"))
-        sound = [f"--data_dir={data_set}", f"--output={tmp_path / 'out'}", f"--logdir={tmp_path / 'log'}", "--batch_size=4",
-                 "--num_workers=0", "--val_targets=tiny", "--max_steps=1", "--device=cpu"]  # fmt: skip
-        monkeypatch.setattr(sys, "argv", ["train.py", *sound, *map(str, options)])
+        sound = sound_options(data_set, tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train.py", *sound, "--val_targets=tiny", *map(str, options)])
         complaint = refused(train.main)
         assert [path for path in sorted(tmp_path.rglob("*")) if not _is_empty(path)] == before
         return complaint
@@ -77,7 +81,7 @@ def test_a_device_that_is_not_there_is_explained(refused_train):
     "content, complaint",
     [
         ("images/00000000.jpg\t0\nimages/00000001.jpg\n", "list.txt line 2"),
-        ("images/00000000.jpg\t0\nimages/00000001.jpg\t-1\n", "list.txt line 2: label -1"),
+        ("images/00000000.jpg\t0\nimages/00000001.jpg\t-1\n", "list.txt line 2: 'images/00000001.jpg -1' has a label"),
         ("images/00000000.jpg\t0\nimages/00000001.jpg\t2\n", "no line has label 1"),
         ("images/00000000.jpg\t0\nimages/missing.jpg\t1\n", "list.txt line 2: images/missing.jpg: no such file"),
         ("images/00000000.jpg\t0\nlabel.txt\t1\n", "list.txt line 2: label.txt: not an image"),
@@ -112,11 +116,28 @@ def test_images_that_turn_bad_during_training_are_reported_and_past_the_limit_st
     assert "Global Step: 6" in log
 
 
+def test_weights_to_start_from_that_do_not_fit_are_refused(refused_train, tmp_path):
+    import paddle
+
+    from arcface.backbones import create_backbone
+
+    file = tmp_path / "other.pdparams"
+    paddle.save(create_backbone("MobileFaceNet_128", 64).state_dict(), str(file))
+    complaint = refused_train(f"--init_from={file}")
+    assert f"{file}: linear1.conv.weight has shape [64, 512, 1, 1], this network's is [128, 512, 1, 1]" in complaint
+    paddle.save(paddle.nn.Linear(2, 3).state_dict(), str(file))
+    complaint = refused_train(f"--init_from={file}")
+    assert f"{file}: weights of another network: 283 names missing, such as blocks.0" in complaint
+    file.write_bytes(b"damaged")
+    assert f"{file}: cut off, damaged or no pickle" in refused_train(f"--init_from={file}")
+    assert "nothing.pdparams: cannot be read (No such file" in refused_train(f"--init_from={tmp_path / 'nothing.pdparams'}")
+    assert f"{tmp_path}: cannot be read (Is a directory); give a <network>.pdparams" in refused_train(f"--init_from={tmp_path}")
+
+
 @pytest.fixture
 def trained(monkeypatch, data_set, tmp_path):
     """A finished run's directory, and the options that it had."""
-    options = [f"--data_dir={data_set}", f"--output={tmp_path / 'out'}", f"--logdir={tmp_path / 'log'}", "--batch_size=4",
-               "--num_workers=0", "--val_targets=", "--device=cpu", "--max_steps=1"]  # fmt: skip
+    options = [*sound_options(data_set, tmp_path), "--val_targets="]
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
     train.main()
     return tmp_path / "out", options
@@ -143,9 +164,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_no_checkpoint_is_written(re
 
     real = PartialFC.loss
     monkeypatch.setattr(PartialFC, "loss", lambda *arguments: real(*arguments) * np.inf)
-    monkeypatch.setattr(sys, "argv", ["train.py", f"--data_dir={data_set}", f"--output={tmp_path / 'out'}", "--max_steps=2",
-                                      f"--logdir={tmp_path / 'log'}", "--batch_size=4", "--num_workers=0",
-                                      "--val_targets=", "--device=cpu", "--save_interval=1"])  # fmt: skip
+    options = sound_options(data_set, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, "--val_targets=", "--save_interval=1"])
     assert "the loss became inf in steps 1 to 1" in refused(train.main)
     assert not (tmp_path / "out" / "latest").exists()
 

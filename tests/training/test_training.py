@@ -222,6 +222,16 @@ def test_the_saved_head_is_the_trained_one(train):
     assert (arrays(early, 1)["head weight"] != arrays(late, 1)["head weight"]).any(axis=1).all()
 
 
+def test_training_starts_from_given_weights_and_a_new_head(train):
+    first = train(1, "first", "--max_steps=2", "--seed=1")
+    given = arrays(first, 1)
+    started = arrays(train(2, "started", "--max_steps=1", "--lr=0", "--batch_norm=frozen",
+                           f"--init_from={first / f'{NETWORK}.pdparams'}"), 2)  # fmt: skip
+    backbone = [name for name in given if name.startswith(f"{NETWORK} ")]
+    assert len(backbone) == 283 and all(np.array_equal(started[name], given[name]) for name in backbone)
+    assert (started["head weight"] != given["head weight"]).any(axis=1).all()
+
+
 def test_training_learns(train):
     output = train(1, "run", "--num_epoch=8", "--margin2=0", "--scale=16", "--warmup_epoch=1", "--lr=3")
     values = list(losses(output).values())

@@ -1,4 +1,4 @@
-"""The figures agree with the plainest possible computation of them, on any input."""
+"""The figures on distances agree with the plainest possible computation of them, on any input."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface.verification.metrics import THRESHOLDS, kfold_accuracy, mean_norm, squared_distances
+from arcface.verification.metrics import THRESHOLDS, best_threshold, kfold_accuracy, mean_norm, squared_distances
 
 thorough = settings(deadline=None, derandomize=True, database=None, max_examples=150)
 
@@ -57,14 +57,14 @@ fine = st.floats(0, 4, width=32)
 @given(st.lists(st.tuples(coarse, st.booleans()), min_size=1, max_size=37), st.integers(1, 12),
        st.lists(coarse, min_size=1, max_size=12))  # fmt: skip
 def test_kfold_accuracy_is_the_obvious_one_with_ties_and_any_thresholds(pairs, folds, thresholds):
-    distances, same = zip(*pairs)
+    distances, same = zip(*pairs, strict=True)
     assert_agrees(distances, same, folds, thresholds)
 
 
 @thorough
 @given(st.lists(st.tuples(fine, st.booleans()), min_size=1, max_size=37), st.integers(1, 12))
 def test_kfold_accuracy_is_the_obvious_one_on_any_distances(pairs, folds):
-    distances, same = zip(*pairs)
+    distances, same = zip(*pairs, strict=True)
     assert_agrees(distances, same, folds, THRESHOLDS[::20].tolist())
 
 
@@ -91,9 +91,44 @@ def test_each_fold_is_judged_with_a_threshold_chosen_on_the_others_only():
     assert result.thresholds == pytest.approx([0.51] * 5)  # the first one above 0.5, since "<" is not "<="
 
 
-def test_a_distance_that_is_no_number_counts_as_different():
-    distances, same = np.array([np.nan, 0.1, np.nan, 0.1]), np.array([False, True, False, True])
-    assert kfold_accuracy(distances, same, folds=2).mean == 1
+@pytest.mark.parametrize("distance", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("figure", [kfold_accuracy, best_threshold])
+def test_a_distance_that_is_not_finite_is_an_error(figure, distance):
+    with pytest.raises(ValueError, match="1 of 3 distances are not finite"):
+        figure(np.array([1.0, distance, 0.1]), np.array([False, False, True]))
+
+
+def test_embeddings_that_are_not_finite_end_in_an_error():
+    embeddings = np.ones((8, 4), np.float32)
+    embeddings[1, 2], embeddings[6, 0] = math.nan, math.inf
+    with np.errstate(invalid="ignore"):
+        distances = squared_distances(embeddings)
+    with pytest.raises(ValueError, match="2 of 4 distances are not finite"):
+        kfold_accuracy(distances, np.ones(4, bool))
+
+
+@thorough
+@given(st.lists(st.tuples(coarse | fine, st.booleans()), min_size=1, max_size=37), st.lists(coarse, min_size=1, max_size=12))
+def test_the_best_threshold_is_the_first_that_is_right_most_often(pairs, thresholds):
+    def right(threshold):
+        return sum((distance < threshold) == same for distance, same in pairs)
+
+    best = max(thresholds, key=right)  # the first of equally good ones
+    distances, same = zip(*pairs, strict=True)
+    result = best_threshold(np.array(distances), np.array(same), np.array(thresholds))
+    assert result == (best, right(best) / len(pairs)) and all(type(figure) is float for figure in result)
+
+
+def test_the_best_threshold_is_one_of_the_protocols_by_default():
+    assert best_threshold(np.array([0.5, 1.5, 1.2]), np.array([True, False, True])) == (THRESHOLDS[121], 1)
+
+
+def test_leave_one_out_is_the_obvious_accuracy():
+    generator = np.random.default_rng(3)
+    same = generator.random(60) < 0.5
+    distances = np.where(same, 1.2, 1.7) + generator.normal(0, 0.4, 60)
+    for folds in (60, 61, 10**9):
+        assert_agrees(distances.tolist(), same.tolist(), folds, THRESHOLDS[::10].tolist())
 
 
 def test_a_single_pair_does_not_crash():
@@ -110,16 +145,20 @@ def test_the_arguments_are_left_as_they_were():
 @pytest.mark.parametrize("distances, same, folds, thresholds", [
     ([], [], 10, THRESHOLDS), ([1.0], [True, False], 10, THRESHOLDS), ([[1.0]], [[True]], 10, THRESHOLDS),
     ([1.0], [True], 0, THRESHOLDS), ([1.0], [True], 10, []),
+    ([1.0], [True], 10, [0.5, math.nan]), ([1.0], [True], 10, [[0.5]]),
 ])  # fmt: skip
 def test_what_has_no_accuracy_is_an_error(distances, same, folds, thresholds):
     with pytest.raises(ValueError, match="pairs|at least one"):
         kfold_accuracy(np.array(distances), np.array(same, bool), folds, thresholds)
+    if folds > 0:
+        with pytest.raises(ValueError, match="pairs|at least one"):
+            best_threshold(np.array(distances), np.array(same, bool), thresholds)
 
 
 def test_squared_distances_are_those_of_unit_vectors():
     embeddings = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32) * 30
     expected = []
-    for first, second in zip(embeddings[0::2].astype(float), embeddings[1::2].astype(float)):
+    for first, second in zip(embeddings[0::2].astype(float), embeddings[1::2].astype(float), strict=True):
         first, second = first / math.sqrt(sum(first**2)), second / math.sqrt(sum(second**2))
         expected.append(sum((first - second) ** 2))
     result = squared_distances(embeddings)

@@ -1,0 +1,1 @@
+"""Deployment: weights from and for other tools."""

@@ -1,0 +1,116 @@
+"""Engines: what computes embeddings when nothing is trained. All give the backbone's own embeddings, at their own speed.
+
+    openvino           OpenVINO on the CPU; pip install -r requirements-engines.txt
+    paddle-inference   Paddle Inference with oneDNN on the CPU; comes with Paddle
+    onnxruntime        ONNX Runtime on the CPU; pip install -r requirements-engines.txt
+    paddle             Paddle's layers, on the CPU or a GPU: what trains
+    auto               on a GPU paddle, on a CPU the first of the list that is installed
+
+`benchmarks/engines.py` compares them.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from arcface.backbones.state_dict import state_dict_bytes
+from arcface.deploy.export import export_in_child
+from arcface.errors import UserError
+from arcface.images import normalise
+from arcface.runtime.tuning import threads
+from arcface.verification.evaluator import Embed
+
+_NEEDS = {"openvino": ("openvino", "paddle2onnx"), "paddle-inference": (), "onnxruntime": ("onnxruntime", "paddle2onnx"),
+          "paddle": ()}  # fmt: skip
+
+
+def choose_engine(name: str) -> str:
+    """Return the engine that `name` stands for on Paddle's present device; "auto" takes the fastest that is installed.
+
+    Raises UserError if the engine that is asked for lacks a package.
+    """
+    if name == "auto":
+        if paddle.get_device() != "cpu":
+            return "paddle"
+        return next(engine for engine, packages in _NEEDS.items() if all(map(find_spec, packages)))
+    if missing := [package for package in _NEEDS[name] if not find_spec(package)]:
+        raise UserError(f"--engine {name} needs {' and '.join(missing)}; run: pip install -r requirements-engines.txt")
+    return name
+
+
+@contextmanager
+def open_engine(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Iterator[Embed]:
+    """Give a function that embeds images with the backbone's weights of this moment, in evaluation mode.
+
+    `name` is one of `choose_engine`'s results. Memory and files are given back at the end; the backbone goes on as it was.
+    Raises UserError if the engine cannot be built.
+    """
+    if name == "paddle":
+        yield _with_paddle(backbone)
+        return
+    with tempfile.TemporaryDirectory(prefix="arcface_engine_") as folder:
+        weights = Path(folder, "weights.pdparams")
+        weights.write_bytes(state_dict_bytes({key: tensor.numpy() for key, tensor in backbone.state_dict().items()}))
+        model = export_in_child(weights, network, embedding_size, Path(folder),
+                                "paddle" if name == "paddle-inference" else "onnx")  # fmt: skip
+        runners = {"openvino": _with_openvino, "paddle-inference": _with_paddle_inference, "onnxruntime": _with_onnxruntime}
+        run = runners[name](model)
+    yield lambda images: run(normalise(images))
+
+
+def _with_paddle(backbone: paddle.nn.Layer) -> Embed:
+    @paddle.no_grad()
+    def embed(images: np.ndarray) -> np.ndarray:
+        was_training = backbone.training
+        backbone.eval()
+        embeddings = backbone(normalise(paddle.to_tensor(images))).numpy()
+        if was_training:
+            backbone.train()
+        return embeddings
+
+    return embed
+
+
+def _with_openvino(model: Path) -> Embed:
+    import openvino
+
+    # Without the hint for f32, processors that have bfloat16 compute in it.
+    # With pinning, the ranks of a machine would all compute on its first cores.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads(), "NUM_STREAMS": 1,
+                "ENABLE_CPU_PINNING": False}  # fmt: skip
+    compiled = openvino.Core().compile_model(str(model), "CPU", settings)
+    return lambda images: compiled(images)[0]
+
+
+def _with_paddle_inference(model: Path) -> Embed:
+    config = paddle.inference.Config(str(model), str(model.with_suffix(".pdiparams")))
+    config.disable_gpu()
+    config.disable_glog_info()
+    config.enable_mkldnn()
+    config.set_cpu_math_library_num_threads(threads())
+    predictor = paddle.inference.create_predictor(config)
+    read_in = predictor.get_input_handle(predictor.get_input_names()[0])
+    read_out = predictor.get_output_handle(predictor.get_output_names()[0])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        read_in.reshape(images.shape)
+        read_in.copy_from_cpu(images)
+        predictor.run()
+        return read_out.copy_to_cpu()
+
+    return run
+
+
+def _with_onnxruntime(model: Path) -> Embed:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.enable_cpu_mem_arena = False  # it would outlive the session
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {session.get_inputs()[0].name: images})[0]

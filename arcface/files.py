@@ -1,0 +1,46 @@
+"""Files that are never half-written, not even by a crash or a full disk."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file through to the disk; raises OSError if it cannot be written, FileExistsError if it is there."""
+    with path.open("xb") as file:
+        file.write(content)
+        _sync(file)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a binary file to write that takes the name `path` when the block ends without an error.
+
+    Who opens `path` meanwhile finds what was there before; who opens it later finds all that was written, on the disk.
+    Raises OSError if that is not possible; `path` then is as it was.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with new.open("wb") as file:
+            yield file
+            _sync(file)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Write a directory's names through to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

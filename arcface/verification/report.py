@@ -1,0 +1,109 @@
+"""A verification's figures as one HTML page that needs no other file, with its curves as PNG beside it."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+
+from arcface.errors import UserError
+from arcface.files import replacing
+from arcface.verification.bin_file import VerificationSet
+from arcface.verification.evaluator import Verification
+from arcface.verification.metrics import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
+from arcface.verification.plots import histogram_figure, png, roc_figure
+
+PAGE = "index.html"
+WORST = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """A pair on the wrong side of the threshold: its number in the set, similarity, and two encoded images."""
+
+    pair: int
+    similarity: float
+    images: tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class SetReport:
+    """What the report says of a set.
+
+    Attributes:
+        name: the set's name.
+        curve: its ROC on cosine similarities.
+        xnorm, accuracy, std: as in the log lines; None for a protocol that has none.
+        threshold: the cosine similarity that is best on all pairs.
+        histogram: PNG, or None where the similarities are not kept.
+        false_accepts, false_rejects: the worst mistakes at the threshold, worst first.
+        counts: how many false accepts and false rejects there are.
+    """
+
+    name: str
+    curve: Roc
+    xnorm: float | None = None
+    accuracy: float | None = None
+    std: float | None = None
+    threshold: float | None = None
+    histogram: bytes | None = None
+    false_accepts: Sequence[Mistake] = ()
+    false_rejects: Sequence[Mistake] = ()
+    counts: tuple[int, int] = (0, 0)
+    points: list[OperatingPoint] = field(init=False)
+    auc: float = field(init=False)
+    eer: float = field(init=False)
+    eer_threshold: float = field(init=False)
+
+    def __post_init__(self):
+        eer, eer_threshold = equal_error_rate(self.curve)
+        figures = {"points": tar_at_far(self.curve), "auc": auc(self.curve), "eer": eer, "eer_threshold": eer_threshold}
+        for name, value in figures.items():
+            object.__setattr__(self, name, value)
+
+
+def report_pairs(pairs: VerificationSet, result: Verification) -> SetReport:
+    """Collect what the report says of a `.bin` set."""
+    similarities = result.similarities
+    distances = 2 - 2 * similarities
+    distance, _ = best_threshold(distances, pairs.same)
+    threshold = 1 - distance / 2
+    accepted = distances < distance
+
+    def worst(wrong: np.ndarray, sign: int) -> list[Mistake]:
+        order = wrong[np.argsort(sign * similarities[wrong], kind="stable")][:WORST]
+        return [Mistake(int(pair), float(similarities[pair]), tuple(pairs.images[2 * pair : 2 * pair + 2])) for pair in order]
+
+    false_accepts, false_rejects = np.flatnonzero(accepted & ~pairs.same), np.flatnonzero(~accepted & pairs.same)
+    return SetReport(
+        pairs.name, result.curve, result.xnorm, result.accuracy.mean, result.accuracy.std, threshold,
+        png(histogram_figure(similarities, pairs.same, threshold)), worst(false_accepts, -1), worst(false_rejects, 1),
+        (len(false_accepts), len(false_rejects)),
+    )  # fmt: skip
+
+
+def write_report(folder: Path, sets: Sequence[SetReport], settings: dict[str, object]) -> Path:
+    """Write index.html, roc.png and histogram_<set>.png into a folder, and return the page.
+
+    `settings` is the table of the run. Raises UserError if the files cannot be written.
+    """
+    pictures = {"roc.png": png(roc_figure({one.name: one.curve for one in sets}))}
+    pictures |= {f"histogram_{one.name}.png": one.histogram for one in sets if one.histogram}
+    templates = Environment(loader=PackageLoader("arcface.verification", "."), autoescape=True)
+    templates.filters["image"] = _data_uri
+    page = templates.get_template("report.html").render(sets=sets, settings=settings, targets=FAR_TARGETS, pictures=pictures)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (*pictures.items(), (PAGE, page.encode())):
+            with replacing(folder / name) as file:
+                file.write(content)
+    except OSError as error:
+        raise UserError(f"--report {folder}: cannot be written ({error.strerror}); choose another directory") from error
+    return folder / PAGE
+
+
+def _data_uri(image: bytes) -> str:
+    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -1,0 +1,44 @@
+"""Saves a checkpoint in <folder> as one of two ranks, then one for which rank 1 has no space; writes what it was told."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+from arcface.runtime.tuning import start_paddle
+
+start_paddle()
+
+import numpy as np
+import paddle
+
+from arcface.errors import UserError
+from arcface.head.shards import shard_of
+from arcface.runtime.distributed import rank, start_ranks
+from arcface.training.checkpoint import State, save
+
+CLASSES = 10
+
+paddle.set_device("cpu")
+start_ranks()
+shard = shard_of(CLASSES, rank(), 2)
+folder = Path(sys.argv[1])
+
+
+def write(step: int) -> None:
+    rows = (np.arange(CLASSES * 4, dtype=np.float32).reshape(CLASSES, 4) + np.float32(step))[shard.start : shard.stop]
+    backbone = {"w": np.full([2], step, np.float32)}
+    save(folder, "MobileFaceNet_128", State(backbone, backbone, rows, rows), shard, step, {"progress": {"step": step}})
+
+
+def full(_) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+write(1)
+if rank() == 1:
+    os.fsync = full
+try:
+    write(2)
+except UserError as error:
+    (folder / f"{rank()}.txt").write_text(str(error))
