@@ -6,6 +6,7 @@ import numpy as np
 from arcface.errors import UserError
 
 SIZE = 112  # pixels, height and width: the ArcFace alignment template
+HALF_RANGE = 127.5  # of the pixels' values: see `normalise`
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
@@ -27,4 +28,4 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 def normalise(images):
     """Return uint8 images (NumPy array or Paddle tensor) as float32 between -1 and 1, what backbones are fed."""
-    return (images.astype("float32") - 127.5) / 127.5
+    return (images.astype("float32") - HALF_RANGE) / HALF_RANGE

@@ -1,0 +1,112 @@
+"""Feed mutated files to the readers of strangers' files; not part of the tests. Needs `pip install atheris`.
+
+    python tests/fuzz_readers.py READER -max_total_time=600 -rss_limit_mb=2048
+
+READER is one of the functions below; further options are libFuzzer's. A finding is any exception but UserError, anything
+that the reader would run, import or write, a hang, or memory above the limit.
+"""
+
+import os
+import pickle
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+with atheris.instrument_imports(include=["arcface"]):
+    from arcface.deploy.mxnet_params import read_params
+    from arcface.errors import UserError
+    from arcface.verification.bin_file import read_bin
+    from arcface.verification.pairs_file import read_pairs as read_pairs_file
+    from arcface.verification.protocol import read_protocol
+
+import numpy as np
+
+FOLDER = Path(tempfile.mkdtemp(prefix="fuzz_", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+FORBIDDEN = ("os.", "subprocess.", "exec", "compile", "ctypes.", "shutil.", "socket.", "import", "pickle.")
+ALLOWED = ("os.listdir", "os.scandir")
+reading = False
+
+
+def watch(event: str, arguments: tuple) -> None:
+    if reading and event.startswith(FORBIDDEN) and event not in ALLOWED:
+        os.write(2, f"the file made the reader do: {event} {arguments!r:.200}\n".encode())
+        os.abort()
+    if reading and event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        os.write(2, f"the file made the reader open: {arguments!r:.200}\n".encode())
+        os.abort()
+
+
+def bin_file(content: bytes) -> None:
+    (FOLDER / "set.bin").write_bytes(content)
+    expect_refusal(read_bin, FOLDER / "set.bin")
+
+
+def params(content: bytes) -> None:
+    (FOLDER / "model.params").write_bytes(content)
+    expect_refusal(read_params, FOLDER / "model.params")
+
+
+def pairs(content: bytes) -> None:
+    (FOLDER / "pairs.txt").write_bytes(content)
+    expect_refusal(lambda path: read_pairs_file(path).find_images(FOLDER), FOLDER / "pairs.txt")
+
+
+def protocol(content: bytes) -> None:
+    """The three lists of a protocol directory, one after the other with a zero byte between them."""
+    parts = (content.split(b"\0") + [b"", b"", b""])[:3]
+    for name, part in zip(("face_tid_mid", "template_pair_label", "name_5pts_score"), parts, strict=True):
+        (FOLDER / "meta" / f"x_{name}.txt").write_bytes(part)
+    expect_refusal(read_protocol, FOLDER)
+
+
+def expect_refusal(reader, path: Path) -> None:
+    global reading
+    reading = True
+    try:
+        reader(path)
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000, "not one short line"
+    finally:
+        reading = False
+
+
+def seeds(name: str) -> list[bytes]:
+    images, same = [b"\xff\xd8 first", b"\xff\xd8\x00", b"\x89PNG", b"last"], [True, False]
+    landmarks = b" 38.3 51.7 73.5 51.5 56.0 71.7 41.5 92.4 70.7 92.2 0.9\n"
+    match name:
+        case "bin_file":
+            arrays = [np.frombuffer(image, np.uint8) for image in images]
+            return [pickle.dumps((some, flags), protocol) for protocol in range(6) for some in (images, arrays)
+                    for flags in (same, np.array(same))]  # fmt: skip
+        case "params":
+            array = struct.pack("<IiIqqiii", 0xF993FAC9, 0, 2, 2, 3, 1, 0, 0) + bytes(24)
+            return [struct.pack("<QQQ", 0x112, 0, 1) + array + struct.pack("<QQ", 1, 5) + b"arg:w"]
+        case "pairs":
+            return [b"1\t1\nAnn\t1\t2\nAnn\t1\tBob\t2\n", b"a/1.jpg\ta/2.jpg\t1\na/1.jpg\tb/1.jpg\t0\n", b"2\nAnn 1 2\nAnn 1 3\n"]
+        case "protocol":
+            listed, compared = b"a.jpg 1 1\nb.jpg 2 1\n", b"1 2 0\n1 1 1\n"
+            return [b"\0".join((listed, compared, b"a.jpg" + landmarks + b"b.jpg" + landmarks)), listed + b"\0" + compared]
+
+
+def main() -> None:
+    targets = {"bin_file": bin_file, "params": params, "pairs": pairs, "protocol": protocol}
+    if len(sys.argv) < 2 or sys.argv[1] not in targets:
+        raise SystemExit(f"usage: {sys.argv[0]} {'|'.join(targets)} [libFuzzer's options]")
+    name = sys.argv.pop(1)
+    for folder in ("corpus", "meta", "images"):
+        (FOLDER / folder).mkdir()
+    for image in ("a.jpg", "b.jpg"):
+        (FOLDER / "images" / image).touch()
+    for number, seed in enumerate(seeds(name)):
+        (FOLDER / "corpus" / str(number)).write_bytes(seed)
+    sys.addaudithook(watch)
+    atheris.Setup([*sys.argv, str(FOLDER / "corpus")], targets[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
