@@ -6,6 +6,7 @@ READER is one of the functions below; further options are libFuzzer's. A finding
 that the reader would run, import or write, a hang, or memory above the limit.
 """
 
+import codecs
 import os
 import pickle
 import struct
@@ -103,6 +104,10 @@ def main() -> None:
         (FOLDER / "images" / image).touch()
     for number, seed in enumerate(seeds(name)):
         (FOLDER / "corpus" / str(number)).write_bytes(seed)
+    for codec in ("raw_unicode_escape", "unicode_escape", "utf-8", "ascii", "latin-1"):
+        codecs.lookup(codec)  # imports what decodes a pickle's text
+    for seed in seeds(name):
+        targets[name](seed)  # imports what the reader itself imports when it is first used
     sys.addaudithook(watch)
     atheris.Setup([*sys.argv, str(FOLDER / "corpus")], targets[name])
     atheris.Fuzz()

@@ -85,7 +85,7 @@ def arrays(output: Path, ranks: int) -> dict[str, np.ndarray]:
 def test_two_ranks_train_like_one(train, batch_norm):
     # A small rate: batches of another size are convolved with other rounding, a few activations then fall on the other
     # side of PReLU's kink, and large steps on 28 images soon blow that up. test_backbones proves the same in float64.
-    options = [f"--batch_norm={batch_norm}", "--max_steps=20", "--num_epoch=10", "--clip_norm=5", "--lr=0.0003"]
+    options = [f"--batch_norm={batch_norm}", "--max_steps=20", "--num_epoch=10", "--clip_norm=5", "--lr=0.0001"]
     outputs = [train(ranks, str(ranks), *options) for ranks in (1, 2)]
     one, two = map(losses, outputs)
     assert len(one) == 20 and one.keys() == two.keys()
@@ -140,7 +140,7 @@ def test_another_number_of_ranks_resumes_where_the_first_stopped(train, data_set
 
 def losses_fall(values: dict[int, float], steps_per_epoch: int) -> bool:
     in_order = list(values.values())
-    return np.mean(in_order[-steps_per_epoch:]) < 0.98 * np.mean(in_order[:steps_per_epoch])
+    return np.mean(in_order[-steps_per_epoch:]) < 0.99 * np.mean(in_order[:steps_per_epoch])
 
 
 def assert_same_run(one: Path, other: Path, ranks: int) -> None:
