@@ -49,7 +49,11 @@ class VerificationOptions:
     def val_files(self) -> list[Path]:
         """The verification sets' files."""
         names = [name.strip() for name in self.val_targets.split(",") if name.strip()]
-        return [Path(self.val_dir or self.data_dir) / f"{name}.bin" for name in names]
+        files = [Path(self.val_dir or self.data_dir) / f"{name}.bin" for name in names]
+        called = [file.stem for file in files]
+        if repeated := sorted({name for name in called if called.count(name) > 1}):
+            raise UserError(f"--val_targets: several sets are called {repeated[0]}; rename one or leave it out")
+        return files
 
 
 @dataclass

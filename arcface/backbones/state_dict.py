@@ -1,6 +1,7 @@
 """A backbone's weights as files: <network>.pdparams, what `paddle.save(layer.state_dict(), path)` writes."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from arcface.errors import UserError
 def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
     """Return the state dict in a directory (a run's output, or any that holds <network>.pdparams)."""
     file = directory / f"{network}.pdparams"
-    if not file.exists():
+    if not os.path.exists(file):
         found = sorted(path.name for path in directory.glob("*.pdparams"))
         raise UserError(
-            f"{directory}: looked for {file.name} (No such file or directory), found {', '.join(found) or 'no .pdparams file'};"
+            f"{directory}: looked for {file.name}, found {', '.join(found) or 'no .pdparams file'};"
             " give the directory with --checkpoint and its network with --network"
         )
     return read_state_dict(file)
@@ -59,4 +60,6 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
                 f"{where}: {name} has shape {list(state[name].shape)}, this network's is {list(tensor.shape)};"
                 " give the --network and --embedding_size that it was trained with"
             )
-    backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in state.items()})
+        if state[name].dtype.kind != "f":
+            raise UserError(f"{where}: {name} is of type {state[name].dtype}, not floating point; fetch the weights again")
+    backbone.set_state_dict({name: paddle.to_tensor(array.astype(np.float32)) for name, array in state.items()})

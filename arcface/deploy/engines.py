@@ -55,13 +55,16 @@ def open_engine(name: str, backbone: paddle.nn.Layer, network: str, embedding_si
     if name == "paddle":
         yield _with_paddle(backbone)
         return
-    with tempfile.TemporaryDirectory(prefix="arcface_engine_") as folder:
-        weights = Path(folder, "weights.pdparams")
-        weights.write_bytes(state_dict_bytes({key: tensor.numpy() for key, tensor in backbone.state_dict().items()}))
-        model = export_in_child(weights, network, embedding_size, Path(folder),
-                                "paddle" if name == "paddle-inference" else "onnx")  # fmt: skip
-        runners = {"openvino": _with_openvino, "paddle-inference": _with_paddle_inference, "onnxruntime": _with_onnxruntime}
-        embed = runners[name](model)
+    builders = {"openvino": _with_openvino, "paddle-inference": _with_paddle_inference, "onnxruntime": _with_onnxruntime}
+    try:
+        with tempfile.TemporaryDirectory(prefix="arcface_engine_") as folder:
+            weights = Path(folder, "weights.pdparams")
+            weights.write_bytes(state_dict_bytes({key: tensor.numpy() for key, tensor in backbone.state_dict().items()}))
+            model = export_in_child(weights, network, embedding_size, Path(folder),
+                                    "paddle" if name == "paddle-inference" else "onnx")  # fmt: skip
+            embed = builders[name](model)
+    except (UserError, OSError, RuntimeError, ImportError) as error:
+        raise UserError(f"--engine {name} cannot be built ({error}); take another, such as --engine paddle") from error
     yield embed
 
 

@@ -64,7 +64,7 @@ def export_in_child(state_dict: Path, network: str, embedding_size: int, folder:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise UserError(f"the backbone cannot be exported: {said[-1].removeprefix('error: ')}")
+        raise UserError(f"no export: {said[-1].removeprefix('error: ')}")
     return Path(done.stdout.splitlines()[-1])
 
 

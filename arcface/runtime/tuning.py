@@ -29,7 +29,8 @@ def start_paddle() -> None:
 
 def threads() -> int:
     """How many threads each process may use: its share of the cores, or what the user has set."""
-    return int(os.environ.get("OMP_NUM_THREADS", 1))
+    outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP takes a list, by nesting level
+    return int(outermost) if outermost.isdecimal() and int(outermost) else 1
 
 
 def _use_fast_blas_on_amd() -> None:

@@ -1,6 +1,7 @@
 """The training loop. Run it through train.py, plainly or under `python -m paddle.distributed.launch`."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from arcface.training.checkpoint import Checkpoint, save
 from arcface.training.model import Model
 from arcface.training.monitor import Monitor, Progress, logger, start_log
 from arcface.training.schedule import Schedule
-from arcface.verification.bin_file import read_bin
-from arcface.verification.evaluator import check_images, verify
+from arcface.verification.bin_file import VerificationSet, read_bin
+from arcface.verification.evaluator import Verification, check_images, verify
 
 
 def train(config: TrainConfig) -> None:
@@ -44,6 +45,9 @@ def train(config: TrainConfig) -> None:
     if config.init_from and not config.resume:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     progress = _resume(output, identity, model) if config.resume else Progress()
+    if sets and rank() == 0:
+        with open_engine(engine, model.backbone, config.network, config.embedding_size):
+            pass  # an engine that cannot be built is found now, not after hours
     schedule = Schedule(config, batches.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     _start_output(output, logdir)
@@ -66,15 +70,24 @@ def train(config: TrainConfig) -> None:
             if step == last_step or (config.val_interval and step % config.val_interval == 0):
                 with monitor.paused():
                     model.share_statistics()
-                    with open_engine(engine, model.backbone, config.network, config.embedding_size) as embed:
-                        for pairs in sets:
-                            monitor.verified(pairs.name, verify(embed, pairs, config.val_batch_size))
+                    for pairs, result in _verify(engine, model, sets, config):
+                        monitor.verified(pairs.name, result)
             if (step == last_step or step % batches.steps_per_epoch == 0
                     or (config.save_interval and step % config.save_interval == 0)):  # fmt: skip
                 with monitor.paused():
                     monitor.read_loss()  # no checkpoint after a loss that was not finite
                     manifest = {"identity": identity, "progress": asdict(progress), "options": asdict(config)}
                     save(output, config.network, model.state(), model.head.shard, step, manifest)
+
+
+def _verify(
+    engine: str, model: Model, sets: list[VerificationSet], config: TrainConfig
+) -> Iterator[tuple[VerificationSet, Verification]]:
+    """Yield each set with its result for the weights of this moment; the engine is gone afterwards."""
+    if sets:
+        with open_engine(engine, model.backbone, config.network, config.embedding_size) as embed:
+            for pairs in sets:
+                yield pairs, verify(embed, pairs, config.val_batch_size)
 
 
 def _identity(config: TrainConfig, source: LabelFile) -> dict:

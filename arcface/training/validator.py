@@ -1,7 +1,9 @@
 """Verification of a trained backbone. Run it through valid.py, plainly or under `python -m paddle.distributed.launch`."""
 
 import json
+import os
 import platform
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -63,7 +65,7 @@ def valid(config: ValidConfig) -> None:
 def _read_set(file: Path, config: ValidConfig) -> VerificationSet | Protocol:
     """Read a .bin set or, where there is none of the name, a directory of an IJB-style protocol."""
     directory = file.with_suffix("")
-    if file.exists() or not directory.is_dir():
+    if os.path.exists(file) or not os.path.isdir(directory):
         return read_bin(file)
     protocol = read_protocol(directory)
     if config.template_detector_score and protocol.detector_scores is None:
@@ -108,6 +110,7 @@ def _check_report_directory(directory: Path) -> None:
     try:
         if rank() == 0:
             directory.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise UserError(f"--report {directory}: cannot be written ({error.strerror}); choose another directory") from error
 
@@ -115,7 +118,7 @@ def _check_report_directory(directory: Path) -> None:
 def _step(directory: Path) -> int:
     """Return the step that the weights are of; 0 where no training run says so (published weights)."""
     for manifest in (directory / LATEST / MANIFEST, directory / MANIFEST):
-        if manifest.exists():
+        if os.path.exists(manifest):
             try:
                 return int(json.loads(manifest.read_bytes())["progress"]["step"])
             except (OSError, ValueError, KeyError, TypeError) as error:

@@ -36,8 +36,16 @@ class Verification(NamedTuple):
 
 def check_images(pairs: VerificationSet) -> None:
     """Decode every image of a set once; raises UserError for one that cannot be, rather than in mid-training."""
-    for index, image in enumerate(dict.fromkeys(pairs.images)):
-        decode(image, f"{pairs.name} image {index}")
+    for image, position in _first_positions(pairs).items():
+        decode(image, f"{pairs.name} image {position}")
+
+
+def _first_positions(pairs: VerificationSet) -> dict[bytes, int]:
+    """Return the distinct images, each with the position in `pairs.images` where it occurs first."""
+    positions = {}
+    for position, image in enumerate(pairs.images):
+        positions.setdefault(image, position)
+    return positions
 
 
 def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verification:
@@ -46,12 +54,15 @@ def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verificatio
     An image that occurs in several pairs is embedded once. Images are decoded batch by batch and divided between the
     ranks; every rank returns the result.
     """
-    distinct = list(dict.fromkeys(pairs.images))
+    first_positions = _first_positions(pairs)
+    distinct = list(first_positions)
     row_of = {image: row for row, image in enumerate(distinct)}
     rows = np.array([row_of[image] for image in pairs.images])
-    plain, flipped = embed_plain_and_flipped(
-        embed, lambda index: decode(distinct[index], f"{pairs.name} image {index}"), len(distinct), batch_size, pairs.name
-    )
+
+    def read(row: int) -> np.ndarray:
+        return decode(distinct[row], f"{pairs.name} image {first_positions[distinct[row]]}")
+
+    plain, flipped = embed_plain_and_flipped(embed, read, len(distinct), batch_size, pairs.name)
     if not (np.isfinite(plain).all() and np.isfinite(flipped).all()):
         raise UserError(f"{pairs.name}: the backbone's embeddings are not finite; its weights are damaged or training diverged")
     # The norm's mean is over the pairs' images, so that its figure is that of evaluators that embed each occurrence.

@@ -75,15 +75,15 @@ def read_protocol(directory: str | Path) -> Protocol:
     images, templates, medias, lines = _read_list(list_file)
     landmarks_file = list_file.with_name(f"{name}_name_5pts_score.txt")
     landmarks = scores = None
-    if landmarks_file.exists():
+    if os.path.exists(landmarks_file):
         landmarks, scores = _read_landmarks(landmarks_file, images, list_file)
     loose, aligned = directory / "loose_crop", directory / "images"
-    if loose.is_dir() and landmarks is not None:
+    if os.path.isdir(loose) and landmarks is not None:
         folder = loose
-    elif aligned.is_dir():
+    elif os.path.isdir(aligned):
         folder, landmarks = aligned, None
     else:
-        missing = landmarks_file if loose.is_dir() else loose
+        missing = landmarks_file if os.path.isdir(loose) else loose
         raise UserError(f"{missing}: No such file or directory; restore it, or put aligned 112x112 crops into {aligned}")
     _check_images_exist(folder, images, lines, list_file)
     pairs_file = list_file.with_name(f"{name}_template_pair_label.txt")

@@ -108,8 +108,16 @@ def test_opening_engines_again_and_again_leaks_neither_memory_nor_files(backbone
 
 
 def test_an_export_that_fails_is_explained_in_a_line(backbone, tmp_path):
-    with pytest.raises(UserError, match=r"^the backbone cannot be exported: .*linear1.conv.weight has shape \[64, 512, 1, 1\]"):
+    complaint = r"^--engine paddle-inference cannot be built \(no export: .*linear1.conv.weight has shape \[64, 512, 1, 1\]"
+    with pytest.raises(UserError, match=complaint):
         with open_engine("paddle-inference", backbone, NETWORK, 128):
+            pass
+
+
+def test_a_place_or_library_that_fails_is_explained_in_a_line(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="^--engine openvino cannot be built .*No such file.*--engine paddle"):
+        with open_engine("openvino", backbone, NETWORK, 64):
             pass
 
 

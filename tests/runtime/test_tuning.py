@@ -39,6 +39,12 @@ def test_ranks_share_the_cores_unless_the_user_says_otherwise(environment, monke
     assert os.environ["OMP_NUM_THREADS"] == threads
 
 
+@pytest.mark.parametrize("setting, threads", [("4", 4), ("4,2", 4), ("", 1), ("0", 1), ("many", 1)])
+def test_any_setting_of_openmp_gives_a_number_of_threads(environment, setting, threads):
+    environment(OMP_NUM_THREADS=setting)
+    assert tuning.threads() == threads
+
+
 def test_the_blas_setting_of_the_user_is_kept(environment):
     environment(MKL_DEBUG_CPU_TYPE="4")
     tuning._use_fast_blas_on_amd()

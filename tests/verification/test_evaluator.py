@@ -67,10 +67,11 @@ def test_each_distinct_image_is_embedded_once(pairs):
     assert count == 2 * len(set(pairs.images)) == 18
 
 
-def test_an_undecodable_image_is_found_before_training(pairs):
-    broken = VerificationSet("tiny", [b"no image", *pairs.images[1:]], pairs.same)
-    with pytest.raises(UserError, match="tiny image 0: not an image"):
-        check_images(broken)
+def test_an_undecodable_image_is_named_by_its_place_in_the_set(pairs):
+    broken = VerificationSet("tiny", [*pairs.images[:50], b"no image", b"no image", *pairs.images[52:]], pairs.same)
+    for examine in (check_images, lambda broken: verify(fake_embedding.embed, broken, 4)):
+        with pytest.raises(UserError, match="tiny image 50: not an image"):
+            examine(broken)
 
 
 def test_lfw_is_read_whole_and_verified_like_a_plain_loop_would(real_data):
