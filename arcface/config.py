@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Literal, Optional, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
+from jsonargparse.typing import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    restricted_number_type,
+    restricted_string_type,
+)
 
 from arcface.errors import UserError
 
 Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
+OnNonfinite = restricted_string_type("OnNonfinite", r"^(stop|skip:[1-9]\d{0,8})$")
 Momentum = restricted_number_type("Momentum", float, [(">=", 0), ("<", 1)])
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -134,6 +142,10 @@ class RunOptions:
     """Start from the backbone in this .pdparams file, with a new head (fine-tuning); --resume 1 passes over it."""
     save_interval: NonNegativeInt = 0
     """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """When a checkpoint cannot be written: stop, or go on with the one before it; at the end, always stop."""
+    on_nonfinite: OnNonfinite = "stop"
+    """When a step's loss or gradient is not finite: stop before its update, or skip:N up to N such steps."""
     log_interval: PositiveInt = 100
     """Steps between log lines."""
     val_interval: NonNegativeInt = 2000

@@ -1,9 +1,12 @@
 """Batches of one rank, decoded in worker processes."""
 
-import ctypes
+import atexit
+import multiprocessing
+import os
 import signal
-import sys
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing.synchronize import Event as EventType
 
 import cv2
 import numpy as np
@@ -14,8 +17,7 @@ from arcface.data.label_file import LabelFile
 from arcface.data.order import EpochOrder, steps_per_epoch
 from arcface.errors import UserError
 from arcface.images import SIZE, decode
-
-PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
+from arcface.runtime.processes import die_with_parent
 
 NOT_COUNTED = -1  # label of a row that is padding
 UNREADABLE = -2  # label of a row whose image could not be read: black, and like padding not in the loss
@@ -54,6 +56,10 @@ class Batches:
                 images[row] = image[:, :, ::-1] if flip else image
         return images, labels
 
+    def names(self, step: int) -> list[str]:
+        """Return what messages call this rank's images of a step, in the batch's order."""
+        return [self.source.name(index) for index in self._rows(step)[0]]
+
     def complaints(self, step: int, labels: np.ndarray) -> dict[int, str]:
         """Return what is wrong with the unreadable images of a step, by index, given the labels that came with it."""
         if not (labels == UNREADABLE).any():
@@ -87,17 +93,27 @@ class _Shifted(Dataset):
         return self.batches[self.first + position]
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(ending: EventType, _: int) -> None:
     cv2.setNumThreads(0)
-    if sys.platform == "linux":  # die with the training process, even if that is killed
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
+    # Ctrl-C and batch systems send their signal to all processes of a job; what it means, the training process decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def terminate(number: int, _) -> None:
+        if ending.is_set():  # then the training process has sent it
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, terminate)
 
 
 def load(batches: Batches, first: int, last: int, num_workers: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
     """Yield the batches of the steps first .. last - 1 in order, as tensors on the CPU; workers live for all of them."""
     if first >= last:
         return
+    ending = multiprocessing.Event()
+    atexit.register(ending.set)
     yield from DataLoader(
         _Shifted(batches, first, last), batch_size=None, num_workers=num_workers, places=paddle.CPUPlace(),
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, ending),
     )  # fmt: skip

@@ -29,25 +29,59 @@ class Model:
             momentum=config.momentum, parameters=self.backbone.parameters(), weight_decay=config.weight_decay,
             grad_clip=nn.ClipGradByGlobalNorm(config.clip_norm) if config.clip_norm else None,
         )  # fmt: skip
+        self._statistics = []  # of batch norm before this batch, each with its tensor, where they may be needed
         self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
 
-    def step(self, images: paddle.Tensor, labels: paddle.Tensor, step: int, lr: float) -> paddle.Tensor:
-        """Train on a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks."""
+    def compute_gradients(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
+        """Take a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks.
+
+        `update` or `drop_gradients` has to follow.
+        """
+        if self.config.on_nonfinite != "stop":
+            self._statistics = [(tensor, tensor.clone()) for tensor in self._batch_norm_statistics()]
         embeddings = self._parallel(normalise(images))
         loss = self.head.loss(embeddings, labels, step)
         # The head's gradient is that of the mean over all ranks' images; DataParallel averages where it should add.
         (loss * world_size()).backward()
+        return loss.detach()
+
+    def update(self, lr: float) -> None:
+        """Take a step of momentum SGD with the gradients."""
         self._optimizer.set_lr(lr)
         self._optimizer.step()
         self._optimizer.clear_grad()
         self.head.update(lr, self.config.momentum, self.config.weight_decay)
-        return loss.detach()
+
+    def drop_gradients(self) -> None:
+        """Leave everything, running statistics too, as it was before the batch; not with --on_nonfinite stop."""
+        self._optimizer.clear_grad()
+        for tensor, before in self._statistics:
+            tensor.set_value(before)
+
+    @paddle.no_grad()
+    def first_bad_tensor(self, loss: paddle.Tensor) -> str | None:
+        """Return what is not finite after `compute_gradients`, or None if loss and gradients are.
+
+        Causes come before their effects: weights, then the statistics that batch norm took in the forward pass, in the
+        network's order, then the loss, then the gradients. The head's gradient is finite if the loss is: it is a product
+        of softmax and unit vectors.
+        """
+        gradients = [(name, parameter.grad) for name, parameter in self._trained() if parameter.grad is not None]
+        finite = paddle.stack([tensor.isfinite().all() for tensor in (loss, *(gradient for _, gradient in gradients))])
+        if finite.all():
+            return None
+        statistics = [item for item in self.backbone.state_dict().items() if item[1].stop_gradient]
+        candidates = [
+            *((f"the weight {name}", weight) for name, weight in self._trained()), ("a class centre", self.head.weight),
+            *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics), ("the loss", loss),
+            *((f"the gradient of {name}", gradient) for name, gradient in gradients),
+        ]  # fmt: skip
+        return next(name for name, tensor in candidates if not tensor.isfinite().all())
 
     def share_statistics(self) -> None:
         """Give every rank the batch norm statistics of rank 0, which are the ones that checkpoints hold."""
-        for tensor in self.backbone.state_dict().values():
-            if tensor.stop_gradient:
-                broadcast(tensor)
+        for tensor in self._batch_norm_statistics():
+            broadcast(tensor)
 
     def state(self) -> State:
         """Return the arrays of a checkpoint."""
@@ -65,6 +99,9 @@ class Model:
         })  # fmt: skip
         self.head.weight = paddle.to_tensor(np.ascontiguousarray(state.centres))
         self.head.momentum = paddle.to_tensor(np.ascontiguousarray(state.centres_momentum))
+
+    def _batch_norm_statistics(self) -> list[paddle.Tensor]:
+        return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]
 
     def _trained(self) -> list[tuple[str, paddle.Tensor]]:
         """The parameters that have gradients; Paddle counts the statistics of batch norm among the parameters."""

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -16,7 +15,6 @@ import paddle
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from arcface.errors import UserError
 from arcface.files import replacing
 from arcface.verification.evaluator import Verification
 from arcface.verification.metrics import OperatingPoint, auc, equal_error_rate
@@ -64,6 +62,7 @@ class Progress:
     step: int = 0  # steps done, over all epochs
     loss_sum: float = 0.0  # of the steps since the last log line
     loss_count: int = 0
+    skipped: int = 0  # steps that were not taken, since their loss or gradient was not finite
     highest: dict[str, float] = field(default_factory=dict)  # accuracy of each verification set
     run: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the records of runs in one logdir apart
 
@@ -96,13 +95,11 @@ class Monitor:
     def __exit__(self, *exception) -> None:
         self._open.close()
 
-    def step_done(self, loss: paddle.Tensor, lr: float) -> bool:
-        """Count a step with its loss; write a log line if one is due, and return whether it was.
-
-        Raises UserError if the loss is not finite.
-        """
-        self._loss_sum += loss.detach()
-        self.progress.loss_count += 1
+    def step_done(self, loss: paddle.Tensor | None, lr: float) -> bool:
+        """Count a step with its loss, None if it was skipped; write a log line if one is due, and return whether it was."""
+        if loss is not None:
+            self._loss_sum += loss
+            self.progress.loss_count += 1
         self.progress.step += 1
         self._bar.update()
         due = self.progress.step % self.log_interval == 0 or self.progress.step == self._last_step
@@ -113,7 +110,7 @@ class Monitor:
     def _log(self, lr: float) -> None:
         self.read_loss()
         step, now = self.progress.step, time.monotonic()
-        loss = self.progress.loss_sum / self.progress.loss_count
+        loss = self.progress.loss_sum / max(self.progress.loss_count, 1)
         # Without the time of verifications and checkpoints, see `paused`; the time to the end is with it.
         speed = (step - self._clock_step) * self._batch_size / (now - self._clock)
         hours = (now - self._started) / (step - self._first_step) * (self._last_step - step) / 3600
@@ -132,14 +129,8 @@ class Monitor:
         self._clock, self._clock_step = now, step
 
     def read_loss(self) -> None:
-        """Bring progress up to date with the losses on the device. Raises UserError if one was not finite."""
+        """Bring progress up to date with the losses on the device."""
         self.progress.loss_sum = self._loss_sum.item()
-        if not math.isfinite(self.progress.loss_sum):
-            first = self.progress.step - self.progress.loss_count + 1
-            raise UserError(
-                f"the loss became {self.progress.loss_sum} in steps {first} to {self.progress.step}; no"
-                " checkpoint was written since: lower --lr, lengthen --warmup_epoch or set --clip_norm"
-            )
 
     def verified(self, name: str, result: Verification) -> None:
         """Report a verification, and remember the highest accuracy."""

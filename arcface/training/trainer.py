@@ -1,7 +1,9 @@
 """The training loop. Run it through train.py, plainly or under `python -m paddle.distributed.launch`."""
 
 import hashlib
+import json
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +15,12 @@ from arcface.data.label_file import LabelFile
 from arcface.data.loader import Batches, load
 from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
+from arcface.files import write_new
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import all_reduce_sum, rank, start_ranks, world_size
 from arcface.training.checkpoint import Checkpoint, save
+from arcface.training.interruptions import Interruptions
+from arcface.training.lock import locked
 from arcface.training.model import Model
 from arcface.training.monitor import Monitor, Progress, logger, start_log
 from arcface.training.schedule import Schedule
@@ -50,34 +55,49 @@ def train(config: TrainConfig) -> None:
             pass  # an engine that cannot be built is found now, not after hours
     schedule = Schedule(config, batches.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
-    _start_output(output, logdir)
-    _announce(config, source, schedule, device, progress, last_step)
-
     bad_images = set()
-    with Monitor(progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval,
-                 logdir, reports=rank() == 0) as monitor:  # fmt: skip
+    with _started_output(output, logdir), Interruptions() as interruptions, Monitor(
+        progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
+    ) as monitor:
+        _announce(config, source, schedule, device, progress, last_step)
         for images, labels in load(batches, progress.step, last_step, config.num_workers):
             for index, complaint in batches.complaints(progress.step, labels.numpy()).items():
                 logger.warning("not in the loss: %s", complaint)
                 bad_images.add(index)
 
             lr = schedule(progress.step)
-            loss = model.step(images.to(device), labels.to(device), progress.step, lr)
-            if monitor.step_done(loss, lr):
+            loss = model.compute_gradients(images.to(device), labels.to(device), progress.step)
+            bad_tensor = model.first_bad_tensor(loss)
+            agreed = interruptions.agree(bad_step=bad_tensor is not None)
+            if agreed.bad_step:
+                _count_skipped(config, progress, batches, lr, loss, bad_tensor)
+                model.drop_gradients()
+            else:
+                model.update(lr)
+            if monitor.step_done(None if agreed.bad_step else loss, lr):
                 _check_bad_images(len(bad_images), config.max_bad_images)
 
             step = progress.step
-            if step == last_step or (config.val_interval and step % config.val_interval == 0):
+            # Whoever stops a run may not wait for a verification.
+            if step == last_step or (config.val_interval and step % config.val_interval == 0 and not agreed.stop):
                 with monitor.paused():
                     model.share_statistics()
                     for pairs, result in _verify(engine, model, sets, config):
                         monitor.verified(pairs.name, result)
-            if (step == last_step or step % batches.steps_per_epoch == 0
+            if (step == last_step or step % batches.steps_per_epoch == 0 or agreed.save or agreed.stop
                     or (config.save_interval and step % config.save_interval == 0)):  # fmt: skip
                 with monitor.paused():
-                    monitor.read_loss()  # no checkpoint after a loss that was not finite
+                    monitor.read_loss()
                     manifest = {"identity": identity, "progress": asdict(progress), "options": asdict(config)}
-                    save(output, config.network, model.state(), model.head.shard, step, manifest)
+                    try:
+                        save(output, config.network, model.state(), model.head.shard, step, manifest)
+                    except UserError as error:
+                        if config.on_save_error == "stop" or agreed.stop or step == last_step:
+                            raise
+                        logger.error("%s", error)
+            if agreed.stop and step < last_step:
+                logger.info("stopped by a signal after step %d, which is saved; the same command with --resume 1 goes on", step)
+                break
 
 
 def _verify(
@@ -110,15 +130,47 @@ def _resume(output: Path, identity: dict, model: Model) -> Progress:
     return Progress(**checkpoint.manifest["progress"])
 
 
-def _start_output(output: Path, logdir: Path) -> None:
-    if rank() == 0:
+@contextmanager
+def _started_output(output: Path, logdir: Path) -> Iterator[None]:
+    """Hold the output directory for this run, and start its log; on rank 0."""
+    if rank():
+        yield
+        return
+    with ExitStack() as held:
         try:
             for directory in (output, logdir):
                 directory.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(output))
             start_log(output / "training.log")
         except OSError as error:
             raise UserError(f"--output {output} and --logdir {logdir}: {error.filename} cannot be written"
                             f" ({error.strerror}); choose another directory") from error  # fmt: skip
+        yield
+
+
+def _count_skipped(config: TrainConfig, progress: Progress, batches: Batches, lr: float, loss: paddle.Tensor,
+                   bad_tensor: str | None) -> None:  # fmt: skip
+    """Write down what is known of a step that is not taken, and count it.
+
+    Raises UserError, on every rank, if no more steps may be skipped. `bad_tensor` is None where another rank found one.
+    """
+    step = progress.step + 1
+    file = Path(config.output) / f"nonfinite_step_{step:08d}_rank_{rank()}.json"
+    known = {"step": step, "rank": rank(), "bad_tensor": bad_tensor, "loss": repr(loss.item()), "learning_rate": lr,
+             "scale": config.scale, "images": batches.names(progress.step)}  # fmt: skip
+    try:
+        write_new(file, json.dumps(known, indent=2).encode())
+    except FileExistsError:  # the same step of a run that was resumed
+        pass
+    except OSError as error:
+        logger.error("%s: cannot be written (%s)", file, error.strerror)
+    what = f"{bad_tensor or 'a tensor of another rank'} is not finite at step {step} (rate {lr:g}, scale {config.scale:g}; {file})"
+    progress.skipped += 1
+    allowed = int(config.on_nonfinite.partition(":")[2] or 0)
+    if progress.skipped > allowed:
+        raise UserError(f"{what}; nothing was updated, and the last checkpoint is as it was: lower --lr, lengthen"
+                        " --warmup_epoch or set --clip_norm, and resume")  # fmt: skip
+    logger.warning("%s; skipped, %d of %d", what, progress.skipped, allowed)
 
 
 def _announce(config: TrainConfig, source: LabelFile, schedule: Schedule, device: str, progress: Progress,

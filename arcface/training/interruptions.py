@@ -1,0 +1,55 @@
+"""What may come between two steps, decided by all ranks together: a signal, or a step that must not be taken.
+
+    SIGTERM, SIGINT    finish the step, save, end with exit code 0: preemptible machines, Ctrl-C
+    SIGUSR1            save now, and go on
+
+Under `paddle.distributed.launch`, a SIGTERM to the launcher reaches its ranks, more than once; it kills them if they take
+over 30 seconds.
+"""
+
+import signal
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import paddle
+
+from arcface.runtime.distributed import all_reduce_max
+
+
+class Agreement(NamedTuple):
+    """What at least one rank asked for."""
+
+    bad_step: bool
+    stop: bool
+    save: bool
+
+
+class Interruptions(AbstractContextManager):
+    """Notes signals while it is open. Ctrl-C twice ends at once."""
+
+    def __init__(self):
+        self._stop = self._save = False
+        self._before = {}
+
+    def __enter__(self) -> "Interruptions":
+        handlers = {signal.SIGTERM: self._ask_to_stop, signal.SIGINT: self._ask_to_stop, signal.SIGUSR1: self._ask_to_save}
+        self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agree(self, bad_step: bool) -> Agreement:
+        """Return what any rank wants, the same on every rank; called by every rank once a step."""
+        wishes = paddle.to_tensor([bad_step, self._stop, self._save], "float32")  # a dtype that every backend reduces
+        self._save = False
+        return Agreement(*(wish > 0 for wish in all_reduce_max(wishes).tolist()))
+
+    def _ask_to_stop(self, number: int, _) -> None:
+        self._stop = True
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
+
+    def _ask_to_save(self, *_) -> None:
+        self._save = True

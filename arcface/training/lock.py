@@ -1,0 +1,41 @@
+"""One run at a time in an output directory."""
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from arcface.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Hold an output directory, which exists, for this process; the kernel gives it back when the process dies.
+
+    Raises UserError, with the owner's name, if another process holds it.
+    """
+    # Not emptied when it is opened: it names the owner. It stays when we end, since another may have opened it meanwhile.
+    with open(output / LOCK_FILE, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = _owner(output)
+            raise UserError(f"--output {output}: {owner} is writing here; wait, end it or choose another --output") from error
+        file.truncate(0)
+        json.dump({"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+        file.flush()
+        yield
+
+
+def _owner(output: Path) -> str:
+    try:
+        owner = json.loads((output / LOCK_FILE).read_text())
+        return f"process {int(owner['process'])} on {owner['host']} (since {owner['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # it has only just taken the lock
+        return "another run"

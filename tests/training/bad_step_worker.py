@@ -1,0 +1,21 @@
+"""train.py as one rank of some; on rank 1 the second step's embeddings become infinite."""
+
+import sys
+
+from arcface.runtime.tuning import start_paddle
+
+start_paddle()
+
+import numpy as np
+
+import train
+from arcface.command_line import run
+from arcface.head.partial_fc import PartialFC
+from arcface.runtime.distributed import rank
+
+real = PartialFC.loss
+PartialFC.loss = lambda self, embeddings, labels, step: real(
+    self, embeddings * np.inf if step == 1 and rank() == 1 else embeddings, labels, step
+)
+sys.argv[0] = "train.py"
+run(train.main)
