@@ -10,19 +10,30 @@ HALF_RANGE = 127.5  # of the pixels' values: see `normalise`
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
-    """Return the image as uint8 [3, 112, 112], RGB; it is a view, made contiguous when it is copied into a batch.
+    """Return a face crop as uint8 [3, 112, 112], RGB; it is a view, made contiguous when it is copied into a batch.
 
     `name` says in a UserError which image cannot be decoded or has another size.
     """
+    image = decode_any_size(encoded, name)
+    if image.shape[:2] != (SIZE, SIZE):
+        height, width = image.shape[:2]
+        raise UserError(f"{name}: the image is {width}x{height} pixels, not {SIZE}x{SIZE}; align and crop it first")
+    return channels_first(image)
+
+
+def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
+    """Return an image as OpenCV has it, uint8 [height, width, 3], BGR; `name` says in a UserError which cannot be decoded."""
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
     except cv2.error:  # such as a header that claims more pixels than OpenCV accepts
         image = None
     if image is None:
         raise UserError(f"{name}: not an image that OpenCV can decode ({len(encoded)} bytes); replace or remove it")
-    if image.shape[:2] != (SIZE, SIZE):
-        height, width = image.shape[:2]
-        raise UserError(f"{name}: the image is {width}x{height} pixels, not {SIZE}x{SIZE}; align and crop it first")
+    return image
+
+
+def channels_first(image: np.ndarray) -> np.ndarray:
+    """Return a view of OpenCV's [height, width, 3], BGR, as [3, height, width], RGB."""
     return image.transpose(2, 0, 1)[::-1]
 
 

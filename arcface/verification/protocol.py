@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from arcface.alignment import align
 from arcface.errors import UserError
-from arcface.images import decode
+from arcface.images import channels_first, decode, decode_any_size
 
 # Of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
 BLOCK_BYTES = 2**16
@@ -107,14 +107,9 @@ def load_image(protocol: Protocol, index: int) -> np.ndarray:
         raise UserError(f"{path}: {error.strerror or error}; restore the image") from error
     if protocol.landmarks is None:
         return decode(encoded, str(path))
+    image = decode_any_size(encoded, str(path))
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    except cv2.error:  # such as a header that claims more pixels than OpenCV accepts
-        image = None
-    if image is None:
-        raise UserError(f"{path}: not an image that OpenCV can decode ({len(encoded)} bytes); replace it")
-    try:
-        return align(image, protocol.landmarks[index]).transpose(2, 0, 1)[::-1]
+        return channels_first(align(image, protocol.landmarks[index]))
     except (ValueError, cv2.error) as error:
         raise UserError(f"{path}: cannot be aligned by its landmarks ({error}); correct them") from error
 
