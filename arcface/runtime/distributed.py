@@ -9,8 +9,6 @@ import os
 import paddle
 import paddle.distributed as dist
 
-from arcface.runtime.processes import die_with_parent
-
 
 def rank() -> int:
     """This process's number, 0 .. world_size() - 1."""
@@ -24,8 +22,6 @@ def world_size() -> int:
 
 def start_ranks() -> None:
     """Join the other ranks, if there are any; on the device that was chosen before."""
-    if "PADDLE_LOCAL_SIZE" in os.environ:  # only under the launcher
-        die_with_parent()
     if world_size() > 1 and not dist.is_initialized():
         if paddle.get_device() == "cpu":  # a Paddle built for GPUs would take NCCL, and its GPU with it
             os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"

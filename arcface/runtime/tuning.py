@@ -13,14 +13,18 @@ import platform
 import sys
 import warnings
 
+from arcface.runtime.processes import die_with_parent
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
 
 
 def start_paddle() -> None:
     """Set up this process for CPU arithmetic and import Paddle; no effect on results but rounding.
 
-    To be called before anything imports Paddle.
+    To be called before anything imports Paddle. Under Paddle's launcher, this process will not outlive it.
     """
+    if "PADDLE_LOCAL_SIZE" in os.environ:
+        die_with_parent()
     _use_fast_blas_on_amd()
     _keep_freed_memory()
     _share_cores_between_ranks()
