@@ -42,8 +42,10 @@ class Interruptions(AbstractContextManager):
 
     def agree(self, bad_step: bool) -> Agreement:
         """Return what any rank wants, the same on every rank; called by every rank once a step."""
-        wishes = paddle.to_tensor([bad_step, self._stop, self._save], "float32")  # a dtype that every backend reduces
-        self._save = False
+        save = self._save
+        if save:  # a signal that comes after the line above is kept for the next step
+            self._save = False
+        wishes = paddle.to_tensor([bad_step, self._stop, save], "float32")  # a dtype that every backend reduces
         return Agreement(*(wish > 0 for wish in all_reduce_max(wishes).tolist()))
 
     def _ask_to_stop(self, number: int, _) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -110,7 +111,8 @@ class Monitor:
     def _log(self, lr: float) -> None:
         self.read_loss()
         step, now = self.progress.step, time.monotonic()
-        loss = self.progress.loss_sum / max(self.progress.loss_count, 1)
+        # No figure where every step since the last line was skipped.
+        loss = self.progress.loss_sum / self.progress.loss_count if self.progress.loss_count else math.nan
         # Without the time of verifications and checkpoints, see `paused`; the time to the end is with it.
         speed = (step - self._clock_step) * self._batch_size / (now - self._clock)
         hours = (now - self._started) / (step - self._first_step) * (self._last_step - step) / 3600
@@ -121,7 +123,8 @@ class Monitor:
                 " lr_backbone_value: %f, lr_pfc_value: %f",
                 speed, loss, epoch, step, hours, lr, lr,
             )  # fmt: skip
-            self._records.add(step, "training", epoch=epoch, loss=loss, samples_per_second=speed, hours_to_end=hours,
+            known = {"loss": loss} if self.progress.loss_count else {}
+            self._records.add(step, "training", epoch=epoch, **known, samples_per_second=speed, hours_to_end=hours,
                               lr_backbone=lr, lr_head=lr)  # fmt: skip
         self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self._loss_sum.zero_()

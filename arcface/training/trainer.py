@@ -15,7 +15,7 @@ from arcface.data.label_file import LabelFile
 from arcface.data.loader import Batches, load
 from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
-from arcface.files import write_new
+from arcface.files import replacing
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import all_reduce_sum, rank, start_ranks, world_size
 from arcface.training.checkpoint import Checkpoint, save
@@ -159,9 +159,8 @@ def _count_skipped(config: TrainConfig, progress: Progress, batches: Batches, lr
     known = {"step": step, "rank": rank(), "bad_tensor": bad_tensor, "loss": repr(loss.item()), "learning_rate": lr,
              "scale": config.scale, "images": batches.names(progress.step)}  # fmt: skip
     try:
-        write_new(file, json.dumps(known, indent=2).encode())
-    except FileExistsError:  # the same step of a run that was resumed
-        pass
+        with replacing(file) as opened:  # a run that was resumed may be at the same step again
+            opened.write(json.dumps(known, indent=2).encode())
     except OSError as error:
         logger.error("%s: cannot be written (%s)", file, error.strerror)
     what = f"{bad_tensor or 'a tensor of another rank'} is not finite at step {step} (rate {lr:g}, scale {config.scale:g}; {file})"
