@@ -2,7 +2,8 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +53,21 @@ class SetReport:
     false_accepts: Sequence[Mistake] = ()
     false_rejects: Sequence[Mistake] = ()
     counts: tuple[int, int] = (0, 0)
-    points: list[OperatingPoint] = field(init=False)
-    auc: float = field(init=False)
-    eer: float = field(init=False)
-    eer_threshold: float = field(init=False)
 
-    def __post_init__(self):
-        eer, eer_threshold = equal_error_rate(self.curve)
-        figures = {"points": tar_at_far(self.curve), "auc": auc(self.curve), "eer": eer, "eer_threshold": eer_threshold}
-        for name, value in figures.items():
-            object.__setattr__(self, name, value)
+    @cached_property
+    def points(self) -> list[OperatingPoint]:
+        """TAR and threshold at each of FAR_TARGETS."""
+        return tar_at_far(self.curve)
+
+    @cached_property
+    def auc(self) -> float:
+        """Area under the curve."""
+        return auc(self.curve)
+
+    @cached_property
+    def eer(self) -> float:
+        """Equal error rate."""
+        return equal_error_rate(self.curve)[0]
 
 
 def report_pairs(pairs: VerificationSet, result: Verification) -> SetReport:
