@@ -36,6 +36,8 @@ class NetworkOptions:
     """Length of the vector that a face becomes."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto takes a GPU if Paddle can use one."""
+    rank_timeout: PositiveInt = 600
+    """Seconds that ranks wait for one that stands still before they end with an error that names it."""
 
 
 @dataclass
@@ -142,6 +144,10 @@ class RunOptions:
     """Start from the backbone in this .pdparams file, with a new head (fine-tuning); --resume 1 passes over it."""
     save_interval: NonNegativeInt = 0
     """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
+    keep_every: NonNegativeInt = 0
+    """Keep every so many-th checkpoint for good; 0 keeps only the last and the best."""
+    best_by: Optional[str] = None
+    """Verification set by whose accuracy the best checkpoint is kept; the first of val_targets when not given."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """When a checkpoint cannot be written: stop, or go on with the one before it; at the end, always stop."""
     on_nonfinite: OnNonfinite = "stop"

@@ -63,6 +63,7 @@ class Progress:
     step: int = 0  # steps done, over all epochs
     loss_sum: float = 0.0  # of the steps since the last log line
     loss_count: int = 0
+    saved: int = 0  # checkpoints that were due, without those for a signal or a new best
     skipped: int = 0  # steps that were not taken, since their loss or gradient was not finite
     highest: dict[str, float] = field(default_factory=dict)  # accuracy of each verification set
     run: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the records of runs in one logdir apart
@@ -135,9 +136,10 @@ class Monitor:
         """Bring progress up to date with the losses on the device."""
         self.progress.loss_sum = self._loss_sum.item()
 
-    def verified(self, name: str, result: Verification) -> None:
-        """Report a verification, and remember the highest accuracy."""
-        highest = self.progress.highest[name] = max(result.accuracy.mean, self.progress.highest.get(name, 0.0))
+    def verified(self, name: str, result: Verification) -> bool:
+        """Report a verification, remember the highest accuracy, and return whether this is a new one."""
+        before = self.progress.highest.get(name, 0.0)
+        highest = self.progress.highest[name] = max(result.accuracy.mean, before)
         if self._reports:
             log_verification(name, self.progress.step, result, highest)
             from arcface.verification.plots import thinned  # imports matplotlib, which only rank 0 needs
@@ -145,6 +147,7 @@ class Monitor:
             self._records.add(self.progress.step, f"verification/{name}", xnorm=result.xnorm, highest=highest,
                               accuracy=result.accuracy.mean, std=result.accuracy.std, auc=auc(result.curve),
                               equal_error_rate=equal_error_rate(result.curve)[0], roc=thinned(result.curve))  # fmt: skip
+        return result.accuracy.mean > before
 
     @contextmanager
     def paused(self) -> Iterator[None]:

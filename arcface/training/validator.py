@@ -17,7 +17,7 @@ from arcface.config import ValidConfig
 from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import rank, start_ranks, world_size
+from arcface.runtime.distributed import rank, ranks_together, world_size
 from arcface.training.checkpoint import LATEST, MANIFEST
 from arcface.training.monitor import log_tar_at_far, log_verification, logger, start_log
 from arcface.verification.bin_file import VerificationSet, read_bin
@@ -39,10 +39,15 @@ def valid(config: ValidConfig) -> None:
     sets = [_read_set(file, config) for file in config.val_files]
     if config.report:
         _check_report_directory(Path(config.report))
-    start_ranks()
+    step = _step(directory)
+    with ranks_together(config.rank_timeout):
+        _verify_all(config, device, engine, backbone, sets, step)
+
+
+def _verify_all(config: ValidConfig, device: str, engine: str, backbone: paddle.nn.Layer,
+                sets: list[VerificationSet | Protocol], step: int) -> None:  # fmt: skip
     if rank() == 0:
         start_log()
-    step = _step(directory)
     reports, started = [], time.monotonic()
     with open_engine(engine, backbone, config.network, config.embedding_size) as embed:
         for one in sets:
