@@ -550,7 +550,8 @@ def byteswapping_loop(copies: int) -> bytes:
 
 def viewing_loop(copies: int) -> bytes:
     """Asks for one more array in the same memory again and again; to put them together would fill it."""
-    view = call(FROM_BUFFER, b"h\x50", dtype("u1"), piece((100_000,)), piece("C"))
+    module = np.zeros(1).__reduce_ex__(5)[0].__module__  # numpy._core.numeric, in NumPy 1 numpy.core.numeric
+    view = call(f"{module}._frombuffer", b"h\x50", dtype("u1"), piece((100_000,)), piece("C"))
     return b"(" + piece(bytes(100_000)) + b"q\x50" + view * copies + b"l."
 
 
