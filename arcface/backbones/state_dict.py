@@ -79,10 +79,10 @@ def _joined(arrays: dict[str, np.ndarray], wholes: object, where: str) -> dict[s
         for name, whole in wholes.items():
             slices = [arrays.pop(part) for part in whole["slices"]]
             left -= sum(part.nbytes for part in slices)
-            if left < 0:
-                raise ValueError("the same array again and again could fill the memory")
-            arrays[name] = np.concatenate(slices, dtype=slices[0].dtype, casting="no").reshape(whole["OriginShape"])
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if left < 0 or len({part.dtype for part in slices}) != 1:
+                raise ValueError("the same array again and again, or dtypes that become a wider one, could fill the memory")
+            arrays[name] = np.concatenate(slices).reshape(whole["OriginShape"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: the slices of its large arrays do not fit together; fetch it again") from error
     return arrays
 
@@ -98,7 +98,7 @@ def _from_safetensors(content: bytes, where: str) -> dict[str, np.ndarray]:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=list)
         if len({name for name, _ in header}) != len(header):
             raise ValueError("two tensors of one name")
-    except (safetensors.SafetensorError, ValueError, OverflowError) as error:
+    except (safetensors.SafetensorError, ValueError) as error:
         detail = ascii(str(error))[1:-1]
         raise UserError(f"{where}: no safetensors file, or a damaged one ({detail:.100}); fetch it again") from error
     return arrays
@@ -122,8 +122,8 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
     own = backbone.state_dict()
     if missing := sorted(own.keys() - state.keys()):
         raise UserError(f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}")
-    if unknown := sorted(state.keys() - own.keys()):
-        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]}")
+    if unknown := sorted(state.keys() - own.keys(), key=str):
+        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100}")
     for name, tensor in own.items():
         if list(state[name].shape) != list(tensor.shape):
             raise UserError(

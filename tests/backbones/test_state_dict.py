@@ -54,6 +54,11 @@ def test_weights_of_another_size_or_network_are_refused(tmp_path):
     del other["conv1.conv.weight"]
     with pytest.raises(UserError, match="1 names missing, such as conv1.conv.weight"):
         load_backbone(backbone, other, "file")
+    own = {name: tensor.numpy() for name, tensor in backbone.state_dict().items()}
+    for unknown in {"fc": 0}, {"\x1b" + "f" * 9000: 0}, {1: 0, None: 0, "f": 0}:
+        with pytest.raises(UserError, match=f"{len(unknown)} names unknown, such as") as caught:
+            load_backbone(backbone, own | unknown, "file")
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 200
 
 
 def test_other_precisions_become_float32_and_what_is_no_number_is_refused():
@@ -150,7 +155,7 @@ KILOBYTE = np.zeros(1000, np.uint8)
     {"a": KILOBYTE, "UnpackBigParamInfor@@": {"large": {"slices": ["a"]}}},
     {"a": KILOBYTE, "UnpackBigParamInfor@@": {"large": 5}},
     {"a": KILOBYTE, "UnpackBigParamInfor@@": [5]},
-    {"a": KILOBYTE, "b": np.zeros(3, "S9000"), "UnpackBigParamInfor@@": slices("a", "b")},  # each number a string of 9000
+    {"a": KILOBYTE, "b": np.zeros(3, "S9000"), "UnpackBigParamInfor@@": slices("b", "a")},  # each number a string of 9000
     {**dict.fromkeys(map(str, range(9000)), KILOBYTE), "UnpackBigParamInfor@@": slices(*map(str, range(9000)))},
 ])  # fmt: skip
 def test_slices_that_do_not_fit_are_refused_in_little_memory(tmp_path, content):

@@ -164,7 +164,7 @@ def test_state_dicts_of_other_precisions_become_float32(tmp_path, state, to_byte
 @pytest.mark.parametrize("to_bytes, ending", [(state_dict_bytes, ".pdparams"), (safetensors_bytes, ".safetensors")])
 @pytest.mark.parametrize("change, detail", [
     (lambda state: state.pop("conv1.bn.bias"), "1 names missing, such as conv1.bn.bias"),
-    (lambda state: state.update({"fc.weight": np.ones((2, 3), np.float32)}), "1 names unknown, such as fc.weight"),
+    (lambda state: state.update({"fc.weight": np.ones((2, 3), np.float32)}), "1 names unknown, such as 'fc.weight'"),
     (lambda state: state.update({"conv1.bn.bias": np.ones(32, np.float32)}), "conv1.bn.bias has shape [32]"),
     (lambda state: state["conv1.bn.bias"].put(5, np.nan), "'conv1.bn.bias' holds values that are no finite"),
     (lambda state: state["conv1.bn._variance"].put(5, -1), "'conv1.bn._variance' holds variances that are not positive"),
