@@ -45,8 +45,8 @@ def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
 def read_state_dict(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a .safetensors or, with any other ending, .pdparams file by name.
 
-    Raises UserError if it cannot be read or is something else. The arrays take the size of the file in memory and no
-    more, whatever lengths it claims.
+    Raises UserError if it cannot be read or is something else. The memory taken is in proportion to the file's size,
+    whatever lengths it claims.
     """
     try:
         content = file.read_bytes()
