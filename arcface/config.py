@@ -141,7 +141,7 @@ class RunOptions:
     resume: Literal[0, 1] = 0
     """1 continues from the checkpoint in output."""
     init_from: Optional[str] = None
-    """Start from the backbone in this .pdparams file, with a new head (fine-tuning); --resume 1 passes over it."""
+    """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); --resume 1 passes over it."""
     save_interval: NonNegativeInt = 0
     """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
     keep_every: NonNegativeInt = 0
@@ -170,7 +170,7 @@ class ValidConfig(VerificationOptions, NetworkOptions):
     """Options of valid.py."""
 
     checkpoint: str = "emore_arcface"
-    """Directory that train.py wrote (its --output), or any with <network>.pdparams."""
+    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
     report: Optional[str] = None
     """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
     template_flip: Literal[0, 1] = 1

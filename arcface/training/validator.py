@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from arcface.backbones import create_backbone
-from arcface.backbones.state_dict import load_backbone, read_backbone
+from arcface.backbones.state_dict import find_backbone, load_backbone, read_backbone
 from arcface.config import ValidConfig
 from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
@@ -35,7 +35,7 @@ def valid(config: ValidConfig) -> None:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory = Path(config.checkpoint)
     backbone = create_backbone(config.network, config.embedding_size)
-    load_backbone(backbone, read_backbone(directory, config.network), str(directory / f"{config.network}.pdparams"))
+    load_backbone(backbone, read_backbone(directory, config.network), str(find_backbone(directory, config.network)))
     sets = [_read_set(file, config) for file in config.val_files]
     if config.report:
         _check_report_directory(Path(config.report))
