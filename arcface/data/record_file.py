@@ -18,7 +18,7 @@ from arcface.images import SIZE, decode
 
 _COMPARED = 1000  # images whose own label is compared with that of the identity records
 _EXACT = 2**24  # float32, in which the file has its numbers, holds every whole number up to here
-_ROWS_AT_ONCE = 1 << 20
+_ROWS_AT_ONCE = 1 << 17
 _MAX_EXTENT = 2**32 - 1
 
 
@@ -141,7 +141,9 @@ def _from_identities(reader: RecordReader) -> _Images | None:
     if index.keys.max() >= last:
         return None
     offsets = np.full(len(index.keys), -1)
-    offsets[index.keys] = index.offsets
+    for start in range(0, len(offsets), _ROWS_AT_ONCE):  # at once, the keys would take twice their memory
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        offsets[index.keys[rows]] = index.offsets[rows]
     del index  # as large as all that is left
     if offsets.min() < 0:
         return None

@@ -322,15 +322,15 @@ def test_a_wrong_property_is_refused_and_a_missing_one_is_not(written, content):
 
 @pytest.mark.parametrize("index", [True, False])
 def test_every_cut_of_the_file_is_refused(written, index):
-    """Without an index, a cut between two records leaves a shorter file that is sound; the property tells it, mostly."""
+    """Without an index, a cut between two records leaves a shorter file that is sound."""
     content = written.read_bytes()
     if not index:
         written.with_name("train.idx").unlink()
     ends = {end for _, end, _ in RecordReader(written).headers()}
-    sizes = range(len(content)) if index else [*ends, *range(0, len(content), 11), *range(len(content) - 300, len(content))]
+    sizes = [*ends, *range(0, len(content), 11), *range(len(content) - 300, len(content))]
     for size in sizes:
         written.write_bytes(content[:size])
-        if not index and size in ends:
+        if size == len(content) or (not index and size in ends):
             continue
         with pytest.raises(UserError, match=r"train\.(rec|idx)( byte| line|:) \d+"):
             RecordFile(written)
