@@ -21,6 +21,7 @@ from arcface.errors import UserError
 
 Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
 OnNonfinite = restricted_string_type("OnNonfinite", r"^(stop|skip:[1-9]\d{0,8})$")
+Probability = restricted_number_type("Probability", float, [(">=", 0), ("<=", 1)])
 Momentum = restricted_number_type("Momentum", float, [(">=", 0), ("<", 1)])
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -75,7 +76,19 @@ class DataOptions:
     num_classes: Optional[PositiveInt] = None
     """Number of people; read from the labels when not given."""
     num_workers: NonNegativeInt = 2
-    """Processes per rank that read and decode images; 0 decodes in the training process."""
+    """Processes per rank that read and decode images (on Linux); 0 decodes in the training process."""
+    shuffle: Literal["global", "blocks"] = "global"
+    """How an epoch is shuffled: all images, or so that images read together lie near each other, for slow disks."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """What an epoch holds: every image once, or as many images, of every person equally often."""
+    augment_photometric: Probability = 0.0
+    """Probability that an image's brightness, contrast and saturation are changed."""
+    augment_low_resolution: Probability = 0.0
+    """Probability that an image is shrunk and enlarged again."""
+    augment_crop: Probability = 0.0
+    """Probability that a part of an image is kept and the rest made black."""
+    augment_occlusion: Probability = 0.0
+    """Probability that a rectangle of an image is covered."""
     scan_images: NonNegativeInt = 10000
     """How many images, spread evenly over the list, to decode before training starts."""
     max_bad_images: NonNegativeInt = 10

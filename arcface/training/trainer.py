@@ -11,6 +11,7 @@ import paddle
 
 from arcface.backbones.state_dict import load_backbone, read_state_dict
 from arcface.config import TrainConfig
+from arcface.data.augment import Augmentation
 from arcface.data.label_file import LabelFile
 from arcface.data.loader import Batches, load
 from arcface.deploy.engines import choose_engine, open_engine
@@ -37,7 +38,9 @@ def train(config: TrainConfig) -> None:
     device = choose_device(config.device)
     engine = choose_engine(config.engine)
     source = LabelFile(config.data_dir, config.label_file, config.num_classes)
-    batches = Batches(source, config.batch_size, config.seed, rank(), world_size())
+    augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
+                                config.augment_occlusion)  # fmt: skip
+    batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
     sets = [read_bin(file) for file in config.val_files]
     best_by = _best_by(config, sets)
     if rank() == 0:
@@ -66,7 +69,8 @@ def _train(config: TrainConfig, device: str, engine: str, source: LabelFile, bat
         progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
     ) as monitor:
         _announce(config, source, schedule, device, progress, last_step, missing)
-        for images, labels in load(batches, progress.step, last_step, config.num_workers):
+        data = load(batches, progress.step, last_step, config.num_workers)
+        for images, labels in monitor.waiting_for(data, config.num_workers):
             for index, complaint in batches.complaints(progress.step, labels.numpy()).items():
                 logger.warning("not in the loss: %s", complaint)
                 bad_images.add(index)
