@@ -15,7 +15,7 @@ import protocol_files
 import pytest
 
 from arcface.config import TrainConfig, parse
-from arcface.examination import machine
+from arcface.examination import examine, machine
 from arcface.examination.data import examine_training_data, examine_verification_sets, histogram
 from arcface.examination.directories import examine_directories
 from arcface.examination.report import Report, size
@@ -133,6 +133,14 @@ def test_under_a_launcher_its_ranks_take_part_and_one_reports(run_ranks, data_se
     done = run_ranks(2, Path(sys.executable), "-m", "arcface.doctor", *options)
     assert "2 on cpu over gloo: right values" in done.stdout
     assert done.stdout.count("\nfindings        1") == 1  # once, although exit code 1 would have the launcher repeat it
+
+
+def test_the_other_ranks_only_take_part(monkeypatch, capsys):
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    asked = []
+    monkeypatch.setattr(machine, "round_trip", lambda *arguments: asked.append(arguments))
+    assert examine(parse(TrainConfig, ["--data_dir=nowhere", "--device=cpu"])) == 0
+    assert len(asked) == 1 and capsys.readouterr().out == ""
 
 
 # the training data
@@ -259,10 +267,12 @@ def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(dire
     code = ("import sys, time; from pathlib import Path; from arcface.training.lock import locked\n"
             "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(100)")  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=repository) as holder:
-        holder.stdout.readline()
-        content = (tmp_path / ".lock").read_bytes()
-        _, (finding,) = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
-        holder.kill()
+        try:
+            holder.stdout.readline()
+            content = (tmp_path / ".lock").read_bytes()
+            _, (finding,) = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
+        finally:
+            holder.kill()
     assert finding.startswith(f"process {holder.pid} on ") and (tmp_path / ".lock").read_bytes() == content
     assert directories(f"--output={tmp_path}", f"--logdir={tmp_path}")[1] == []
 
@@ -327,4 +337,5 @@ def test_ranks_that_do_not_answer_are_a_finding_in_bounded_time(printed, monkeyp
 
 
 def test_sizes_are_written_for_people():
-    assert [size(count) for count in (0, 1023, 1536, 64 * 2**20, 3 * 2**40)] == ["0 B", "1.02e+03 B", "1.5 KiB", "64 MiB", "3 TiB"]
+    counts = (0, 1023, 1536, 64 * 2**20, 3 * 2**40, 5 * 2**50)
+    assert list(map(size, counts)) == ["0 B", "1,023 B", "1.5 KiB", "64 MiB", "3 TiB", "5,120 TiB"]

@@ -16,8 +16,10 @@ SAMPLE = 2000  # training images that are looked at
 
 
 def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | None, set[bytes]]:
-    """Report the training list and a sample of its images; return the number of classes, None if there is no list, and the
-    digests of the sample."""
+    """Report the training list and a sample of its images.
+
+    Returns the number of classes, where there is no list that of the options, and the digests of the sample's images.
+    """
     with report.examining("training set"):
         source = LabelFile(config.data_dir, config.label_file, config.num_classes)
         report.line("training set", f"{source.file}: {len(source):,} images of {source.num_classes:,} people")
@@ -89,7 +91,7 @@ def _examine_sample(report: Report, source: LabelFile, repeated: set[int]) -> se
     report.line("its copies", f"{len(copies):,} with the content of another image, {others:,} of them as another person" if copies
                 else "no two images have the same content",
                 f"remove them; the first: {' is '.join(map(source.name, copies[0]))}" if copies else None)  # fmt: skip
-    return set(originals)
+    return set(filter(None, seen.contents))
 
 
 def histogram(counts: np.ndarray) -> str:

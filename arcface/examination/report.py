@@ -58,8 +58,8 @@ class Report:
 
 def size(count: float) -> str:
     """Return a number of bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1024 and len(units) > 1:
         count /= 1024
-    return f"{count:.3g} TiB" if count < 1000 else f"{count:,.0f} TiB"
+        units.pop(0)
+    return f"{count:,.0f} {units[0]}" if count >= 100 else f"{count:.3g} {units[0]}"
