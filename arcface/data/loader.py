@@ -34,7 +34,7 @@ class Batches:
                 f" take {batch_size // world_size * world_size or world_size}"
             )
         if (shuffle, sampling) == ("blocks", "balanced"):
-            raise UserError("--shuffle blocks and --sampling balanced: images of all classes lie all over; leave out one of the two")
+            raise UserError("--shuffle blocks and --sampling balanced: the people of a balanced batch lie all over; leave out one")
         self.source, self.batch_size, self.seed, self.augmentation = source, batch_size, seed, augmentation
         self.steps_per_epoch = steps_per_epoch(len(source), batch_size)
         self._shuffle, self._sampling = shuffle, sampling

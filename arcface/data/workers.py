@@ -50,7 +50,7 @@ class Workers:
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 self._connections.append(ours)
-                process = context.Process(target=_work, args=(fill, self._slots, theirs, self._connections), daemon=True)
+                process = context.Process(target=_work, args=(fill, self._slots, theirs), daemon=True)
                 process.start()
                 self._processes.append(process)
                 theirs.close()
@@ -109,22 +109,17 @@ class Workers:
                         " memory, lower --num_workers or --batch_size, and go on with --resume 1")  # fmt: skip
 
 
-def _work(fill: Callable[[Any, np.ndarray], Any], slots: np.ndarray, connection: Connection, inherited: list[Connection]) -> None:
+def _work(fill: Callable[[Any, np.ndarray], Any], slots: np.ndarray, connection: Connection) -> None:
     # Ctrl-C and batch systems send their signal to all processes of a job; what it means, the training process decides.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
-    for other_side in inherited:  # or its end would not be noticed
-        other_side.close()
     cv2.setNumThreads(0)
-    gc.freeze()  # a look through all objects would copy them from the shared memory
-    try:
-        while True:
-            slot, task = connection.recv()
-            try:
-                result = fill(task, slots[slot]), None
-            except Exception:
-                result = None, traceback.format_exc()
-            connection.send(result)
-    except (EOFError, OSError):
-        return  # the training process has closed its side
+    gc.freeze()  # a look through all objects would copy the memory that they share with the training process
+    while True:
+        slot, task = connection.recv()
+        try:
+            answer = fill(task, slots[slot]), None
+        except Exception:
+            answer = None, traceback.format_exc()
+        connection.send(answer)

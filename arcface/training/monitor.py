@@ -147,8 +147,10 @@ class Monitor:
             self._records.add(step, "training", epoch=epoch, **known, samples_per_second=speed, hours_to_end=hours,
                               data_wait=data_wait, lr_backbone=lr, lr_head=lr)  # fmt: skip
             if data_wait > NOTEWORTHY_WAIT:
-                logger.warning("waited for data %.0f %% of the time since the line before: raise --num_workers (%d) if cores are"
-                               " idle; if the disk is what is slow, take --shuffle blocks", 100 * data_wait, self._num_workers)  # fmt: skip
+                logger.warning(
+                    "waited for data %.0f %% of the time since the line before: raise --num_workers (%d) if cores are idle;"
+                    " if it is the disk that is slow, take --shuffle blocks", 100 * data_wait, self._num_workers,
+                )  # fmt: skip
         self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self._loss_sum.zero_()
         self.progress.loss_sum, self.progress.loss_count = 0.0, 0

@@ -69,8 +69,7 @@ def _train(config: TrainConfig, device: str, engine: str, source: LabelFile, bat
         progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
     ) as monitor:
         _announce(config, source, schedule, device, progress, last_step, missing)
-        data = load(batches, progress.step, last_step, config.num_workers)
-        for images, labels in monitor.waiting_for(data, config.num_workers):
+        for images, labels in monitor.waiting_for(load(batches, progress.step, last_step, config.num_workers), config.num_workers):
             for index, complaint in batches.complaints(progress.step, labels.numpy()).items():
                 logger.warning("not in the loss: %s", complaint)
                 bad_images.add(index)
@@ -143,6 +142,8 @@ def _identity(config: TrainConfig, source: LabelFile) -> dict:
         "num_classes": source.num_classes,
         "batch_size": config.batch_size,
         "seed": config.seed,
+        "shuffle": config.shuffle,
+        "sampling": config.sampling,
         "labels": hashlib.sha256(source.labels.tobytes()).hexdigest(),
     }
 
