@@ -9,6 +9,7 @@ from typing import Literal, Optional, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from jsonargparse.typing import (
+    ClosedUnitInterval,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -21,7 +22,6 @@ from arcface.errors import UserError
 
 Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
 OnNonfinite = restricted_string_type("OnNonfinite", r"^(stop|skip:[1-9]\d{0,8})$")
-Probability = restricted_number_type("Probability", float, [(">=", 0), ("<=", 1)])
 Momentum = restricted_number_type("Momentum", float, [(">=", 0), ("<", 1)])
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -81,13 +81,13 @@ class DataOptions:
     """How an epoch is shuffled: all images, or so that images read together lie near each other, for slow disks."""
     sampling: Literal["natural", "balanced"] = "natural"
     """What an epoch holds: every image once, or as many images, of every person equally often."""
-    augment_photometric: Probability = 0.0
+    augment_photometric: ClosedUnitInterval = 0.0
     """Probability that an image's brightness, contrast and saturation are changed."""
-    augment_low_resolution: Probability = 0.0
+    augment_low_resolution: ClosedUnitInterval = 0.0
     """Probability that an image is shrunk and enlarged again."""
-    augment_crop: Probability = 0.0
+    augment_crop: ClosedUnitInterval = 0.0
     """Probability that a part of an image is kept and the rest made black."""
-    augment_occlusion: Probability = 0.0
+    augment_occlusion: ClosedUnitInterval = 0.0
     """Probability that a rectangle of an image is covered."""
     scan_images: NonNegativeInt = 10000
     """How many images, spread evenly over the list, to decode before training starts."""

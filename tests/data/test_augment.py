@@ -54,7 +54,7 @@ def jittered(image, brightness, contrast, saturation):
     return saturation * pixels + (1 - saturation) * (pixels @ weights)[..., None]
 
 
-@pytest.mark.parametrize("factors", [(1, 1, 1), (0.5, 1, 1), (1, 0.5, 1), (1, 1, 0.5), (1, 1, 1.5), (1.2, 1.3, 0.7), (1.5, 1.5, 1.5)])
+@pytest.mark.parametrize("factors", [(1, 1, 1), (0.5, 1, 1), (1, 0.5, 1), (1, 1, 0.5), (1.2, 1.3, 0.7), (1.5, 1.5, 1.5)])
 def test_brightness_contrast_and_saturation_are_multiplied(image, factors):
     expected = np.clip(jittered(image, *factors), 0, 255)
     assert np.abs(change_light(image, Fixed(*factors)) - expected).max() <= 1  # OpenCV rounds the factors
