@@ -280,12 +280,12 @@ def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(dire
 # the machine
 
 
-def test_shared_memory_that_is_less_than_the_loader_takes_is_a_finding(printed):
-    if not machine.SHARED_MEMORY.is_dir():
-        pytest.skip("this system has no /dev/shm")
+def test_batches_that_take_more_memory_than_there_is_are_a_finding(printed):
     _, (finding,) = printed(machine.examine_limits, 10**12, 1)
-    assert finding.startswith("too little: in Docker give more with --shm-size")
+    assert finding.startswith("more than there is: take fewer --num_workers")
     assert printed(machine.examine_limits, 10**12, 0)[1] == []
+    text, findings = printed(machine.examine_limits, 512, 2)
+    assert "hold 73.5 MiB of batches" in text and findings == []
 
 
 def test_few_open_files_are_a_finding(printed):

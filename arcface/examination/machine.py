@@ -1,9 +1,9 @@
 """Software, devices, ranks, speed and limits."""
 
+import math
 import os
 import platform
 import resource
-import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +14,7 @@ import paddle
 from paddle import inference
 
 import arcface
+from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.deploy.engines import choose_engine
 from arcface.examination.report import Report, size
 from arcface.images import SIZE
@@ -24,8 +25,7 @@ from arcface.runtime.round_trip import round_trip
 from arcface.runtime.tuning import cores, threads, why_memory_is_not_kept
 
 RANKS_SECONDS = 60  # of patience with the ranks
-SHARED_MEMORY = Path("/dev/shm")
-MIN_OPEN_FILES = 1024  # Linux's usual limit; workers hold several files a batch
+MIN_OPEN_FILES = 1024  # Linux's usual limit
 OPTIONAL = ("openvino", "onnxruntime", "paddle2onnx")
 
 
@@ -115,19 +115,18 @@ def examine_speed(report: Report) -> None:
 
 
 def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:
-    """Report memory, shared memory and open files, and what batches of the loader take of the shared memory."""
+    """Report memory and open files, and what the batches of the workers take."""
     known, limit = machine.memory(), machine.cgroup_limits().memory
     if known:
         report.line("memory", f"{size(known[0])}, {size(known[1])} available" + (f", {size(limit)} by cgroup" if limit else ""))
-    if num_workers and SHARED_MEMORY.is_dir():
+    if num_workers:
         here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1)) / world_size()  # of the ranks
-        # Paddle's loader has two batches a worker under way, and two more are in its reader's buffer.
-        needed = (2 * num_workers + 2) * here * batch_size * (3 * SIZE * SIZE + 8)
-        free = shutil.disk_usage(SHARED_MEMORY).free
+        needed = SLOTS_PER_WORKER * num_workers * here * batch_size * 3 * SIZE * SIZE
+        available = min(known[1] if known else math.inf, limit or math.inf)
         report.line(
-            "shared memory",
-            f"{size(free)} free in {SHARED_MEMORY}, the loader takes up to {size(needed)}",
-            "too little: in Docker give more with --shm-size, or take fewer --num_workers" if free < needed else None,
+            "workers",
+            f"hold {size(needed)} of batches",
+            "more than there is: take fewer --num_workers or a smaller --batch_size" if needed > available else None,
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = 0 < soft < MIN_OPEN_FILES
