@@ -9,6 +9,7 @@ from typing import Literal, Optional, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from jsonargparse.typing import (
+    ClosedUnitInterval,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -75,7 +76,19 @@ class DataOptions:
     num_classes: Optional[PositiveInt] = None
     """Number of people; read from the labels when not given."""
     num_workers: NonNegativeInt = 2
-    """Processes per rank that read and decode images; 0 decodes in the training process."""
+    """Processes per rank that read and decode images (on Linux); 0 decodes in the training process."""
+    shuffle: Literal["global", "blocks"] = "global"
+    """How an epoch is shuffled: all images, or so that images read together lie near each other, for slow disks."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """What an epoch holds: every image once, or as many images, of every person equally often."""
+    augment_photometric: ClosedUnitInterval = 0.0
+    """Probability that an image's brightness, contrast and saturation are changed."""
+    augment_low_resolution: ClosedUnitInterval = 0.0
+    """Probability that an image is shrunk and enlarged again."""
+    augment_crop: ClosedUnitInterval = 0.0
+    """Probability that a part of an image is kept and the rest made black."""
+    augment_occlusion: ClosedUnitInterval = 0.0
+    """Probability that a rectangle of an image is covered."""
     scan_images: NonNegativeInt = 10000
     """How many images, spread evenly over the list, to decode before training starts."""
     max_bad_images: NonNegativeInt = 10

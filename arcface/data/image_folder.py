@@ -55,6 +55,10 @@ class ImageFolder:
         """Return the image file's bytes (JPEG, PNG, ...); raises UserError if it cannot be read."""
         return read_image(self._path(index), partial(self.name, index), "restore the file")
 
+    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return no indices: an image is in one place."""
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
     def scan(self, images: int) -> None:
         """Decode `images` of the images, spread evenly over the folders; raises UserError for the first that is not 112x112."""
         if self._left_out:

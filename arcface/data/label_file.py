@@ -38,6 +38,8 @@ class LabelFile(ListedImages):
     file meanwhile, as editors do it, stays what it was.
     """
 
+    unit = "line"
+
     def __init__(self, data_dir: str | Path, label_file: str = "label.txt", num_classes: int | None = None,
                  outside_paths: bool = False):  # fmt: skip
         """Read the list; raises UserError that names file and line for what is wrong in it.
@@ -58,9 +60,9 @@ class LabelFile(ListedImages):
                 raise self.error_outside(index)
         self.num_classes = check_labels(self.labels, num_classes, self.file, self.place, "line")
 
-    def place(self, index: int) -> str:
-        """Return the line of an image, for messages."""
-        return f"{self.file} line {index + 1 + np.searchsorted(self._passed_over, index, side='right')}"
+    def number(self, index: int) -> int:
+        """Return the number of an image's line, from 1."""
+        return int(index + 1 + np.searchsorted(self._passed_over, index, side="right"))
 
     def _path(self, index: int) -> bytes:
         start, end = int(self._starts[index]), self._end(index)

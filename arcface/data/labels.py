@@ -21,8 +21,8 @@ def check_labels(labels: np.ndarray, num_classes: int | None, file: Path, place:
     if not there.all():
         missing = int(np.argmin(there))
         raise UserError(
-            f"{place(int(np.argmax(labels > missing)))}: labels must count up from 0 without a gap, but the highest is {highest}"
-            f" and no {unit} has label {missing}; relabel the people"
+            f"{place(int(np.argmax(labels > missing)))}: labels must count up from 0 without a gap, but no {unit} has"
+            f" label {missing} (the highest is {highest}); relabel the people"
         )
     if num_classes is not None and num_classes <= highest:
         raise UserError(

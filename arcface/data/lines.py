@@ -66,7 +66,7 @@ def blocks(file: BinaryIO) -> Iterator[Block]:
             yield (block := _cut(content, offset, number, file.name))
             offset, number = offset + cut, number + len(block.lines)
         if len(rest) > LONGEST_LINE:
-            raise UserError(f"{file.name} line {number}: has more than {LONGEST_LINE} bytes; give a list of short lines")
+            raise UserError(f"{file.name} line {number}: '{shown(rest)}' goes on for more than {LONGEST_LINE} bytes; correct it")
     if rest:
         yield _cut(rest, offset, number, file.name)
 

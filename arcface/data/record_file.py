@@ -69,6 +69,10 @@ class RecordFile:
             raise self._reader.error(offset, f"its label is {record.labels[0]:g}, not {self.labels[index]} as its identity's")
         return record.image
 
+    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return no indices: an image is in one place."""
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
     def scan(self, images: int) -> None:
         """Decode `images` of the images, spread evenly over the file; raises UserError for the first that is not 112x112."""
         for index in evenly_spread(len(self), images):

@@ -35,6 +35,9 @@ class Source(Protocol):
     def encoded(self, index: int) -> bytes:
         """Return the image's bytes (JPEG, PNG, ...); raises UserError if they cannot be had."""
 
+    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of images that were there before, ascending, and for each the index where it is first."""
+
     def scan(self, images: int) -> None:
         """Check what takes too long for every process, and decode `images` of the images, spread evenly.
 
@@ -54,9 +57,9 @@ def open_source(
     Raises UserError that says where something is wrong: file and line, byte or row.
     """
     path = Path(data_dir)
-    if path.suffix == ".rec" and not path.is_dir():
+    if path.suffix == ".rec" and not os.path.isdir(path):
         return RecordFile(path, num_classes)
-    if os.path.isfile(path):
+    if path.suffix in (".txt", *SUFFIXES) and not os.path.isdir(path):
         return _open_list(path.parent, path.name, num_classes, outside_paths)
     if label_file == _LABEL_FILE and not os.path.lexists(path / label_file):
         if os.path.lexists(path / _RECORD_FILE):

@@ -18,6 +18,8 @@ class TableFile(ListedImages):
     labels: int64 [number of images], every class 0 .. num_classes - 1 occurs. The paths stay in pyarrow's array.
     """
 
+    unit = "row"
+
     def __init__(self, data_dir: str | Path, label_file: str, num_classes: int | None = None, outside_paths: bool = False):
         """Read the table; raises UserError that names file and row for what is wrong in it.
 
@@ -25,7 +27,7 @@ class TableFile(ListedImages):
         """
         self.directory = Path(data_dir)
         self.file = self.directory / label_file
-        self._first_row = 2 if self.file.suffix == ".csv" else 1  # a CSV file's header is row 1
+        self._first_row = 2 if self.file.suffix == ".csv" else 1
         self._column, labels = _read(self.file)
         if not len(labels):
             raise UserError(f"{self.file}: lists no images; give a row with path and label for each")
@@ -42,9 +44,9 @@ class TableFile(ListedImages):
                     raise self.error_outside(row)
         self.num_classes = check_labels(self.labels, num_classes, self.file, self.place, "row")
 
-    def place(self, index: int) -> str:
-        """Return where in the table an image stands, for messages."""
-        return f"{self.file} row {index + self._first_row}"
+    def number(self, index: int) -> int:
+        """Return the number of an image's row, from 1; a CSV file's header has the first."""
+        return int(index) + self._first_row
 
     def _path(self, index: int) -> bytes:
         return self._column[int(index)].as_py()

@@ -152,7 +152,7 @@ class Checkpoint:
     def check_identity(self, identity: dict) -> None:
         """Raise UserError if the run that wrote this differs from `identity`, naming what differs."""
         for name, value in identity.items():
-            if self.manifest["identity"][name] != value:
+            if self.manifest["identity"].get(name, value) != value:  # runs of earlier versions lack some names
                 raise UserError(
                     f"--resume 1: {self.directory} was trained with {name} {self.manifest['identity'][name]}, not {value};"
                     f" resume with the same {name}, or train into another --output"

@@ -191,7 +191,7 @@ def assert_same_run(one: Path, other: Path, ranks: int) -> None:
     assert expected.keys() == actual.keys()
     for name in expected:
         assert np.array_equal(expected[name], actual[name]), name
-    timing = ("run", "time", "samples_per_second", "hours_to_end")
+    timing = ("run", "time", "samples_per_second", "hours_to_end", "data_wait")
     without_times = [[{key: value for key, value in record.items() if key not in timing} for record in records(run)]
                      for run in (one, other)]  # fmt: skip
     assert without_times[0] == without_times[1]
