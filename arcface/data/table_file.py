@@ -32,7 +32,7 @@ class TableFile(ListedImages):
         if not len(labels):
             raise UserError(f"{self.file}: lists no images; give a row with path and label for each")
         if self._column.null_count or labels.null_count:
-            row = min(column.is_null().to_numpy().argmax() for column in (self._column, labels) if column.null_count)
+            row = min(column.is_null().index(True).as_py() for column in (self._column, labels) if column.null_count)
             raise UserError(f"{self.place(row)}: has no path or no label; complete or remove the row")
         self.labels = labels.to_numpy()
         if (bad := (self.labels < 0) | (self.labels > _MAX_LABEL)).any():
