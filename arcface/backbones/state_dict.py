@@ -9,10 +9,13 @@ import paddle
 
 from arcface import safe_pickle
 from arcface.errors import UserError
+from arcface.files import read_file
 
 
 def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
     """Return the state dict in a directory (a run's output, or any that holds <network>.pdparams)."""
+    if os.path.isfile(directory):
+        raise UserError(f"{directory}: is a file; give the directory that it is in with --checkpoint")
     file = directory / f"{network}.pdparams"
     if not os.path.exists(file):
         found = sorted(path.name for path in directory.glob("*.pdparams"))
@@ -26,7 +29,7 @@ def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
 def read_state_dict(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a .pdparams file by name; raises UserError if it cannot be read or is something else."""
     try:
-        content = file.read_bytes()
+        content = read_file(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); give a <network>.pdparams") from error
     return as_state_dict(safe_pickle.load(content, str(file)), str(file))
@@ -48,12 +51,17 @@ def state_dict_bytes(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where: str) -> None:
-    """Set all parameters and buffers of a backbone; raises UserError if names or shapes are not its own."""
+    """Set all parameters and buffers of a backbone; raises UserError for names or shapes not its own, and values not finite."""
     own = backbone.state_dict()
     if missing := sorted(own.keys() - state.keys()):
-        raise UserError(f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}")
+        raise UserError(
+            f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}; give its --network"
+        )
     if unknown := sorted(state.keys() - own.keys()):
-        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]}")
+        raise UserError(
+            f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]}; give its --network"
+        )
+    arrays = {}
     for name, tensor in own.items():
         if list(state[name].shape) != list(tensor.shape):
             raise UserError(
@@ -62,4 +70,8 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
             )
         if state[name].dtype.kind != "f":
             raise UserError(f"{where}: {name} is of type {state[name].dtype}, not floating point; fetch the weights again")
-    backbone.set_state_dict({name: paddle.to_tensor(array.astype(np.float32)) for name, array in state.items()})
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            arrays[name] = state[name].astype(np.float32)
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{where}: {name} holds values that are not finite; fetch the weights again or take earlier ones")
+    backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in arrays.items()})
