@@ -11,8 +11,13 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"error: {_printable(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would take for commands: messages quote files and names from strangers."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

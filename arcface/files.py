@@ -1,10 +1,27 @@
-"""Files that are never half-written, not even by a crash or a full disk."""
+"""Files that are never half-written, not even by a crash or a full disk; and none is waited for that never comes."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file to read it; raises OSError if it cannot be read, or is a pipe or a device, which might never end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return file
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return a file's content; raises OSError as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -8,6 +8,10 @@ from arcface.errors import UserError
 SIZE = 112  # pixels, height and width: the ArcFace alignment template
 HALF_RANGE = 127.5  # of the pixels' values: see `normalise`
 
+# By a file's first bytes, what comes before the last of its pixels and after them: JPEG's markers SOS and EOI, PNG's chunks.
+# All PNGs end with the same chunk, which has no content.
+_MARKS = {b"\xff\xd8": (b"\xff\xda", b"\xff\xd9"), b"\x89P": (b"IDAT", b"IEND\xaeB`\x82")}
+
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
     """Return a face crop as uint8 [3, 112, 112], RGB; it is a view, made contiguous when it is copied into a batch.
@@ -28,6 +32,8 @@ def decode_crop(encoded: bytes, name: str) -> np.ndarray:
 
 def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
     """Return an image as OpenCV has it, uint8 [height, width, 3], BGR; `name` says in a UserError which cannot be decoded."""
+    if _is_cut_off(encoded):
+        raise UserError(f"{name}: not an image but the beginning of one ({len(encoded)} bytes, no end); replace or remove it")
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
     except cv2.error:  # such as a header that claims more pixels than OpenCV accepts
@@ -35,6 +41,12 @@ def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
     if image is None:
         raise UserError(f"{name}: not an image that OpenCV can decode ({len(encoded)} bytes); replace or remove it")
     return image
+
+
+def _is_cut_off(encoded: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end. A disk that ran full may have left zeros there, which can decode to pixels."""
+    before, after = _MARKS.get(encoded[:2], (b"", b""))
+    return encoded.rfind(after) < encoded.rfind(before)
 
 
 def channels_first(image: np.ndarray) -> np.ndarray:

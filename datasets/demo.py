@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is
 
 from drawn_faces import draw_person, generator
 
+from arcface.command_line import run
 from arcface.errors import UserError
 from arcface.verification.bin_file import write_bin
 
@@ -111,8 +112,7 @@ def parse(argv):
 
 
 def fail(message):
-    print(f"demo.py: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise UserError(f"{message}; see demo.py --help")
 
 
 def main(argv=None):
@@ -125,7 +125,7 @@ def main(argv=None):
             print(f"{output} holds this data set already: nothing to do")
             return
         if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
-            fail(f"{output} exists and holds something else: remove it or choose another --output")
+            raise UserError(f"{output}: exists and holds something else; remove it or choose another --output")
         # Written beside the output and renamed at the end: whoever sees the output sees all of it.
         partial = output.parent / f".{output.name}.{os.getpid()}.partial"
         partial.mkdir(parents=True)
@@ -134,11 +134,11 @@ def main(argv=None):
             os.rename(partial, output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    except (OSError, UserError) as error:
-        fail(f"cannot write {output}: {error}")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror or error}); choose another --output") from error
     print(f"{output}: {args.identities * args.images_per_identity} images of {args.identities} people, "
           f"{args.pairs} pairs of others")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -63,6 +63,8 @@ def fail(message):
 def main(argv=None):
     args = parse(argv)
     check_output(args.output, args.overwrite)
+    if args.output.suffix != ".bin":
+        raise UserError(f"{args.output}: valid.py would not find it; name it {args.output.with_suffix('.bin').name}")
     pairs = read_pairs(args.pairs)
     files = pairs.find_images(args.images)
     encoded = read_images(files)

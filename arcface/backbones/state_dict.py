@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from arcface import safe_pickle
 from arcface.errors import UserError
+from arcface.files import read_file
 
 SUFFIXES = PICKLE, SAFETENSORS = ".pdparams", ".safetensors"
 _SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -26,6 +27,8 @@ _SLICES = "UnpackBigParamInfor@@"  # Paddle's key
 
 def find_backbone(directory: Path, network: str) -> Path:
     """Return the weights in a directory (a run's output, or any that holds one): <network>.pdparams before .safetensors."""
+    if os.path.isfile(directory):
+        raise UserError(f"{directory}: is a file; give the directory that it is in with --checkpoint")
     files = [directory / f"{network}{suffix}" for suffix in SUFFIXES]
     for file in files:
         if os.path.exists(file):
@@ -49,7 +52,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
     whatever lengths it claims.
     """
     try:
-        content = file.read_bytes()
+        content = read_file(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); give a <network>.pdparams or .safetensors") from error
     if file.suffix == SAFETENSORS:
@@ -118,12 +121,16 @@ def safetensors_bytes(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where: str) -> None:
-    """Set all parameters and buffers of a backbone; raises UserError if names or shapes are not its own."""
+    """Set all parameters and buffers of a backbone; raises UserError for names or shapes not its own, and values not finite."""
     own = backbone.state_dict()
     if missing := sorted(own.keys() - state.keys()):
-        raise UserError(f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}")
+        raise UserError(
+            f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}; give its --network"
+        )
     if unknown := sorted(state.keys() - own.keys(), key=str):
-        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100}")
+        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100};"
+                        " give its --network")  # fmt: skip
+    arrays = {}
     for name, tensor in own.items():
         if list(state[name].shape) != list(tensor.shape):
             raise UserError(
@@ -132,7 +139,11 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
             )
         if state[name].dtype.kind != "f" and state[name].dtype != np.uint16:
             raise UserError(f"{where}: {name} is of type {state[name].dtype}, not floating point; fetch the weights again")
-    backbone.set_state_dict({name: paddle.to_tensor(_as_float32(array)) for name, array in state.items()})
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            arrays[name] = _as_float32(state[name])
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{where}: {name} holds values that are not finite; fetch the weights again or take earlier ones")
+    backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in arrays.items()})
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from arcface import safe_pickle
 from arcface.errors import UserError
+from arcface.files import read_file
 
 _ONE_IMAGE_RECORD = b".bin"
 _SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".webp", _ONE_IMAGE_RECORD)
@@ -23,8 +24,7 @@ def read_image(path: bytes, name: Callable[[], str], remedy: str) -> bytes:
     Raises UserError with what `name` returns, and if the file cannot be read with the `remedy`.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            content = file.read()
+        content = read_file(path)
     except OSError as error:
         raise UserError(f"{name()}: {error.strerror or error}; {remedy}") from error
     return _unpack(content, name()) if path.endswith(_ONE_IMAGE_RECORD) else content

@@ -85,8 +85,8 @@ class ListedImages:
                 raise UserError(f"{self.file} {where}: {path} has label {self.labels[earlier]} and label {self.labels[index]};"
                                 f" remove the wrong {self.unit}")  # fmt: skip
         if len(again):
-            logger.warning("%s: %d %ss repeat an earlier one; such an image counts as often as it is listed",
-                           self.file, len(again), self.unit)  # fmt: skip
+            logger.warning("%s: %d %ss repeat an earlier %s; such an image counts as often as it is listed",
+                           self.file, len(again), self.unit, self.unit)  # fmt: skip
         self._check_files_exist(np.unique(hashes), directories)
         for index in evenly_spread(len(self), images):
             decode(self.encoded(index), self.name(index))

@@ -14,6 +14,7 @@ from arcface.data.lines import Block, blocks, count_lines, shown, whole_numbers
 from arcface.data.record_cache import read_cache, write_cache
 from arcface.data.record_io import Header, RecordReader
 from arcface.errors import UserError
+from arcface.files import open_file
 from arcface.images import SIZE, decode
 
 _COMPARED = 1000  # images whose own label is compared with that of the identity records
@@ -48,11 +49,14 @@ class RecordFile:
         """Read index, labels and property; raises UserError that names file and byte, or line, for what is wrong in them."""
         self.file = Path(path)
         self._reader = RecordReader(self.file)
-        self._offsets, labels = read_cache(self.file) or _find_images(self._reader)
+        known = read_cache(self.file) or _from_identities(self._reader)
+        self._offsets, labels = images = known or _from_headers(self._reader)
         self.labels = labels.astype(np.int64, copy=False)
         self._extents = _extents(self._offsets, self._reader)
         self.num_classes = check_labels(self.labels, num_classes, self.file, self.name, "record")
         _check_property(self.file.with_name("property"), int(self.labels.max()) + 1)
+        if not known:
+            write_cache(self.file, images)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,19 +83,11 @@ class RecordFile:
             decode(self.encoded(index), self.name(index))
 
 
-def _find_images(reader: RecordReader) -> _Images:
-    images = _from_identities(reader)
-    if images is None:
-        images = _from_headers(reader)
-        write_cache(reader.path, images)
-    return images
-
-
 def _read_index(reader: RecordReader) -> _Index | None:
     """Return the .idx file of a record file, None if there is none."""
     file = reader.path.with_suffix(".idx")
     try:
-        with open(file, "rb") as opened:
+        with open_file(file) as opened:
             lines, filled = count_lines(opened), 0
             index = _Index(np.empty(lines, np.uint32), np.empty(lines, np.int64))
             for block in blocks(opened):
@@ -224,7 +220,7 @@ def _extents(offsets: np.ndarray, reader: RecordReader) -> np.ndarray:
 def _check_property(file: Path, classes: int) -> None:
     """Raise UserError if InsightFace's file of 'people,height,width' is there and disagrees."""
     try:
-        with open(file, "rb") as opened:
+        with open_file(file) as opened:
             content = opened.read(100)
     except FileNotFoundError:
         return

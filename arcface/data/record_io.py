@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from arcface.errors import UserError
+from arcface.files import open_file
 
 _MAGIC = struct.pack("<I", 0xCED7230A)
 _FRAME = struct.Struct("<4sI")
@@ -75,7 +76,7 @@ class RecordReader:
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._file = open(path, "rb", buffering=0)
+            self._file = open_file(path)
             self.size = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error}); correct the path or the permissions") from error

@@ -26,6 +26,7 @@ from typing import BinaryIO
 import numpy as np
 
 from arcface.errors import UserError
+from arcface.files import open_file
 
 LIST_MAGIC = 0x112
 ARRAY_MAGICS = VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -50,7 +51,7 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
             integer, empty and scalar arrays are refused, as are two arrays of one name.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return _read_list(_Reader(file, str(path)))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); correct the path") from error

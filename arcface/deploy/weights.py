@@ -23,10 +23,9 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
 
 from arcface.command_line import run
-from arcface.config import NetworkOptions
+from arcface.config import NetworkOptions, Size
 from arcface.deploy.mxnet_params import read_params
 from arcface.errors import UserError
 from arcface.files import replacing
@@ -182,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("destination", type=Path, metavar="DESTINATION",
                         help="file to write: DIRECTORY/NETWORK.pdparams or .safetensors")  # fmt: skip
     parser.add_argument("--network", default=NetworkOptions.network, help="backbone to convert to (default: %(default)s)")
-    parser.add_argument("--embedding_size", type=PositiveInt, default=NetworkOptions.embedding_size, metavar="D",
+    parser.add_argument("--embedding_size", type=Size, default=NetworkOptions.embedding_size, metavar="D",
                         help="length of its embeddings (default: %(default)s)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION if it is there")
     options = parser.parse_args(arguments)

@@ -5,6 +5,7 @@
     rank:0_softmax_weight_mom.pkl    their momentum, which need not be there
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _CENTRES = re.compile(r"rank([:_])(\d+)_softmax_weight\.pkl")
 
 def has_only_rank_files(directory: Path) -> bool:
     """Return whether a directory holds class centres, but no checkpoint of this toolkit."""
-    return bool(_found(directory)) and not ((directory / LATEST).exists() or (directory / MANIFEST).exists())
+    return bool(_found(directory)) and not any(os.path.lexists(directory / name) for name in (LATEST, MANIFEST))
 
 
 class RankFiles:

@@ -21,7 +21,7 @@ from arcface.runtime.distributed import rank, ranks_together, world_size
 from arcface.training.checkpoint import LATEST, MANIFEST
 from arcface.training.monitor import log_tar_at_far, log_verification, logger, start_log
 from arcface.verification.bin_file import VerificationSet, read_bin
-from arcface.verification.evaluator import Embed, embed_plain_and_flipped, verify
+from arcface.verification.evaluator import Embed, check_images, embed_plain_and_flipped, verify
 from arcface.verification.metrics import tar_at_far
 from arcface.verification.protocol import Protocol, load_image, read_protocol
 from arcface.verification.templates import aggregate, image_features, score
@@ -71,7 +71,10 @@ def _read_set(file: Path, config: ValidConfig) -> VerificationSet | Protocol:
     """Read a .bin set or, where there is none of the name, a directory of an IJB-style protocol."""
     directory = file.with_suffix("")
     if os.path.exists(file) or not os.path.isdir(directory):
-        return read_bin(file)
+        pairs = read_bin(file)
+        if rank() == 0:
+            check_images(pairs)
+        return pairs
     protocol = read_protocol(directory)
     if config.template_detector_score and protocol.detector_scores is None:
         raise UserError(f"{directory}: has no detector scores (meta/{protocol.name}_name_5pts_score.txt);"
@@ -126,6 +129,6 @@ def _step(directory: Path) -> int:
         if os.path.exists(manifest):
             try:
                 return int(json.loads(manifest.read_bytes())["progress"]["step"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise UserError(f"{manifest}: damaged ({error!r}); restore it, or move the .pdparams elsewhere") from error
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from arcface import safe_pickle
 from arcface.errors import UserError
-from arcface.files import replacing
+from arcface.files import open_file, replacing
 
 # Stores bytes as they are, and every Python from 3.4 on reads it. Protocol 2, which Python 2 also reads and in
 # which the public lfw.bin is written, stores them as UTF-8 text: 49 MB in place of 33 MB for LFW.
@@ -43,11 +43,11 @@ def read_bin(path: str | Path) -> VerificationSet:
             images a pair, or only one kind of pair.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             content = safe_pickle.load(file, str(path))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path of the set") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); correct --val_targets, --val_dir or --data_dir") from error
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise _wrong_format(path, "it does not hold two lists")
     images, same = (part.tolist() if _is_list_array(part) else part for part in content)

@@ -37,7 +37,7 @@ class Verification(NamedTuple):
 def check_images(pairs: VerificationSet) -> None:
     """Decode every image of a set once; raises UserError for one that cannot be, rather than in mid-training."""
     for image, position in _first_positions(pairs).items():
-        decode(image, f"{pairs.name} image {position}")
+        decode(image, f"{pairs.name}.bin image {position}")
 
 
 def _first_positions(pairs: VerificationSet) -> dict[bytes, int]:
@@ -60,7 +60,7 @@ def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verificatio
     rows = np.array([row_of[image] for image in pairs.images])
 
     def read(row: int) -> np.ndarray:
-        return decode(distinct[row], f"{pairs.name} image {first_positions[distinct[row]]}")
+        return decode(distinct[row], f"{pairs.name}.bin image {first_positions[distinct[row]]}")
 
     plain, flipped = embed_plain_and_flipped(embed, read, len(distinct), batch_size, pairs.name)
     if not (np.isfinite(plain).all() and np.isfinite(flipped).all()):

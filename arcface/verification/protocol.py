@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from arcface.alignment import align
 from arcface.errors import UserError
+from arcface.files import open_file, read_file
 from arcface.images import channels_first, decode, decode_any_size
 
 # Of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
@@ -102,7 +103,7 @@ def load_image(protocol: Protocol, index: int) -> np.ndarray:
     """
     path = protocol.directory / os.fsdecode(protocol.images[index])
     try:
-        encoded = path.read_bytes()
+        encoded = read_file(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; restore the image") from error
     if protocol.landmarks is None:
@@ -126,7 +127,7 @@ def read_pairs(
         UserError: the file cannot be read, a wrong line, or a template that is not in template_ids; with the line's number.
     """
     try:
-        file = open(pairs_file, "rb")
+        file = open_file(pairs_file)
     except OSError as error:
         raise UserError(f"{pairs_file}: {error.strerror or error}; restore the list of pairs") from error
     size = os.fstat(file.fileno()).st_size
@@ -251,7 +252,7 @@ def check_kinds(pairs_file: str | Path, negatives: int, positives: int) -> None:
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """Yield number, from 1, and content of the lines that are not blank."""
     try:
-        content = file.read_bytes()
+        content = read_file(file)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}; restore the file") from error
     for number, line in enumerate(content.splitlines(), 1):

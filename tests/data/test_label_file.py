@@ -60,6 +60,29 @@ def test_a_label_beyond_num_classes_is_named(tmp_path):
     assert listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\n", num_classes=5).num_classes == 5
 
 
+def test_paths_that_lead_outside_are_read_when_that_is_allowed(tmp_path, make_data_set):
+    images = make_data_set(2, 2) / "images"
+    content = f"{images}/00000000.jpg\t0\n../{images.parent.name}/images/00000001.jpg\t1\n".encode()
+    (tmp_path / "data").symlink_to(images.parent)
+    (images.parent.parent / "elsewhere").mkdir()
+    with pytest.raises(UserError, match="line 1: /.*jpg: leads out of --data_dir; correct it, or allow it with --outside_paths 1"):
+        listed(images.parent.parent / "elsewhere", content)
+    source = listed(images.parent.parent / "elsewhere", content, outside_paths=True)
+    source.scan(2)
+    assert [source.encoded(index) for index in range(2)] == [path.read_bytes() for path in sorted(images.iterdir())]
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 17])
+def test_lines_that_repeat_another_are_counted_and_two_labels_are_refused(tmp_path, width):
+    names = [b"%0*d" % (width, number) for number in range(10 if width == 1 else 500)]
+    lines = [b"%b\t%d\n" % (name, number % 2) for number, name in enumerate(names)]
+    assert [len(indices) for indices in listed(tmp_path, b"".join(lines)).repeated()] == [0, 0]
+    again, first = listed(tmp_path, b"".join([*lines, lines[3], lines[8], lines[3]])).repeated()
+    assert again.tolist() == [len(lines), len(lines) + 1, len(lines) + 2] and first.tolist() == [3, 8, 3]
+    with pytest.raises(UserError, match=f"lines 4 and {len(lines) + 2}: 0*3 has label 1 and label 0; remove the wrong line"):
+        listed(tmp_path, b"".join([*lines, lines[8], b"%b\t0\n" % names[3]])).scan(0)
+
+
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(UserError, match="label.txt: No such file or directory; give the data set with --data_dir"):
         LabelFile(str(tmp_path))
@@ -96,19 +119,13 @@ def test_images_that_are_listed_again_are_found_with_their_first_rows(tmp_path):
     assert len(again) == len(first) == 0
 
 
-def test_a_sample_is_spread_over_the_list_from_the_first_to_the_last(tmp_path):
-    source = listed(tmp_path, b"".join(b"%d.jpg\t0\n" % index for index in range(101)))
-    assert source.spread(5).tolist() == [0, 25, 50, 75, 100]
-    assert source.spread(1000).tolist() == list(range(101)) and source.spread(0).size == 0
-
-
 def one_image_record(value: bytes) -> bytes:
     return struct.pack("<I", 3) + b"key" + struct.pack("<I", len(value)) + value
 
 
 def test_the_2021_toolkit_s_one_image_records_are_read(tmp_path, make_data_set):
     encoded = (make_data_set(1, 1) / "images" / "00000000.jpg").read_bytes()
-    source = listed(tmp_path, b"a.bin\t0\nb.bin\t0\n")
+    source = listed(tmp_path, b"a.bin\t0\nb.bin\t1\n")
     (tmp_path / "a.bin").write_bytes(one_image_record(pickle.dumps(encoded)))
     (tmp_path / "b.bin").write_bytes(one_image_record(pickle.dumps(np.frombuffer(encoded, np.uint8))))
     assert source.encoded(0) == source.encoded(1) == encoded
@@ -130,7 +147,7 @@ class Attack:
     ids=["short", "truncated", "type", "attack"],
 )
 def test_a_one_image_record_that_is_not_one_is_refused(tmp_path, content, complaint):
-    source = listed(tmp_path, b"a.bin\t0\n")
+    source = listed(tmp_path, b"a.bin\t0\n", num_classes=2)
     (tmp_path / "a.bin").write_bytes(content)
     with pytest.raises(UserError, match=complaint):
         source.encoded(0)

@@ -209,12 +209,8 @@ def test_an_empty_folder_is_filled(tmp_path):
 @pytest.mark.parametrize("name, value", [
     ("identities", 1), ("images_per_identity", 0), ("pairs", 0), ("pairs", 30), ("seed", -1),
     ("num_workers", 0), ("identities", "many"), ("pear", 5)])
-def test_bad_argument_is_one_line_and_writes_nothing(name, value, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        demo.main([f"--output={tmp_path / 'demo'}", f"--{name}={value}"])
-    printed = capsys.readouterr()
-    assert stop.value.code == 2 and printed.out == ""
-    assert len(printed.err.splitlines()) == 1 and f"--{name}" in printed.err
+def test_bad_argument_is_one_line_and_writes_nothing(name, value, tmp_path, refused):
+    assert f"--{name}" in refused(lambda: demo.main([f"--output={tmp_path / 'demo'}", f"--{name}={value}"]))
     assert os.listdir(tmp_path) == []
 
 

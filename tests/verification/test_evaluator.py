@@ -70,7 +70,7 @@ def test_each_distinct_image_is_embedded_once(pairs):
 def test_an_undecodable_image_is_named_by_its_place_in_the_set(pairs):
     broken = VerificationSet("tiny", [*pairs.images[:50], b"no image", b"no image", *pairs.images[52:]], pairs.same)
     for examine in (check_images, lambda broken: verify(fake_embedding.embed, broken, 4)):
-        with pytest.raises(UserError, match="tiny image 50: not an image"):
+        with pytest.raises(UserError, match="tiny.bin image 50: not an image"):
             examine(broken)
 
 
