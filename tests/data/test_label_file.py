@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from arcface.data.label_file import LabelFile
+from arcface.data.labels import evenly_spread
 from arcface.errors import UserError
 
 
@@ -72,14 +73,13 @@ def test_paths_that_lead_outside_are_read_when_that_is_allowed(tmp_path, make_da
     assert [source.encoded(index) for index in range(2)] == [path.read_bytes() for path in sorted(images.iterdir())]
 
 
-@pytest.mark.parametrize("width", [1, 7, 8, 9, 17])
-def test_lines_that_repeat_another_are_counted_and_two_labels_are_refused(tmp_path, width):
-    names = [b"%0*d" % (width, number) for number in range(10 if width == 1 else 500)]
-    lines = [b"%b\t%d\n" % (name, number % 2) for number, name in enumerate(names)]
-    assert listed(tmp_path, b"".join(lines))._repeats == 0
-    assert listed(tmp_path, b"".join([*lines, lines[3], lines[8], lines[3]]))._repeats == 3
-    with pytest.raises(UserError, match=f"lines 4 and {len(lines) + 2}: 0*3 has label 1 and label 0; remove the wrong line"):
-        listed(tmp_path, b"".join([*lines, lines[8], b"%b\t0\n" % names[3]]))
+def test_lines_that_repeat_another_are_found_and_two_labels_are_refused(tmp_path):
+    lines = [b"%d.jpg\t%d\n" % (number, number % 2) for number in range(500)]
+    assert [found.tolist() for found in listed(tmp_path, b"".join(lines)).repeated()] == [[], []]
+    again = listed(tmp_path, b"".join([*lines, lines[3], lines[8], lines[3]]))
+    assert [found.tolist() for found in again.repeated()] == [[500, 501, 502], [3, 8, 3]]
+    with pytest.raises(UserError, match="lines 4 and 502: 3.jpg has label 1 and label 0; remove the wrong line"):
+        listed(tmp_path, b"".join([*lines, lines[8], b"3.jpg\t0\n"])).scan(0)
 
 
 def test_a_missing_list_is_named(tmp_path):
@@ -118,10 +118,9 @@ def test_images_that_are_listed_again_are_found_with_their_first_rows(tmp_path):
     assert len(again) == len(first) == 0
 
 
-def test_a_sample_is_spread_over_the_list_from_the_first_to_the_last(tmp_path):
-    source = listed(tmp_path, b"".join(b"%d.jpg\t0\n" % index for index in range(101)))
-    assert source.spread(5).tolist() == [0, 25, 50, 75, 100]
-    assert source.spread(1000).tolist() == list(range(101)) and source.spread(0).size == 0
+def test_a_sample_is_spread_over_the_list_from_the_first_to_the_last():
+    assert evenly_spread(101, 5).tolist() == [0, 25, 50, 75, 100]
+    assert evenly_spread(101, 1000).tolist() == list(range(101)) and evenly_spread(101, 0).size == 0
 
 
 def one_image_record(value: bytes) -> bytes:
