@@ -22,7 +22,7 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     Returns the number of classes, where there is no list that of the options, and the digests of the sample's images.
     """
     with report.examining("training set"):
-        source = open_source(config.data_dir, config.label_file, config.num_classes)
+        source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
         report.line("training set", f"{source.file}: {len(source):,} images of {source.num_classes:,} people")
         counts = np.bincount(source.labels)
         report.line("images a person", f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images:"

@@ -37,7 +37,7 @@ def train(config: TrainConfig) -> None:
     """
     device = choose_device(config.device)
     engine = choose_engine(config.engine)
-    source = open_source(config.data_dir, config.label_file, config.num_classes)
+    source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
     augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
                                 config.augment_occlusion)  # fmt: skip
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
