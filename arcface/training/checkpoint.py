@@ -167,7 +167,9 @@ class Checkpoint:
         ranges = self.manifest["classes_of_rank"]
         colon = ":" if head_files(0)[0] in self.manifest["sha256"] else "_"
         of_ranks = [head_files(owner, colon) for owner in range(len(ranges))]
-        centres, centres_momentum = (collect_rows(files, ranges, shard, self._read_rows) for files in zip(*of_ranks))
+        centres, centres_momentum = (
+            collect_rows(self.directory, files, ranges, shard, self._read_rows) for files in zip(*of_ranks)
+        )
         return State(backbone, momentum, centres, centres_momentum)
 
     def _read_rows(self, file: str) -> np.ndarray:
@@ -193,7 +195,7 @@ def head_files(owner: int, colon: str = ":") -> tuple[str, str]:
     return f"rank{colon}{owner}_softmax_weight.pkl", f"rank{colon}{owner}_softmax_weight_mom.pkl"
 
 
-def collect_rows(files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard,
+def collect_rows(directory: Path, files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard,
                  read: Callable[[str], np.ndarray]) -> np.ndarray:  # fmt: skip
     """Return a shard's rows from the files, one for each rank that wrote, that hold them; ranges[i] are those of files[i].
 
@@ -205,7 +207,7 @@ def collect_rows(files: Iterable[str], ranges: list[tuple[int, int]], shard: Sha
         if low < high:
             rows = read(file)
             if len(rows) != stop - start:
-                raise UserError(f"{file}: holds {len(rows)} rows, not those of the classes {start} to {stop - 1}; restore it")
+                raise UserError(f"{directory / file}: does not hold the classes {start} to {stop - 1}; restore it")
             parts.append(rows[low - start : high - start])
     return np.concatenate(parts)
 

@@ -60,10 +60,10 @@ class RankFiles:
     def load(self, network: str, shard: Shard) -> State:
         """Return the state, with zeros for the momentum that is missing."""
         backbone = read_backbone(self.directory, network)
-        centres = collect_rows(self._files, self._ranges, shard, self._read)
+        centres = collect_rows(self.directory, self._files, self._ranges, shard, self._read)
         momentum = np.zeros_like(centres)
         if self._has_momentum:
-            momentum = collect_rows(self._momentum_files, self._ranges, shard, self._read)
+            momentum = collect_rows(self.directory, self._momentum_files, self._ranges, shard, self._read)
         return State(backbone, {name: np.zeros_like(array) for name, array in backbone.items()}, centres, momentum)
 
     def _read(self, file: str) -> np.ndarray:
