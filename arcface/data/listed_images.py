@@ -17,7 +17,7 @@ from arcface.data.labels import evenly_spread
 from arcface.errors import UserError
 from arcface.images import decode
 
-_AT_ONCE = 1 << 18  # names of files that are looked up in the list at once
+_AT_ONCE = 1 << 16  # names of files that are looked up in the list at once
 
 logger = logging.getLogger("arcface")
 
@@ -122,10 +122,11 @@ class ListedImages:
         # One listing of each directory instead of a look at each file: data sets lie on network file systems.
         present = (hash(directory + name) for directory in directories for name in self._listed(directory))
         found = np.zeros(len(hashes), bool)
-        with tqdm(present, f"looking for the files of {self.file}", unit=" files", mininterval=1, disable=None) as bar:
-            while len(some := np.fromiter(islice(bar, _AT_ONCE), np.int64)):
+        with tqdm(None, f"looking for the files of {self.file}", unit=" files", mininterval=1, disable=None) as bar:
+            while len(some := np.fromiter(islice(present, _AT_ONCE), np.int64)):
                 at = np.minimum(np.searchsorted(hashes, some), len(hashes) - 1)
                 found[at[hashes[at] == some]] = True
+                bar.update(len(some))
         if not found.all():
             missing = hashes[~found]
             for index, path in enumerate(self._paths()):
