@@ -315,7 +315,8 @@ def test_a_label_beyond_num_classes_is_named(written):
 def test_a_wrong_property_is_refused_and_a_missing_one_is_not(written, content):
     file = written.with_name("property")
     file.write_text(content)
-    with pytest.raises(UserError, match=f"property: '{content[:100].replace(chr(10), ' ').strip()}' where the records say '4,112,112'"):
+    shown = " ".join(content[:100].split())
+    with pytest.raises(UserError, match=f"property: '{shown}' where the records say '4,112,112'"):
         RecordFile(written)
     file.unlink()
     assert_is_whole(RecordFile(written))
