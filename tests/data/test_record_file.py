@@ -54,6 +54,11 @@ def sequential(directory: Path) -> Path:
     return write_layout(directory, [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES))])
 
 
+def sequential_arrays(directory: Path) -> Path:
+    """The same with labels in arrays: record 0 has two of them, as a header record has, but it is an image."""
+    return write_layout(directory, [(key, encode([label, 1], key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES))])
+
+
 def identities() -> list[tuple[int, bytes]]:
     starts = np.cumsum([1, *SIZES])
     return [(11 + person, encode(starts[person : person + 2].tolist(), 11 + person, b"")) for person in range(len(SIZES))]
@@ -80,14 +85,14 @@ def test_a_data_set_is_written_byte_for_byte_as_insightface_has_it(tmp_path):
 
 
 @pytest.mark.parametrize("index", [True, False])
-@pytest.mark.parametrize("layout", [face2rec2, rec_builder, sequential])
+@pytest.mark.parametrize("layout", [face2rec2, rec_builder, sequential, sequential_arrays])
 def test_every_layout_is_read_with_and_without_its_index(tmp_path, layout, index):
     file = layout(tmp_path)
     if not index:
         (tmp_path / "train.idx").unlink()
     for _ in range(2):  # the second time from what the first kept, if it kept anything
         assert_is_whole(RecordFile(file))
-    needs_a_pass = not index or layout is sequential
+    needs_a_pass = not index or layout in (sequential, sequential_arrays)
     assert (tmp_path / "train.rec.cache").exists() == needs_a_pass
 
 
