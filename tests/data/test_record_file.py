@@ -56,7 +56,8 @@ def sequential(directory: Path) -> Path:
 
 def sequential_arrays(directory: Path) -> Path:
     """The same with labels in arrays: record 0 has two of them, as a header record has, but it is an image."""
-    return write_layout(directory, [(key, encode([label, 1], key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES))])
+    records = [(key, encode([label, 1], key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES))]
+    return write_layout(directory, records)
 
 
 def identities() -> list[tuple[int, bytes]]:
