@@ -143,6 +143,13 @@ def test_where_identities_are_wrong_the_images_own_labels_count(tmp_path, ranges
     assert_is_whole(RecordFile(write_layout(tmp_path, [*images, (0, encode([11, 15], 0, b"")), *records])))
 
 
+@pytest.mark.parametrize("labels", [[4], [4, 5, 6], []])
+def test_a_record_with_other_than_two_labels_is_no_identity(tmp_path, labels):
+    images = [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
+    records = [(key, encode(labels, key, b"") if key == 12 else record) for key, record in identities()]
+    assert_is_whole(RecordFile(write_layout(tmp_path, [*images, (0, encode([11, 15], 0, b"")), *records])))
+
+
 def test_a_label_that_the_sample_missed_is_found_when_the_image_is_read(written, monkeypatch):
     monkeypatch.setattr(record_file, "_COMPARED", 2)
     content = bytearray(written.read_bytes())
