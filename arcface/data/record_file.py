@@ -140,7 +140,7 @@ def _from_identities(reader: RecordReader) -> _Images | None:
     if len(index.keys) <= images:
         listed = len(index.keys) - 1
         raise reader.error(offset, f"by the header record there are {images} images, the index lists {listed} other records")
-    if last != len(index.keys) or index.keys.max() >= last:
+    if index.keys.max() >= len(index.keys):
         return None
     offsets = np.full(len(index.keys), -1)
     for start in range(0, len(offsets), _ROWS_AT_ONCE):  # at once, the keys would take twice their memory
