@@ -138,6 +138,7 @@ def test_the_first_of_many_files_that_is_missing_is_found(tmp_path, monkeypatch,
     paths = [f"{number % 5}/{number}.jpg" for number in range(700)]
     for number, path in enumerate(paths):
         (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).with_suffix(".txt").touch()  # not listed
         if number not in missing:
             (tmp_path / path).touch()
     content = "".join(f"{path}\t{number % 2}\n" for number, path in enumerate(paths)).encode()
