@@ -87,7 +87,7 @@ class ListedImages:
         if len(again):
             logger.warning("%s: %d %ss repeat an earlier %s; such an image counts as often as it is listed",
                            self.file, len(again), self.unit, self.unit)  # fmt: skip
-        self._check_files_exist(np.unique(hashes), directories)
+        self._check_files_exist(hashes, directories)
         for index in evenly_spread(len(self), images):
             decode(self.encoded(index), self.name(index))
 
@@ -118,7 +118,9 @@ class ListedImages:
         return np.array(again, np.int64), np.array(first, np.int64)
 
     def _check_files_exist(self, hashes: np.ndarray, directories: set[bytes]) -> None:
-        """Raise UserError for the first image whose file is missing, given the different paths' hashes in ascending order."""
+        """Raise UserError for the first image whose file is missing, given the paths' hashes in ascending order."""
+        if not (different := np.append(True, hashes[1:] != hashes[:-1])).all():
+            hashes = hashes[different]
         # One listing of each directory instead of a look at each file: data sets lie on network file systems.
         present = (hash(directory + name) for directory in directories for name in self._listed(directory))
         found = np.zeros(len(hashes), bool)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface.data import lines
@@ -16,6 +16,7 @@ WORDS = st.one_of(st.integers(0, 10**20).map(str), st.sampled_from(["#", "0", "0
 LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(SPACES, WORDS, LINE_ENDS), max_size=60), st.integers(1, 40))
 def test_lines_words_and_numbers_are_found(tmp_path_factory, written, block_size):
     file = tmp_path_factory.mktemp("lines") / "list.txt"

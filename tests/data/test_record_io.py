@@ -7,7 +7,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface.data.record_io import RecordReader, encode
@@ -53,6 +53,7 @@ def test_a_record_is_written_and_read_as_by_mxnet(tmp_path, arguments):
     assert record.id == id and record.image == image
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(
         st.one_of(st.integers(0, 2**24), st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5)),
