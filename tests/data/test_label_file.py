@@ -95,7 +95,7 @@ NAMES = st.text(st.sampled_from("a/.0 é#"), min_size=1, max_size=6).map(str.str
 ROWS = st.lists(st.one_of(st.sampled_from(["", "  ", "# none", "\t#x 1"]), NAMES), min_size=1, max_size=40)
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None)
 @given(ROWS, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.integers(1, 50), st.integers(1, 5))
 def test_a_list_is_read_as_a_loop_over_its_lines_reads_it(tmp_path_factory, rows, line_end, ends, block_size, rows_at_once):
     directory, images, written = tmp_path_factory.mktemp("list"), [], []

@@ -16,7 +16,7 @@ WORDS = st.one_of(st.integers(0, 10**20).map(str), st.sampled_from(["#", "0", "0
 LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None)
 @given(st.lists(st.one_of(SPACES, WORDS, LINE_ENDS), max_size=60), st.integers(1, 40))
 def test_lines_words_and_numbers_are_found(tmp_path_factory, written, block_size):
     file = tmp_path_factory.mktemp("lines") / "list.txt"

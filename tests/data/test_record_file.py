@@ -370,7 +370,7 @@ def test_every_cut_of_the_file_is_refused(written, index):
             RecordFile(written)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_damage_is_one_line_or_leaves_the_image_as_it_was_or_another_of_the_person(written, data):
     content = SOUND_FILES.setdefault("rec", written.read_bytes())

@@ -53,7 +53,7 @@ def test_a_record_is_written_and_read_as_by_mxnet(tmp_path, arguments):
     assert record.id == id and record.image == image
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None)
 @given(
     st.lists(st.tuples(
         st.one_of(st.integers(0, 2**24), st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5)),
