@@ -10,7 +10,7 @@ from typing import Literal, Optional, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
-from jsonargparse.typing import restricted_number_type, restricted_string_type
+from jsonargparse.typing import ClosedUnitInterval, restricted_number_type, restricted_string_type
 
 from arcface.errors import UserError
 from arcface.files import read_file
@@ -42,6 +42,8 @@ class NetworkOptions:
     """Length of the vector that a face becomes."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto takes a GPU if Paddle can use one."""
+    rank_timeout: Count = 600
+    """Seconds that ranks wait for one that stands still before they end with an error that names it."""
 
 
 @dataclass
@@ -81,7 +83,19 @@ class DataOptions:
     num_classes: Optional[Count] = None
     """Number of people; read from the labels when not given."""
     num_workers: Workers = 2
-    """Processes per rank that read and decode images; 0 decodes in the training process."""
+    """Processes per rank that read and decode images (on Linux); 0 decodes in the training process."""
+    shuffle: Literal["global", "blocks"] = "global"
+    """How an epoch is shuffled: all images, or so that images read together lie near each other, for slow disks."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """What an epoch holds: every image once, or as many images, of every person equally often."""
+    augment_photometric: ClosedUnitInterval = 0.0
+    """Probability that an image's brightness, contrast and saturation are changed."""
+    augment_low_resolution: ClosedUnitInterval = 0.0
+    """Probability that an image is shrunk and enlarged again."""
+    augment_crop: ClosedUnitInterval = 0.0
+    """Probability that a part of an image is kept and the rest made black."""
+    augment_occlusion: ClosedUnitInterval = 0.0
+    """Probability that a rectangle of an image is covered."""
     scan_images: CountOrZero = 10000
     """How many images, spread evenly over the list, to decode before training starts."""
     max_bad_images: CountOrZero = 10
@@ -147,9 +161,13 @@ class RunOptions:
     resume: Literal[0, 1] = 0
     """1 continues from the checkpoint in output."""
     init_from: Optional[str] = None
-    """Start from the backbone in this .pdparams file, with a new head (fine-tuning); --resume 1 passes over it."""
+    """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); --resume 1 passes over it."""
     save_interval: CountOrZero = 0
     """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
+    keep_every: CountOrZero = 0
+    """Keep every so many-th checkpoint for good; 0 keeps only the last and the best."""
+    best_by: Optional[str] = None
+    """Verification set by whose accuracy the best checkpoint is kept; the first of val_targets when not given."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """When a checkpoint cannot be written: stop, or go on with the one before it; at the end, always stop."""
     on_nonfinite: OnNonfinite = "stop"
@@ -172,7 +190,7 @@ class ValidConfig(VerificationOptions, NetworkOptions):
     """Options of valid.py."""
 
     checkpoint: str = "emore_arcface"
-    """Directory that train.py wrote (its --output), or any with <network>.pdparams."""
+    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
     report: Optional[str] = None
     """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
     template_flip: Literal[0, 1] = 1

@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     FLIP = 2
     CLASS_CENTRES = 3
     NEGATIVE_CLASSES = 4
+    AUGMENTATION = 5
 
 
 def generator(purpose: Purpose, *key: int) -> np.random.Generator:

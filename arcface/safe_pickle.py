@@ -36,7 +36,8 @@ def load(source: bytes | BinaryIO, name: str) -> object:
     Admitted are None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict with keys that are none
     of these containers, and NumPy arrays, scalars and dtypes of numbers, bool, fixed-length bytes and, in
     arrays, objects from this very list; pickle protocols 0 to 5. That covers InsightFace's `.bin` files and
-    `paddle.save(layer.state_dict(), path)`. What Python 2 wrote as `str` is returned as bytes.
+    what `paddle.save` writes of tensors in dicts, lists and tuples. Where that is no plain state dict, a tensor
+    is returned as Paddle pickles it, as (name, array). What Python 2 wrote as `str` is returned as bytes.
 
     Args:
         source: the pickle, or a seekable binary stream that stands at its first byte.
@@ -93,8 +94,9 @@ class _Interpreter:
         self.below_marks: list[list] = []
         self.memo: dict[int, object] = {}
         self.unfilled: dict[int, np.ndarray] = {}  # arrays by id, from `_reconstruct` until their BUILD
-        # Copies are paid for from this, or a loop of GET and REDUCE could fill the memory. An honest file
-        # needs at most twice its size: protocol 2 encodes the bytes of an array, which may copy them again.
+        # Arrays and copies are paid for from this, or a loop of GET and REDUCE could fill the memory, here or
+        # where arrays that share theirs are put together. An honest file needs at most twice its size:
+        # protocol 2 encodes the bytes of an array, which may copy them again.
         self.allowance = 4 * reader.size
 
     def run(self) -> object:
@@ -221,6 +223,12 @@ class _Interpreter:
         """`bytes()`: how Python 3 writes b"" in protocols 0 to 2. It never writes arguments."""
         return b""
 
+    def tuple_of(self, items: tuple) -> tuple:
+        """`tuple(items)`: how Paddle writes a tensor's name and array."""
+        if type(items) is not tuple:
+            raise TypeError("a call of tuple with another value")
+        return items
+
     def ordered_dict(self, items: list = ()) -> OrderedDict:
         """`collections.OrderedDict`; Python 2 gives it a list of pairs."""
         self.pay(len(items))
@@ -245,6 +253,7 @@ class _Interpreter:
                     axes: tuple | None = None) -> np.ndarray:
         """`_frombuffer`: contiguous arrays in protocol 5. Recent NumPy 2 also writes order "K" with axes."""
         _check_content(content, dtype, shape)
+        self.pay(len(content))
         array = np.frombuffer(content, dtype)
         return array.reshape(shape).transpose(axes) if order == "K" else array.reshape(shape, order=order)
 
@@ -330,6 +339,8 @@ _ADMITTED = {
     ("_codecs", "encode"): _Interpreter.encode,
     ("__builtin__", "bytes"): _Interpreter.no_bytes,
     ("builtins", "bytes"): _Interpreter.no_bytes,
+    ("__builtin__", "tuple"): _Interpreter.tuple_of,
+    ("builtins", "tuple"): _Interpreter.tuple_of,
     ("collections", "OrderedDict"): _Interpreter.ordered_dict,
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): _Interpreter.dtype,

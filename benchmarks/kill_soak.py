@@ -90,7 +90,7 @@ def result_of(output: Path) -> dict[str, bytes]:
             arrays |= {f"{path.name} {name}": value.tobytes() for name, value in tensors.items() if isinstance(value, np.ndarray)}
     records = [json.loads(line) for line in (output / "log" / "metrics.jsonl").read_text().splitlines()]
     timeless = [{name: value for name, value in record.items() if name not in
-                 ("run", "time", "samples_per_second", "hours_to_end")} for record in records]  # fmt: skip
+                 ("run", "time", "samples_per_second", "hours_to_end", "data_wait")} for record in records]  # fmt: skip
     return {**arrays, "log": json.dumps(timeless).encode()}
 
 

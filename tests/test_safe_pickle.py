@@ -1,5 +1,6 @@
 """The restricted unpickler reads what honest tools write, and runs nothing that a dishonest file asks for."""
 
+import ast
 import base64
 import collections
 import copyreg
@@ -7,6 +8,7 @@ import functools
 import io
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -44,12 +46,12 @@ def refusal(payload: bytes, name: str = "some.bin") -> str:
 
 
 def same(first, second) -> bool:
-    """Equal in type and value, down to the dtype and memory order of arrays."""
+    """Equal in type and value, down to the dtype, bits and memory order of arrays."""
     if type(first) is not type(second):
         return False
     if isinstance(first, np.ndarray):
         return (first.dtype == second.dtype and first.shape == second.shape
-                and first.flags.f_contiguous == second.flags.f_contiguous and bool((first == second).all()))
+                and first.flags.f_contiguous == second.flags.f_contiguous and first.tobytes() == second.tobytes())
     if isinstance(first, dict):
         return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
     if isinstance(first, (list, tuple)):
@@ -189,16 +191,125 @@ def test_python_2_arrays_load():
     assert same(safe_pickle.load(payload, "x"), pickle.loads(payload, encoding="bytes"))
 
 
-def test_paddle_state_dicts_load_as_paddle_loads_them(tmp_path):
+def as_paddle_returns(loaded):
+    """Without the internal names of tensors: outside of plain state dicts, Paddle pickles a tensor as (name, array)."""
+    if isinstance(loaded, dict):
+        return type(loaded)((key, as_paddle_returns(value)) for key, value in loaded.items())
+    if type(loaded) is tuple and len(loaded) == 2 and type(loaded[0]) is str and isinstance(loaded[1], np.ndarray):
+        return loaded[1]
+    return type(loaded)(map(as_paddle_returns, loaded)) if isinstance(loaded, (list, tuple)) else loaded
+
+
+def trained(paddle, optimizer: str) -> dict:
+    """State dict of an optimizer with a rate that falls, after a step."""
+    linear = paddle.nn.Linear(3, 2)
+    rate = paddle.optimizer.lr.LinearWarmup(paddle.optimizer.lr.StepDecay(0.1, 5), 10, 0.0, 0.1)
+    optimizer = getattr(paddle.optimizer, optimizer)(rate, parameters=linear.parameters())
+    linear(paddle.ones([4, 3])).sum().backward()
+    optimizer.step()
+    rate.step()
+    return optimizer.state_dict()
+
+
+DTYPES = "float16 uint16 float32 float64 int8 int16 int32 int64 uint8 bool complex64 complex128".split()  # uint16: bfloat16
+
+
+def of_every_dtype(paddle) -> dict:
+    """Tensors of random bits, NaNs and infinities among them."""
+    draw = np.random.default_rng(0)
+    bits = {dtype: draw.integers(0, 2 if dtype == "bool" else 256, 4800, np.uint8).view(dtype) for dtype in DTYPES}
+    state = {dtype: paddle.to_tensor(array) for dtype, array in bits.items()}
+    assert state["uint16"].dtype == paddle.bfloat16
+    return state
+
+
+def of_every_shape(paddle) -> dict:
+    tensor = paddle.arange(24, dtype="float32").reshape([2, 3, 4])
+    return {
+        "0-D": paddle.to_tensor(7.0), "one": paddle.ones([1]), "empty": paddle.zeros([0, 3]), "plain": tensor,
+        "permuted": tensor.transpose([2, 0, 1]), "transposed": tensor[0].t(), "strided": tensor[:, ::2, 1:],
+    }  # fmt: skip
+
+
+SAVED = {
+    "layers": lambda paddle: paddle.nn.Sequential(
+        paddle.nn.Conv2D(3, 4, 3), paddle.nn.BatchNorm2D(4), paddle.nn.PReLU(4), paddle.nn.Linear(4, 300)
+    ).state_dict(),
+    "every dtype": of_every_dtype,
+    "every shape": of_every_shape,
+    "Momentum": lambda paddle: trained(paddle, "Momentum"),
+    "Adam": lambda paddle: trained(paddle, "Adam"),
+    "Adam with master weights": lambda paddle: {**trained(paddle, "Adam"), "master_weights": of_every_dtype(paddle)},
+    "training state": lambda paddle: {"model": of_every_shape(paddle), "optimizer": trained(paddle, "Adam"), "epoch": 3,
+                                      "best": 0.5, "history": [paddle.ones([2]), None, "text", (1, paddle.zeros([3]))]},
+    "ordered": lambda paddle: collections.OrderedDict(b=paddle.ones([2]), a=[paddle.zeros([2])]),
+    "list": lambda paddle: list(of_every_dtype(paddle).values()),
+    "tensor": lambda paddle: paddle.ones([2, 2]),
+    "array": lambda paddle: {"array": np.arange(6.0).reshape(2, 3).T, "scalar": np.float32(1), "list": [np.zeros(2)]},
+    "no tensor": lambda paddle: {"epoch": 3, 5: [1.5, True, None, "text"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("kind", SAVED)
+def test_what_paddle_saves_loads_as_paddle_loads_it(kind, protocol, tmp_path):
     paddle = pytest.importorskip("paddle")
-    nn = paddle.nn
-    state = nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4), nn.PReLU(4), nn.Linear(4, 300)).state_dict()
-    path = str(tmp_path / "MobileFaceNet_128.pdparams")
-    paddle.save(state, path)
-    expected = paddle.load(path, return_numpy=True, keep_name_table=True)
+    path = str(tmp_path / "saved")
+    paddle.save(SAVED[kind](paddle), path, protocol=protocol)
     with open(path, "rb") as file:
-        assert same(safe_pickle.load(file, path), expected)
-    assert set(state) < set(expected) and all((expected[key] == state[key].numpy()).all() for key in state)
+        loaded = safe_pickle.load(file, path)
+    assert same(as_paddle_returns(loaded), paddle.load(path, return_numpy=True, keep_name_table=True))
+
+
+# base85 of what paddle 2.6.2 and numpy 1.26.4 write by
+# w = paddle.to_tensor([[1.5, -2], [0, 3]])
+# paddle.save({"w": w, "half": w.astype("bfloat16"), "step": paddle.to_tensor(7)}, path, protocol)
+# paddle.save([w, {"epoch": 3}], path, protocol)
+WRITTEN_BY_PADDLE_2 = (
+    ("state", 2, (
+        "fC7DS04P`i0001YaRFm)b!~8YE@N+UWiD-XY;<X1a&lpL3SV+%V{dMAbaHiLbP90-V{UbAaCr)DWMOi0VR;I114{sfaRg&uV{c?-"
+        "V{-~+Zewp`WeRZxSOEY40Ag_lSOx$90Bm7&X>Kub2ZnJ7QgI1~aSBp#3n)tgO9D#*hH(sIZgp*Nc?x87d2nS4aSd1k0001HG;t1z"
+        "h=*|xQgIL{O9NN|0000yaS={VPD=m(|Nlz=|Ns9>0CaH@Vu@%4SP}pL0002PfIk2L0K<R)0000006;)-6KDs9aTHQ<6?AbHVps$K"
+        "003xVY-Vv6XaZ;hO8|v&7-$KHaT!u^8YoKvO9D#*hH)Ec4OjvI004C|aU6+=hjATJaULj3185OWPEJby|Ns9=|NsC0O8|6nA7Y7U"
+        "1y~9I006^)KLEpk002NhaUf_1hH)WMaUyhaBVt$t0001UbY*aHBxnL?14{sfaV2O8hjAuSaVIEC0V!w=SONe50BJaJD2a%NaVb)9"
+        "Dkw_>Xc10MPD=m(|Nlz=|Ns9>0CaIHVu@%4SO@?B00#g7000000C6m62ZnJiQgJSHaW7(68vp<RQ*?55V{~<LWn@%uP+@XmZDn+2"
+        "a!z4wWk5i2Fnw_`C};s#5&!@IXJu|>a$$63WM6b;ZgX#PUodepXct%u0001GVP|D>UvzD7UodeqXe3w?0001IWo~71VRU6=Uvy<|"
+        "b8m8AF>y3?buI"
+    )),
+    ("state", 4, (
+        "fCQDF0RR910001elqie=ca)43Zgp*Nc`jpba%C=Ub!>ELVRCX|d6bL{Uvgz*Z*FsRa&=>Ll#`T<1#We1aCwxB2X16xa&lpLl#`T8"
+        "0ELu80b-Pglv0!^O94v)O9F<JXa$S~WOR9OWt5YYi~?pfl!=Iklv0!^O9PAnJd{pOPD=m(|Nlz=|Ns9>0CbdMi9-+o0Kh*0006)M"
+        "0000006;*Lbd+L@1ZZJwW|U|IXa`FGg_LLshm=y3C`$oL0!sphlxPl&0(CN!iHL`kQj{o5185RXPEJby|Ns9=|NsC0O8|6~Vu?ct"
+        "z&`-M002NhlysD0j0AIZWpI>e1ZW3K0ELuj35S$YlqgF9DQFIi0%<suiHL`kQj{o5185RXPEJby|Ns9=|NsC0O8|6~Vu?ct2LJ#7"
+        "00000lysD0j2lyQa&=>Lb#i57RBupWa$#*{bY*f*VQpnVK$LxyC};tU5@%&@WpZJ3Wn^D;Wo~nCa$hi%XcmkMWnpJ!a$j_9a9=Q#"
+        "Xd#ReXJu|>a$$63WM6b;ZgX#PUon(*buI"
+    )),
+    ("nested", 2, (
+        "fC61{04QT$Ut)D>Y;<XEUtbDzb#QED3UL8g5&!@IXJu|>a$$63WM6b;ZgX#PUode3V{UbAaCt6cZ*pZWZFOvPX<>45VR;H)a%E$0"
+        "ZgX^Ubz^i2aRXy+b!~8Y3T|X!a&lpL3ULHW0EKY{V_#!$WMyM>3T19%Z)9Z(aRyic0001DaR*oi0001NVRUJ3F>wfnaS2j!3WsqE"
+        "QgI9@O94v)O9F;*4P$O~ZE$%CWOR9OWeRZ)SONe50A@6C4~d9}aS&2*5hzOoSOEY406cLLPEJlr|NsC0O8@`=|4RULaT8*RXa-mk"
+        "000000K<Sk0002PfB*mh0000$Kyegk2!?SLQgIe^aTj8SaTtYh8B%c?eQ_ID1poj5WpHm}XmK1%19N3A"
+    )),
+    ("nested", 4, (
+        "fCQD>0000000018lqie{Vs&Y3bZKsLl#B&*b#QEDl#`T<5@%&@WpZJ3Wn^D;Wo~nCa$hi%j1_KmZE$%mV{dY0E^T#ebZKF7a$$Lt"
+        "j0|6LWn*t{b98cbV|0|0l#B&#b!~8Yl#B;%WMOi0VR@93luH1GltTexl!ug3lqgF9O9D#*hLmUsj0I$Ld2nTvla!1CW;B$Eh=-I?"
+        "lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwyfP5C8zcKL7v#zyJUM0000$K$LWpVuqB3lv0#^l#B&saBpL1luHA1Wi9"
+    )),
+)
+
+
+@pytest.mark.parametrize("kind, protocol, encoded", WRITTEN_BY_PADDLE_2)
+def test_what_paddle_2_saved_loads_under_either(kind, protocol, encoded):
+    paddle = pytest.importorskip("paddle")
+    content, w = base64.b85decode(encoded), np.array([[1.5, -2], [0, 3]], np.float32)
+    loaded = as_paddle_returns(safe_pickle.load(content, "x"))
+    assert same(loaded, paddle.load(io.BytesIO(content), return_numpy=True, keep_name_table=True))
+    if kind == "state":
+        half = np.array([[0x3FC0, 0xC000], [0, 0x4040]], np.uint16)
+        del loaded["StructuredToParameterName@@"]
+        assert same(loaded, {"w": w, "half": half, "step": np.array(7)})
+    else:
+        assert same(loaded, [w, {"epoch": 3}])
 
 
 # ---- what must not run
@@ -279,6 +390,7 @@ def test_registered_extensions_do_not_run(tmp_path):
     ("numpy", "fromfile"), ("numpy", "memmap"), ("_codecs", "lookup"), ("_codecs", "encode.__self__"),
     ("collections", "OrderedDict.__init__"),
     ("collections", "namedtuple"), ("builtins", "bytearray"), ("arcface.safe_pickle", "_Interpreter"),
+    ("builtins", "list"), ("builtins", "tuple.__new__"),
 ])  # fmt: skip
 def test_neighbours_of_admitted_names_are_refused(module, attribute):
     for payload in f"c{module}\n{attribute}\n.".encode(), piece(module) + piece(attribute) + b"\x93.":
@@ -386,6 +498,8 @@ MISUSE = {  # by what the message says
         "_reconstruct without arguments": call(RECONSTRUCT),
         "encode beyond latin1": call("_codecs.encode", piece("\u20ac"), piece("latin1")),
         "bytes of a huge size": call("builtins.bytes", piece(2**40)),
+        "tuple of a huge size": call("builtins.tuple", piece(bytes(9))),
+        "tuple of nothing": call("builtins.tuple"),
         "OrderedDict of a number": call("collections.OrderedDict", piece(5)),
         "a memo that is not there": b"h\x07",
         "a mark that is not there": b"t",
@@ -434,6 +548,13 @@ def byteswapping_loop(copies: int) -> bytes:
             + (EMPTY_ARRAY + b"(K\x01M\xa8a\x85h\x50\x89h\x51tb") * copies + b"l.")
 
 
+def viewing_loop(copies: int) -> bytes:
+    """Asks for one more array in the same memory again and again; to put them together would fill it."""
+    module = np.zeros(1).__reduce_ex__(5)[0].__module__  # numpy._core.numeric, in NumPy 1 numpy.core.numeric
+    view = call(f"{module}._frombuffer", b"h\x50", dtype("u1"), piece((100_000,)), piece("C"))
+    return b"(" + piece(bytes(100_000)) + b"q\x50" + view * copies + b"l."
+
+
 LONG = 2**60
 BOMBS = {
     "BINBYTES8": b"\x80\x04\x8e" + struct.pack("<Q", LONG) + b"x.",
@@ -466,7 +587,7 @@ def test_bombs_end_at_once_in_little_memory(bomb, tmp_path):
     assert peak < 2**20 + 20 * len(payload)
 
 
-@pytest.mark.parametrize("loop", [copying_loop, byteswapping_loop])
+@pytest.mark.parametrize("loop", [copying_loop, byteswapping_loop, viewing_loop])
 def test_copying_loops_are_real_and_a_few_copies_load(loop):
     assert len(safe_pickle.load(loop(3), "x")) == len(pickle.loads(loop(3)))
     assert "far more memory than its size" in refusal(loop(50))
@@ -518,3 +639,84 @@ def test_nothing_here_imports_paddle():
     modules = "arcface.safe_pickle", "arcface.verification.bin_file", "arcface.verification.metrics"
     code = f"import sys, {', '.join(modules)}; sys.exit('paddle' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(safe_pickle.__file__).parents[1])
+
+
+# ---- nothing else unpickles
+
+UNPICKLERS = re.compile(
+    r"(pickle|_pickle|cloudpickle|dill)\.(loads?|Unpickler|\*)|joblib\.load|shelve\.\w+|pandas\.read_pickle"
+    r"|paddle\.((framework|framework\.io|hub|jit|static)\.)?load|torch\.(jit\.|hub\.)?load|numpy\.load|numpy\.lib\.(npyio\.|format\.)?(load|read_array|NpzFile)"
+    r"|yaml\.(load|load_all|unsafe_load|unsafe_load_all|full_load|full_load_all|\*)"
+)
+SAFE_CALLS = {"numpy.load": ("allow_pickle", False), "torch.load": ("weights_only", True)}  # with these written out
+
+
+def uses_of_unpicklers(source: str) -> list[str]:
+    """Return the full names of the unpicklers that a Python source imports or mentions, but for calls that are safe."""
+    tree = ast.parse(source)
+    full_names, mentioned, safe = {}, [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                name = alias.name if alias.asname else alias.name.split(".")[0]
+                full_names[alias.asname or name] = name
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full_names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                mentioned.append(f"{node.module}.{alias.name}")
+
+    def full_name(node) -> str:
+        if isinstance(node, ast.Attribute):
+            return f"{full_name(node.value)}.{node.attr}"
+        return full_names.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+    for node in ast.walk(tree):  # a call comes before what it calls
+        if isinstance(node, ast.Call):
+            given = [(keyword.arg, getattr(keyword.value, "value", None)) for keyword in node.keywords]
+            if SAFE_CALLS.get(full_name(node.func)) in given:
+                safe.add(node.func)
+        elif isinstance(node, (ast.Attribute, ast.Name)) and node not in safe:
+            mentioned.append(full_name(node))
+    return [name for name in mentioned if UNPICKLERS.fullmatch(name)]
+
+
+@pytest.mark.parametrize("source", [
+    "import pickle\npickle.load(file)",
+    "import pickle\npickle.loads(content)",
+    "import pickle as p\nclass Reader(p.Unpickler): pass",
+    "def read(file):\n    from pickle import load as read_it\n    return read_it(file)",
+    "from pickle import *",
+    "import pickle\nread = pickle.load",
+    "import paddle\npaddle.load('x', return_numpy=True)",
+    "import paddle\npaddle.jit.load('x')",
+    "from paddle import load",
+    "import numpy as np\nnp.load(file, allow_pickle=True)",
+    "import numpy as np\nnp.load(file)",
+    "import numpy as np\nnp.load(file, allow_pickle=allowed)",
+    "import torch\ntorch.load(file)",
+    "import torch\ntorch.load(file, weights_only=False)",
+    "import yaml\nyaml.load(text, yaml.Loader)",
+    "import yaml\nyaml.unsafe_load(text)",
+    "import joblib, shelve\nshelve.open('x')",
+])  # fmt: skip
+def test_unpicklers_are_noticed(source):
+    assert uses_of_unpicklers(source)
+
+
+@pytest.mark.parametrize("source", [
+    "import pickle\npickle.dump(data, file)",
+    "import numpy as np\nnp.load(file, allow_pickle=False)",
+    "import torch\ntorch.load(file, map_location='cpu', weights_only=True)",
+    "import json, yaml\njson.load(file), yaml.safe_load(file)",
+    "from arcface import safe_pickle\nsafe_pickle.load(file, 'x')",
+])  # fmt: skip
+def test_what_does_not_unpickle_is_left_alone(source):
+    assert not uses_of_unpicklers(source)
+
+
+def test_no_other_code_unpickles(repository):
+    folders = [repository / name for name in ("arcface", "datasets", "benchmarks")]
+    files = [*repository.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
+    assert {"train.py", "safe_pickle.py", "pack_bin.py", "kill_soak.py"} <= {file.name for file in files}
+    found = {str(file): uses for file in files if (uses := uses_of_unpicklers(file.read_text(encoding="utf-8")))}
+    assert not found, "open it with arcface.safe_pickle.load"

@@ -38,7 +38,6 @@ class LabelFile:
         if not outside_paths:
             self._check_paths_stay_inside()
         self.num_classes = self._check_labels(num_classes)
-        self._repeats = self._count_repeats()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,16 +55,26 @@ class LabelFile:
             raise UserError(f"{self.name(index)}: {error.strerror or error}; restore the file or remove the line") from error
         return _unpack(content, self.name(index)) if path.suffix == ".bin" else content
 
-    def scan(self, images: int) -> None:
-        """Check that every listed file is there, and decode `images` of them, spread evenly over the list.
+    def spread(self, images: int) -> np.ndarray:
+        """Return the indices of `images` images spread evenly over the list, or of all if it has fewer."""
+        return np.unique(np.linspace(0, len(self) - 1, min(images, len(self))).astype(np.int64))
 
-        Raises UserError for the first that is missing or not a 112x112 image. Lines that repeat another are a warning.
+    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the images that are listed before, ascending, and for each the index where it is first."""
+        first: dict[bytes, int] = {}
+        pairs = [(index, first.setdefault(self._paths[index], index)) for index in _perhaps_repeated(self._paths)]
+        again = [pair for pair in pairs if pair[0] != pair[1]]
+        return tuple(np.array(again, np.int64).reshape(-1, 2).T)
+
+    def scan(self, images: int) -> None:
+        """Check that every listed file is there and has one label, and decode `images` of them, spread evenly over the list.
+
+        Raises UserError for the first that is missing, has two labels or is not a 112x112 image. What is listed repeatedly
+        with one label is a warning.
         """
-        if self._repeats:
-            logger.warning("%s: %d lines repeat an earlier line; such an image counts as often as it is listed",
-                           self.file, self._repeats)  # fmt: skip
         self._check_files_exist()
-        for index in np.unique(np.linspace(0, len(self) - 1, min(images, len(self))).astype(np.int64)):
+        self._check_repeated()
+        for index in self.spread(images):
             decode(self.encoded(index), self.name(index))
 
     def _path(self, index: int) -> str:
@@ -97,19 +106,17 @@ class LabelFile:
             raise UserError(f"{self.file}: all images are of one person, label 0; list at least two people")
         return num_classes or len(counts)
 
-    def _count_repeats(self) -> int:
-        """Return how many lines repeat an earlier one; raises UserError if an image has two labels."""
-        first: dict[bytes, int] = {}
-        repeats = 0
-        for index in _perhaps_repeated(self._paths):
-            earlier = first.setdefault(self._paths[index], index)
-            if self.labels[index] != self.labels[earlier]:
-                raise UserError(
-                    f"{self.file} lines {self._lines[earlier]} and {self._lines[index]}: {self._path(index)} has label"
-                    f" {self.labels[earlier]} and label {self.labels[index]}; remove the wrong line"
-                )
-            repeats += index != earlier
-        return repeats
+    def _check_repeated(self) -> None:
+        again, first = self.repeated()
+        if (other := np.flatnonzero(self.labels[again] != self.labels[first])).size:
+            indices = [first[other[0]], again[other[0]]]
+            raise UserError(
+                f"{self.file} lines {' and '.join(map(str, self._lines[indices]))}: {self._path(indices[0])} has label"
+                f" {' and label '.join(map(str, self.labels[indices]))}; remove the wrong line"
+            )
+        if len(again):
+            logger.warning("%s: %d lines repeat an earlier line; such an image counts as often as it is listed",
+                           self.file, len(again))  # fmt: skip
 
     def _check_files_exist(self) -> None:
         # One listing of each directory instead of a look at each file: data sets lie on network file systems.

@@ -1,23 +1,19 @@
 """Batches of one rank, decoded in worker processes."""
 
-import atexit
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator
-from functools import partial
-from multiprocessing.synchronize import Event as EventType
+from itertools import islice
 
 import cv2
 import numpy as np
 import paddle
-from paddle.io import DataLoader, Dataset
 
+from arcface.data.augment import Augmentation
 from arcface.data.label_file import LabelFile
-from arcface.data.order import EpochOrder, steps_per_epoch
+from arcface.data.order import EpochOrder, Rows, steps_per_epoch
+from arcface.data.workers import Workers, available
 from arcface.errors import UserError
-from arcface.images import SIZE, decode
-from arcface.runtime.processes import die_with_parent
+from arcface.images import SIZE, decode, decode_crop, write_channels_first
+from arcface.keyed_random import Purpose, generator
 
 NOT_COUNTED = -1  # label of a row that is padding
 UNREADABLE = -2  # label of a row whose image could not be read: black, and like padding not in the loss
@@ -26,46 +22,70 @@ UNREADABLE = -2  # label of a row whose image could not be read: black, and like
 class Batches:
     """Maps a run's step (over all epochs) to this rank's slice of its global batch.
 
-    An item is (images uint8 [n, 3, 112, 112] RGB, labels int64 [n]) with n = batch_size / world_size, as numpy arrays:
-    worker processes must not make Paddle tensors.
+    An item is (images uint8 [n, 3, 112, 112] RGB, labels int64 [n]) with n = batch_size / world_size, as numpy arrays.
     """
 
-    def __init__(self, source: LabelFile, batch_size: int, seed: int, rank: int, world_size: int):
+    def __init__(self, source: LabelFile, batch_size: int, seed: int, rank: int, world_size: int, shuffle: str = "global",
+                 sampling: str = "natural", augmentation: Augmentation = Augmentation()):  # fmt: skip
+        """`shuffle` and `sampling` are the options of these names in arcface/config.py."""
         if batch_size % world_size:
             raise UserError(
                 f"--batch_size {batch_size} is the global batch and must be divisible by the {world_size} ranks;"
                 f" take {batch_size // world_size * world_size or world_size}"
             )
-        self.source, self.batch_size, self.seed = source, batch_size, seed
+        if (shuffle, sampling) == ("blocks", "balanced"):
+            raise UserError("--shuffle blocks and --sampling balanced: the people of a balanced batch lie all over; leave out one")
+        self.source, self.batch_size, self.seed, self.augmentation = source, batch_size, seed, augmentation
         self.steps_per_epoch = steps_per_epoch(len(source), batch_size)
+        self._shuffle, self._sampling = shuffle, sampling
         per_rank = batch_size // world_size
-        self._slice = slice(rank * per_rank, (rank + 1) * per_rank)
+        self.shape = (per_rank, 3, SIZE, SIZE)  # of a step's images
+        self._part = slice(rank * per_rank, (rank + 1) * per_rank)
         self._order = None  # of the epoch of the last step asked for
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        indices, flipped, padding = self._rows(step)
-        labels = np.where(padding, NOT_COUNTED, self.source.labels[indices])
-        images = np.zeros((len(indices), 3, SIZE, SIZE), np.uint8)
-        for row, (index, flip) in enumerate(zip(indices, flipped)):
+        rows, images = self.rows(step), np.empty(self.shape, np.uint8)
+        return images, self.labels(rows, self.fill(rows, images))
+
+    def rows(self, step: int) -> Rows:
+        """Return what this rank's rows of a step are."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order.epoch != epoch:
+            self._order = None  # it is large: not two at a time
+            self._order = EpochOrder(self.source.labels, self.batch_size, self.seed, epoch, self._shuffle, self._sampling)
+        return self._order.batch(step_in_epoch).part(self._part)
+
+    def fill(self, rows: Rows, images: np.ndarray) -> np.ndarray:
+        """Write the images of the rows into `images`, black where they cannot be read, and return which those are, bool [n]."""
+        unreadable, augments = np.zeros(len(images), bool), bool(self.augmentation)
+        for row, (index, flip, key) in enumerate(zip(rows.indices.tolist(), rows.flipped.tolist(), rows.keys.tolist())):
             try:
-                image = decode(self.source.encoded(index), self.source.name(index))
-            except UserError:
-                if not padding[row]:
-                    labels[row] = UNREADABLE  # reported by the training process, by `complaints`
-            else:
-                images[row] = image[:, :, ::-1] if flip else image
-        return images, labels
+                image = decode_crop(self.source.encoded(index), "")
+            except UserError:  # told by the training process, by `complaints`
+                images[row], unreadable[row] = 0, True
+                continue
+            if flip:
+                image = cv2.flip(image, 1)
+            if augments:
+                image = self.augmentation(image, generator(Purpose.AUGMENTATION, self.seed, rows.epoch, key))
+            write_channels_first(image, images[row])
+        return unreadable
+
+    def labels(self, rows: Rows, unreadable: np.ndarray) -> np.ndarray:
+        """Return the labels of the rows, of which those that do not count are negative, int64 [n]."""
+        labels = np.where(unreadable, UNREADABLE, self.source.labels[rows.indices])
+        return np.where(rows.padding, NOT_COUNTED, labels)
 
     def names(self, step: int) -> list[str]:
         """Return what messages call this rank's images of a step, in the batch's order."""
-        return [self.source.name(index) for index in self._rows(step)[0]]
+        return [self.source.name(index) for index in self.rows(step).indices]
 
     def complaints(self, step: int, labels: np.ndarray) -> dict[int, str]:
         """Return what is wrong with the unreadable images of a step, by index, given the labels that came with it."""
         if not (labels == UNREADABLE).any():
             return {}
         messages = {}
-        for index in self._rows(step)[0][labels == UNREADABLE]:
+        for index in self.rows(step).indices[labels == UNREADABLE]:
             try:
                 decode(self.source.encoded(index), self.source.name(index))
                 messages[int(index)] = f"{self.source.name(index)}: was unreadable for a moment"
@@ -73,47 +93,27 @@ class Batches:
                 messages[int(index)] = str(error)
         return messages
 
-    def _rows(self, step: int) -> list[np.ndarray]:
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order.epoch != epoch:
-            self._order = EpochOrder(len(self.source), self.batch_size, self.seed, epoch)
-        return [values[self._slice] for values in self._order.batch(step_in_epoch)]
-
-
-class _Shifted(Dataset):
-    """The steps first .. last - 1 as 0, 1, ...: what Paddle's loader counts."""
-
-    def __init__(self, batches: Batches, first: int, last: int):
-        self.batches, self.first, self.last = batches, first, last
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.batches[self.first + position]
-
-
-def _start_worker(ending: EventType, _: int) -> None:
-    cv2.setNumThreads(0)
-    die_with_parent()
-    # Ctrl-C and batch systems send their signal to all processes of a job; what it means, the training process decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def terminate(number: int, _) -> None:
-        if ending.is_set():  # then the training process has sent it
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, terminate)
-
 
 def load(batches: Batches, first: int, last: int, num_workers: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
-    """Yield the batches of the steps first .. last - 1 in order, as tensors on the CPU; workers live for all of them."""
-    if first >= last:
+    """Yield the batches of the steps first .. last - 1 in order, as tensors on the CPU; workers live for all of them.
+
+    Without workers (0 of them, or no Linux) a batch is made when it is asked for.
+    """
+    if num_workers == 0 or not available():
+        for step in range(first, last):
+            yield _tensors(*batches[step])
         return
-    ending = multiprocessing.Event()
-    atexit.register(ending.set)
-    yield from DataLoader(
-        _Shifted(batches, first, last), batch_size=None, num_workers=num_workers, places=paddle.CPUPlace(),
-        worker_init_fn=partial(_start_worker, ending),
-    )  # fmt: skip
+    with Workers(batches.fill, batches.shape, num_workers) as workers:
+        ahead = map(batches.rows, range(first, last))
+        for rows in islice(ahead, workers.capacity):
+            workers.submit(rows)
+        for _ in range(first, last):
+            rows, images, unreadable = workers.take()
+            tensors = _tensors(images, batches.labels(rows, unreadable))
+            for rows in islice(ahead, 1):  # into the slot that has just been copied
+                workers.submit(rows)
+            yield tensors
+
+
+def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
+    return paddle.to_tensor(images, place=paddle.CPUPlace()), paddle.to_tensor(labels, place=paddle.CPUPlace())

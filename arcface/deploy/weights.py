@@ -1,6 +1,7 @@
-"""Convert published weights into the state dict that valid.py reads.
+"""Convert published weights into a state dict that valid.py reads, and a state dict from one format to the other.
 
     python -m arcface.deploy.weights insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams
+    python -m arcface.deploy.weights emore_arcface/MobileFaceNet_128.pdparams shared/MobileFaceNet_128.safetensors
 
 SOURCE is, by its ending, one of:
 
@@ -10,8 +11,10 @@ SOURCE is, by its ending, one of:
     .pth .pt   a PyTorch state dict of the same layers in the same order; PyTorch is needed. Nothing is folded: it must
                be of a training on RGB images scaled by (x - 127.5) / 127.5, with batch norm eps 1e-5, as PyTorch's
                is by default. No file says whether that is so; the accuracy that valid.py prints does.
+    .pdparams .safetensors
+               a state dict of ours; its names and values stay as they are, in float32.
 
-DESTINATION is <directory>/<network>.pdparams, the name that valid.py looks for.
+DESTINATION is <directory>/<network>.pdparams or <directory>/<network>.safetensors, the names that valid.py looks for.
 """
 
 import argparse
@@ -53,12 +56,18 @@ def convert(source: Path, network: str, embedding_size: int) -> dict[str, np.nda
             positive.
     """
     from arcface.backbones import create_backbone  # imports Paddle, which --help need not wait for
+    from arcface.backbones.state_dict import SUFFIXES, load_backbone, read_state_dict
 
+    backbone = create_backbone(network, embedding_size)
+    shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    if source.suffix in SUFFIXES:
+        load_backbone(backbone, read_state_dict(source), str(source))
+        return _fitted(source, {name: (name, tensor.numpy()) for name, tensor in backbone.state_dict().items()}, shapes)
     read = {".params": _from_y1, ".pth": _from_torch, ".pt": _from_torch}.get(source.suffix)
     if read is None:
-        raise UserError(f"{source}: weights are read from .params (MXNet), .pth and .pt (PyTorch) files; give one of these")
-    own = create_backbone(network, embedding_size).state_dict()
-    return read(source, network, {name: tuple(tensor.shape) for name, tensor in own.items()})
+        raise UserError(f"{source}: weights are read from .params (MXNet), .pth and .pt (PyTorch), {' and '.join(SUFFIXES)} files;"
+                        " give one of these")  # fmt: skip
+    return read(source, network, shapes)
 
 
 def _from_y1(source: Path, network: str, shapes: Shapes) -> dict[str, np.ndarray]:
@@ -149,13 +158,17 @@ def _fitted(source: Path, pairs: dict[str, tuple[str, np.ndarray]], shapes: Shap
 
 
 def write(state: dict[str, np.ndarray], destination: Path) -> None:
-    """Write a state dict, whole or not at all, over what may be there; raises UserError if that is not possible."""
-    from arcface.backbones.state_dict import state_dict_bytes
+    """Write a state dict, whole or not at all, over what may be there; raises UserError if that is not possible.
 
+    The ending of `destination`, .pdparams or .safetensors, is the format.
+    """
+    from arcface.backbones.state_dict import PICKLE, SAFETENSORS, safetensors_bytes, state_dict_bytes
+
+    content_of = {PICKLE: state_dict_bytes, SAFETENSORS: safetensors_bytes}[destination.suffix]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with replacing(destination) as file:
-            file.write(state_dict_bytes(state))
+            file.write(content_of(state))
     except OSError as error:
         raise UserError(f"{destination}: cannot be written ({error.strerror or error}); choose another place") from error
 
@@ -164,23 +177,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m arcface.deploy.weights", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.error = _usage_error
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="file of published weights")
-    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="file to write: DIRECTORY/NETWORK.pdparams")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="file of weights, see above")
+    parser.add_argument("destination", type=Path, metavar="DESTINATION",
+                        help="file to write: DIRECTORY/NETWORK.pdparams or .safetensors")  # fmt: skip
     parser.add_argument("--network", default=NetworkOptions.network, help="backbone to convert to (default: %(default)s)")
     parser.add_argument("--embedding_size", type=Size, default=NetworkOptions.embedding_size, metavar="D",
                         help="length of its embeddings (default: %(default)s)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION if it is there")
     options = parser.parse_args(arguments)
-    destination, expected = options.destination, f"{options.network}.pdparams"
-    if destination.name != expected:
-        raise UserError(f"{destination}: valid.py would not find it; name it {destination.parent / expected}")
+    start_paddle()
+    from arcface.backbones.state_dict import SUFFIXES, find_backbone
+
+    destination, expected = options.destination, [f"{options.network}{suffix}" for suffix in SUFFIXES]
+    if destination.name not in expected:
+        raise UserError(f"{destination}: valid.py would not find it; name it {destination.parent / expected[0]} or {expected[1]}")
     if os.path.lexists(destination) and not options.overwrite:
         raise UserError(f"{destination}: is there already; choose another directory, or replace it with --overwrite")
-    start_paddle()
     state = convert(options.source, options.network, options.embedding_size)
     write(state, destination)
     values = sum(array.size for array in state.values())
     print(f"{destination}: {len(state)} tensors with {values} values, from {options.source}")
+    if (first := find_backbone(destination.parent, options.network)) != destination:
+        print(f"valid.py takes {first.name}, which is beside it; to verify this file, move it to another directory")
+        return
     print(f"verify them: python valid.py --network {options.network} --embedding_size {options.embedding_size} "
           f"--checkpoint {shlex.quote(str(destination.parent))} --data_dir MS1M_v2 --val_targets lfw")  # fmt: skip
 

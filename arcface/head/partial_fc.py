@@ -30,14 +30,14 @@ class PartialFC:
 
     weight, momentum: float32 [classes of this rank, embedding_size]. A centre's first value depends on seed and class
     only, so that any number of ranks starts from the same centres. With sample_rate < 1 each step uses the classes of
-    the batch and random others up to that share of the shard; only their rows are read, updated and decayed.
+    the batch and random others up to about that share of all classes, the same on any number of ranks (but for a shard
+    without any, which gets one); only their rows are read, updated and decayed.
     """
 
     def __init__(self, num_classes: int, embedding_size: int, margin: Margin = Margin(), scale: float = 64.0,
                  sample_rate: float = 1.0, seed: int = 0):  # fmt: skip
         self.shard = shard_of(num_classes, rank(), world_size())
-        self.margin, self.scale, self.seed = margin, scale, seed
-        self.quota = max(1, int(sample_rate * self.shard.size)) if sample_rate < 1 else None
+        self.num_classes, self.margin, self.scale, self.sample_rate, self.seed = num_classes, margin, scale, sample_rate, seed
         self.weight = paddle.to_tensor(first_centres(*self.shard, embedding_size, seed))
         self.momentum = paddle.zeros_like(self.weight)
         self.rows = None  # that the last step used: int64, sorted, counted from the shard's start; None for all
@@ -53,7 +53,7 @@ class PartialFC:
 
         def compute(local_embeddings):
             all_labels = all_gather(labels)
-            self.rows = None if self.quota is None else self._sample(all_labels.numpy(), step)
+            self.rows = self._sample(all_labels.numpy(), step) if self.sample_rate < 1 else None
             weight = self.weight if self.rows is None else self.weight.index_select(self.rows)
             result = margin_softmax(local_embeddings, all_labels, weight, self._columns(all_labels), self.margin, self.scale)
             self._gradient = result.weight_gradient
@@ -76,15 +76,16 @@ class PartialFC:
         self._gradient = None
 
     def _sample(self, labels: np.ndarray, step: int) -> paddle.Tensor:
-        """Return the rows of this step, int64, sorted: the batch's classes, then random others up to the quota."""
+        """Return the rows of this step, int64, sorted: the batch's classes, and random others."""
         start, stop = self.shard
-        positive = np.unique(labels[(labels >= start) & (labels < stop)]) - start
-        missing = max(0, self.quota - len(positive))
-        # A number for each class by (seed, step): the lowest win, with the batch's own classes before all.
-        chance = generator(Purpose.NEGATIVE_CLASSES, self.seed, step).random(stop, np.float32)[start:]
-        chance[positive] = -1
-        rows = np.argpartition(chance, len(positive) + missing - 1)[: len(positive) + missing]
-        return paddle.to_tensor(np.sort(rows).astype(np.int64))
+        positive = np.unique(labels[labels >= 0])
+        others = self.num_classes - len(positive)
+        share = max(0.0, self.sample_rate * self.num_classes - len(positive)) / others if others else 0.0
+        # A number for each class by (seed, step), so that which are drawn does not depend on the number of ranks.
+        chance = generator(Purpose.NEGATIVE_CLASSES, self.seed, step).random(stop, np.float32)
+        chance[positive[positive < stop]] = -1
+        rows = np.flatnonzero(chance[start:] < share)
+        return paddle.to_tensor(rows if rows.size else [chance[start:].argmin()], "int64")
 
     def _columns(self, labels: paddle.Tensor) -> paddle.Tensor:
         """Return each label's column among this step's rows; -1 for another rank's class and for none."""

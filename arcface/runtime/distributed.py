@@ -5,9 +5,16 @@ All of them are no-ops with one rank, so that the same code runs with and withou
 """
 
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import paddle
 import paddle.distributed as dist
+
+from arcface.runtime.roll_call import Member, Roll
+
+_member: Member | None = None  # of this process in the roll call, while there is one
 
 
 def rank() -> int:
@@ -28,10 +35,54 @@ def start_ranks() -> None:
         dist.init_parallel_env()
 
 
+@contextmanager
+def ranks_together(timeout: float) -> Iterator[None]:
+    """Join the other ranks, and end this process with an error that names the rank if one is lost meanwhile.
+
+    A rank is lost when it ends before the others, or when they have waited for it for `timeout` seconds.
+    """
+    global _member
+    start_ranks()
+    if world_size() == 1:
+        yield
+        return
+    host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").rpartition(":")[0]
+    roll = Roll(host, world_size(), timeout) if rank() == 0 else None
+    invitation = bytearray(64)
+    if roll:
+        invitation[:] = f"{socket.gethostbyname(host)} {roll.address[1]} {roll.token}".encode().ljust(64)
+    broadcast(received := paddle.to_tensor(list(invitation), "int64"))
+    address, port, token = bytes(received.tolist()).decode().split()
+    _member = Member(rank(), (address, int(port)), token, timeout)
+    try:
+        yield
+    except RuntimeError:  # what Paddle makes of a collective that fails
+        _member.report_failure()
+        raise
+    finally:
+        _member.leave()
+        _member = None
+        if roll:
+            roll.close()
+
+
+def show_life(doing: str) -> None:
+    """Show that long work goes on, and which, so that nobody takes this rank for lost."""
+    if _member:
+        _member.show_life(doing)
+
+
+def _begin() -> None:
+    # Paddle's gloo gives up when a rank comes 30 seconds late, and that cannot be set: so ranks wait before they enter it.
+    if _member:
+        _member.arrive(wait=paddle.get_device() == "cpu")
+
+
 def all_gather(x: paddle.Tensor) -> paddle.Tensor:
     """Return the ranks' tensors [n, ...] one after the other, [world_size * n, ...]; not differentiable."""
     if world_size() == 1:
         return x
+    _begin()
     parts = []
     dist.all_gather(parts, x.detach())
     return paddle.concat(parts)
@@ -40,6 +91,7 @@ def all_gather(x: paddle.Tensor) -> paddle.Tensor:
 def all_reduce_sum(x: paddle.Tensor) -> paddle.Tensor:
     """Replace x in place by its sum over the ranks, and return it; not differentiable."""
     if world_size() > 1:
+        _begin()
         dist.all_reduce(x, op=dist.ReduceOp.SUM)
     return x
 
@@ -47,6 +99,7 @@ def all_reduce_sum(x: paddle.Tensor) -> paddle.Tensor:
 def all_reduce_max(x: paddle.Tensor) -> paddle.Tensor:
     """Replace x in place by its maximum over the ranks, and return it; not differentiable."""
     if world_size() > 1:
+        _begin()
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
     return x
 
@@ -54,5 +107,6 @@ def all_reduce_max(x: paddle.Tensor) -> paddle.Tensor:
 def broadcast(x: paddle.Tensor) -> paddle.Tensor:
     """Replace x in place by rank 0's, and return it."""
     if world_size() > 1:
+        _begin()
         dist.broadcast(x, src=0)
     return x

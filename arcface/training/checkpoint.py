@@ -8,19 +8,26 @@
             rank:0_softmax_weight_mom.pkl        their momentum
             checkpoint.json                      progress, class ranges, sha256 of each file, options of the run
         latest -> step_00000190
+        best -> step_00000150
         MobileFaceNet_128.pdparams -> latest/MobileFaceNet_128.pdparams, and so on for the files' well-known names
 
 A checkpoint is written into a hidden folder, gets its name when every rank's files are on disk, and becomes current
-when the link `latest` is replaced, which is one atomic operation for all files. Only then is the older one removed.
+when the link `latest` is replaced, which is one atomic operation for all files. Only then are older ones removed, but
+for the best and those that are to be kept.
+
+Where a file system cannot hold a colon in a name, it is rank_0_softmax_weight.pkl; where it has no symbolic links, `latest`
+and `best` are files that hold the name, and the well-known names are copies.
 """
 
+import errno
 import hashlib
 import json
 import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +37,7 @@ import paddle
 from arcface import safe_pickle
 from arcface.backbones.state_dict import as_state_dict, state_dict_bytes
 from arcface.errors import UserError
-from arcface.files import sync_directory, write_new
+from arcface.files import replacing, sync_directory, write_new
 from arcface.head.shards import Shard
 from arcface.runtime.distributed import all_gather, rank
 
@@ -38,7 +45,7 @@ FORMAT = 1
 _COMPLETE = re.compile(r"step_\d{8}(_\d+)?")
 _INCOMPLETE = re.compile(rf"\.{_COMPLETE.pattern}\.incomplete")
 MANIFEST = "checkpoint.json"
-LATEST = "latest"
+LATEST, BEST = "latest", "best"
 
 
 @dataclass
@@ -51,11 +58,13 @@ class State:
     centres_momentum: np.ndarray
 
 
-def save(output: Path, network: str, state: State, shard: Shard, step: int, manifest: dict) -> None:
+def save(output: Path, network: str, state: State, shard: Shard, step: int, manifest: dict, best: bool = False,
+         keep: bool = False) -> None:  # fmt: skip
     """Write a checkpoint of all ranks and make it the current one; called by every rank.
 
-    `manifest` (progress, identity and options of the run) is written into checkpoint.json. Raises UserError if
-    the files cannot be written; the current checkpoint then stays as it was.
+    `manifest` (progress, identity and options of the run) is written into checkpoint.json. `best` makes it the best one
+    too, `keep` has later saves leave it in place. Raises UserError if the files cannot be written; the current
+    checkpoint then stays as it was.
     """
     name = _free_name(output, step)
     folder = output / f".{name}.incomplete"
@@ -66,7 +75,8 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
     making.raise_on_every_rank(output, step)
     digests = []
     with _Caught() as writing:
-        for file, array in zip(_head_files(rank()), (state.centres, state.centres_momentum)):
+        colon = _colon(folder)
+        for file, array in zip(head_files(rank(), colon), (state.centres, state.centres_momentum)):
             digests.append(_write(folder / file, pickle.dumps(array, protocol=4)))
     writing.raise_on_every_rank(output, step)
     # int64: a dtype that every backend gathers
@@ -80,17 +90,18 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
                     folder / f"{network}_momentum.pdparams", state_dict_bytes(state.backbone_momentum)
                 ),
             }
-            heads = [file for owner in range(len(ranges)) for file in _head_files(owner)]
+            heads = [file for owner in range(len(ranges)) for file in head_files(owner, colon)]
             files |= zip(heads, (row.tobytes() for row in of_all_ranks.reshape(len(heads), -1)))
-            manifest = {"format": FORMAT, **manifest, "classes_of_rank": ranges,
+            manifest = {"format": FORMAT, **manifest, "keep": keep, "classes_of_rank": ranges,
                         "sha256": {file: digest.hex() for file, digest in files.items()}}  # fmt: skip
             _write(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
             sync_directory(folder)
             os.rename(folder, output / name)
-            _make_current(output, name, [*files, MANIFEST])
+            _make_current(output, name, [*files, MANIFEST], best)
     finishing.raise_on_every_rank(output, step)
     if rank() == 0:
-        _remove_older(output, name)
+        with suppress(OSError):  # tried again at the next save
+            _remove_older(output, name, manifest["progress"].get("run"))
 
 
 class _Caught:
@@ -125,20 +136,23 @@ class Checkpoint:
 
         Raises UserError if there is none, or if files of it are missing (it lists them).
         """
-        self.directory = directory / LATEST if (directory / LATEST).exists() else directory
+        current = directory / LATEST
+        if current.is_file():  # where there are no links
+            current = directory / current.read_text().strip()
+        self.directory = current if current.is_dir() else directory
         try:
             self.manifest = json.loads((self.directory / MANIFEST).read_bytes())
         except (OSError, ValueError) as error:
             raise UserError(f"{directory}: no checkpoint to resume from ({MANIFEST}: {error}); start with --resume 0") from error
         if self.manifest.get("format") != FORMAT:
             raise UserError(f"{self.directory / MANIFEST}: format {self.manifest.get('format')} is not {FORMAT}; update arcface")
-        if missing := [file for file in self.manifest["sha256"] if not (self.directory / file).exists()]:
+        if missing := [file for file in self.manifest["sha256"] if not self._path(file).exists()]:
             raise UserError(f"{self.directory}: incomplete checkpoint, missing {', '.join(missing)}; restore the files")
 
     def check_identity(self, identity: dict) -> None:
         """Raise UserError if the run that wrote this differs from `identity`, naming what differs."""
         for name, value in identity.items():
-            if self.manifest["identity"][name] != value:
+            if self.manifest["identity"].get(name, value) != value:  # runs of earlier versions lack some names
                 raise UserError(
                     f"--resume 1: {self.directory} was trained with {name} {self.manifest['identity'][name]}, not {value};"
                     f" resume with the same {name}, or train into another --output"
@@ -150,31 +164,64 @@ class Checkpoint:
             as_state_dict(safe_pickle.load(self._read(file), file), file)
             for file in (f"{network}.pdparams", f"{network}_momentum.pdparams")
         )
-        of_ranks = [_head_files(owner) for owner in range(len(self.manifest["classes_of_rank"]))]
-        centres, centres_momentum = (self._rows(files, shard) for files in zip(*of_ranks))
+        ranges = self.manifest["classes_of_rank"]
+        colon = ":" if head_files(0)[0] in self.manifest["sha256"] else "_"
+        of_ranks = [head_files(owner, colon) for owner in range(len(ranges))]
+        centres, centres_momentum = (collect_rows(files, ranges, shard, self._read_rows) for files in zip(*of_ranks))
         return State(backbone, momentum, centres, centres_momentum)
 
-    def _rows(self, files: tuple[str, ...], shard: Shard) -> np.ndarray:
-        """Collect a shard's rows from the files, one for each rank that wrote, that hold them."""
-        parts = []
-        for file, (start, stop) in zip(files, self.manifest["classes_of_rank"]):
-            low, high = max(start, shard.start), min(stop, shard.stop)
-            if low < high:
-                rows = safe_pickle.load(self._read(file), file)
-                if not isinstance(rows, np.ndarray) or len(rows) != stop - start:
-                    raise UserError(f"{self.directory / file}: does not hold the classes {start} to {stop - 1}; restore it")
-                parts.append(rows[low - start : high - start])
-        return np.concatenate(parts)
+    def _read_rows(self, file: str) -> np.ndarray:
+        rows = safe_pickle.load(self._read(file), file)
+        if not isinstance(rows, np.ndarray):
+            raise UserError(f"{self.directory / file}: does not hold an array; restore it")
+        return rows
 
     def _read(self, file: str) -> bytes:
-        content = (self.directory / file).read_bytes()
+        content = self._path(file).read_bytes()
         if hashlib.sha256(content).hexdigest() != self.manifest["sha256"][file]:
-            raise UserError(f"{self.directory / file}: damaged (its sha256 is not the one in {MANIFEST}); restore the file")
+            raise UserError(f"{self._path(file)}: damaged (its sha256 is not the one in {MANIFEST}); restore the file")
         return content
 
+    def _path(self, file: str) -> Path:
+        path = self.directory / file
+        # Whoever copies a checkpoint to a file system without colons has to rename these files.
+        return path if path.exists() else self.directory / file.replace(":", "_")
 
-def _head_files(owner: int) -> tuple[str, str]:
-    return f"rank:{owner}_softmax_weight.pkl", f"rank:{owner}_softmax_weight_mom.pkl"
+
+def head_files(owner: int, colon: str = ":") -> tuple[str, str]:
+    """Return the names of the files with a rank's class centres and with their momentum."""
+    return f"rank{colon}{owner}_softmax_weight.pkl", f"rank{colon}{owner}_softmax_weight_mom.pkl"
+
+
+def collect_rows(files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard,
+                 read: Callable[[str], np.ndarray]) -> np.ndarray:  # fmt: skip
+    """Return a shard's rows from the files, one for each rank that wrote, that hold them; ranges[i] are those of files[i].
+
+    Raises UserError if a file does not hold as many rows as its range.
+    """
+    parts = []
+    for file, (start, stop) in zip(files, ranges):
+        low, high = max(start, shard.start), min(stop, shard.stop)
+        if low < high:
+            rows = read(file)
+            if len(rows) != stop - start:
+                raise UserError(f"{file}: holds {len(rows)} rows, not those of the classes {start} to {stop - 1}; restore it")
+            parts.append(rows[low - start : high - start])
+    return np.concatenate(parts)
+
+
+def _colon(folder: Path) -> str:
+    """Return what stands between "rank" and its number in names: a colon, unless the file system cannot hold one."""
+    if os.name == "nt":  # where a colon would begin a stream in another file
+        return "_"
+    try:
+        write_new(folder / f"rank:{rank()}", b"")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return "_"
+    (folder / f"rank:{rank()}").unlink()
+    return ":"
 
 
 def _write(path: Path, content: bytes) -> bytes:
@@ -192,31 +239,60 @@ def _free_name(output: Path, step: int) -> str:
     return name
 
 
-def _make_current(output: Path, name: str, files: Iterable[str]) -> None:
-    latest, copied = output / LATEST, output / f".{LATEST}.copied"
-    if latest.is_dir() and not latest.is_symlink():  # what `cp -rL` or `scp -r` made of the link
-        _remove([copied])
-        os.rename(latest, copied)  # the files beside it are a complete checkpoint then
-    _link(latest, name)
+def _make_current(output: Path, name: str, files: Iterable[str], best: bool) -> None:
+    # The best one first: a run that goes on from the checkpoint before would come here again, but not the other way round.
+    for link in (BEST, LATEST) if best else (LATEST,):
+        current, copied = output / link, output / f".{link}.copied"
+        if current.is_dir() and not current.is_symlink():  # what `cp -rL` or `scp -r` made of the link
+            _remove([copied])
+            os.rename(current, copied)  # the files beside `latest` are a complete checkpoint then
+        if not _link(current, name):
+            with replacing(current) as file:
+                file.write(name.encode())
     for file in files:
-        _link(output / file, f"{LATEST}/{file}")
+        if not _link(output / file, f"{LATEST}/{file}"):
+            with replacing(output / file) as copy, open(output / name / file, "rb") as original:
+                shutil.copyfileobj(original, copy)
     sync_directory(output)
 
 
-def _remove_older(output: Path, name: str) -> None:
-    _remove(path for path in output.iterdir() if _COMPLETE.fullmatch(path.name) and path.name != name)
-    _remove([output / f".{LATEST}.copied"])
+def _remove_older(output: Path, name: str, run: str | None) -> None:
+    """Remove all checkpoints but the one of this name, the best one of this run, and those that are to be kept."""
+    best = output / BEST
+    target = best.read_text().strip() if best.is_file() else os.readlink(best) if best.is_symlink() else None
+    if target and _manifest(output / target).get("progress", {}).get("run") != run:  # of a run before, in this directory
+        best.unlink()
+        target = None
+    _remove(path for path in output.iterdir() if _COMPLETE.fullmatch(path.name) and path.name not in (name, target)
+            and not _manifest(path).get("keep"))  # fmt: skip
+    _remove(output / f".{link}.copied" for link in (LATEST, BEST))
+    (output / f".{BEST}.new").unlink(missing_ok=True)  # what a crash left
     for path in output.iterdir():  # what an earlier run with more ranks left
         if path.is_symlink() and os.readlink(path).startswith(f"{LATEST}/") and not path.exists():
             path.unlink()
 
 
-def _link(link: Path, target: str) -> None:
+def _manifest(folder: Path) -> dict:
+    """Return a checkpoint's manifest; an empty one for what a removal has left."""
+    try:
+        return json.loads((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return {}
+
+
+def _link(link: Path, target: str) -> bool:
+    """Make a symbolic link, in place of what has its name; returns whether the file system has such links."""
     if not link.is_symlink() or os.readlink(link) != target:
         new = link.with_name(f".{link.name}.new")
         new.unlink(missing_ok=True)
-        new.symlink_to(target)
+        try:
+            new.symlink_to(target)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                return False
+            raise
         os.replace(new, link)
+    return True
 
 
 def _remove(folders: Iterable[Path]) -> None:

@@ -7,23 +7,29 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import paddle
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arcface.files import replacing
+from arcface.runtime.distributed import all_reduce_max
 from arcface.verification.evaluator import Verification
 from arcface.verification.metrics import OperatingPoint, auc, equal_error_rate
 
 METRICS_FILE = "metrics.jsonl"
 VISUALDL_FILE = "vdlrecords.arcface.log"  # VisualDL reads files whose name holds "vdlrecords"
 
+NOTEWORTHY_WAIT = 0.1  # share of the time that the trainer may wait for data without a line about it
+
 logger = logging.getLogger("arcface")
+
+Batch = TypeVar("Batch")
 
 
 def start_log(file: Path | None = None) -> None:
@@ -63,6 +69,7 @@ class Progress:
     step: int = 0  # steps done, over all epochs
     loss_sum: float = 0.0  # of the steps since the last log line
     loss_count: int = 0
+    saved: int = 0  # checkpoints that were due, without those for a signal or a new best
     skipped: int = 0  # steps that were not taken, since their loss or gradient was not finite
     highest: dict[str, float] = field(default_factory=dict)  # accuracy of each verification set
     run: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the records of runs in one logdir apart
@@ -82,6 +89,7 @@ class Monitor:
         self._loss_sum = paddle.to_tensor(progress.loss_sum, "float32")  # stays on the device between log lines
         self._first_step = self._clock_step = progress.step
         self._started = self._clock = time.monotonic()
+        self._waited, self._num_workers = 0.0, 0
         self._open = ExitStack()
 
     def __enter__(self) -> "Monitor":
@@ -95,6 +103,16 @@ class Monitor:
 
     def __exit__(self, *exception) -> None:
         self._open.close()
+
+    def waiting_for(self, data: Iterable[Batch], num_workers: int) -> Iterator[Batch]:
+        """Yield the batches, and count the time that they take to come, but for the first, for which the workers start."""
+        self._num_workers = num_workers
+        began = None
+        for batch in data:
+            if began is not None:
+                self._waited += time.monotonic() - began
+            yield batch
+            began = time.monotonic()
 
     def step_done(self, loss: paddle.Tensor | None, lr: float) -> bool:
         """Count a step with its loss, None if it was skipped; write a log line if one is due, and return whether it was."""
@@ -115,6 +133,8 @@ class Monitor:
         loss = self.progress.loss_sum / self.progress.loss_count if self.progress.loss_count else math.nan
         # Without the time of verifications and checkpoints, see `paused`; the time to the end is with it.
         speed = (step - self._clock_step) * self._batch_size / (now - self._clock)
+        # Of the rank that waited longest: the others have waited for it.
+        data_wait = all_reduce_max(paddle.to_tensor([self._waited / (now - self._clock)], "float32")).item()
         hours = (now - self._started) / (step - self._first_step) * (self._last_step - step) / 3600
         epoch = (step - 1) // self._steps_per_epoch
         if self._reports:
@@ -125,19 +145,25 @@ class Monitor:
             )  # fmt: skip
             known = {"loss": loss} if self.progress.loss_count else {}
             self._records.add(step, "training", epoch=epoch, **known, samples_per_second=speed, hours_to_end=hours,
-                              lr_backbone=lr, lr_head=lr)  # fmt: skip
+                              data_wait=data_wait, lr_backbone=lr, lr_head=lr)  # fmt: skip
+            if data_wait > NOTEWORTHY_WAIT:
+                logger.warning(
+                    "waited for data %.0f %% of the time since the line before: raise --num_workers (%d) if cores are idle;"
+                    " if it is the disk that is slow, take --shuffle blocks", 100 * data_wait, self._num_workers,
+                )  # fmt: skip
         self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self._loss_sum.zero_()
         self.progress.loss_sum, self.progress.loss_count = 0.0, 0
-        self._clock, self._clock_step = now, step
+        self._clock, self._clock_step, self._waited = now, step, 0.0
 
     def read_loss(self) -> None:
         """Bring progress up to date with the losses on the device."""
         self.progress.loss_sum = self._loss_sum.item()
 
-    def verified(self, name: str, result: Verification) -> None:
-        """Report a verification, and remember the highest accuracy."""
-        highest = self.progress.highest[name] = max(result.accuracy.mean, self.progress.highest.get(name, 0.0))
+    def verified(self, name: str, result: Verification) -> bool:
+        """Report a verification, remember the highest accuracy, and return whether this is a new one."""
+        before = self.progress.highest.get(name, 0.0)
+        highest = self.progress.highest[name] = max(result.accuracy.mean, before)
         if self._reports:
             log_verification(name, self.progress.step, result, highest)
             from arcface.verification.plots import thinned  # imports matplotlib, which only rank 0 needs
@@ -145,6 +171,7 @@ class Monitor:
             self._records.add(self.progress.step, f"verification/{name}", xnorm=result.xnorm, highest=highest,
                               accuracy=result.accuracy.mean, std=result.accuracy.std, auc=auc(result.curve),
                               equal_error_rate=equal_error_rate(result.curve)[0], roc=thinned(result.curve))  # fmt: skip
+        return result.accuracy.mean > before
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -11,18 +11,20 @@ import paddle
 
 from arcface.backbones.state_dict import load_backbone, read_state_dict
 from arcface.config import TrainConfig
+from arcface.data.augment import Augmentation
 from arcface.data.label_file import LabelFile
 from arcface.data.loader import Batches, load
 from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
 from arcface.files import replacing
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import all_reduce_sum, rank, start_ranks, world_size
+from arcface.runtime.distributed import all_reduce_sum, rank, ranks_together, show_life, world_size
 from arcface.training.checkpoint import Checkpoint, save
 from arcface.training.interruptions import Interruptions
 from arcface.training.lock import locked
 from arcface.training.model import Model
 from arcface.training.monitor import Monitor, Progress, logger, start_log
+from arcface.training.rank_files import RankFiles, has_only_rank_files
 from arcface.training.schedule import Schedule
 from arcface.verification.bin_file import VerificationSet, read_bin
 from arcface.verification.evaluator import Verification, check_images, verify
@@ -36,20 +38,27 @@ def train(config: TrainConfig) -> None:
     device = choose_device(config.device)
     engine = choose_engine(config.engine)
     source = LabelFile(config.data_dir, config.label_file, config.num_classes)
-    batches = Batches(source, config.batch_size, config.seed, rank(), world_size())
+    augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
+                                config.augment_occlusion)  # fmt: skip
+    batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
     sets = [read_bin(file) for file in config.val_files]
+    best_by = _best_by(config, sets)
     if rank() == 0:
         source.scan(config.scan_images)
         for pairs in sets:
             check_images(pairs)
-    start_ranks()
+    with ranks_together(config.rank_timeout):
+        _train(config, device, engine, source, batches, sets, best_by)
 
+
+def _train(config: TrainConfig, device: str, engine: str, source: LabelFile, batches: Batches, sets: list[VerificationSet],
+           best_by: str | None) -> None:  # fmt: skip
     output, logdir = Path(config.output), Path(config.logdir)
     identity = _identity(config, source)
     model = Model(config, source.num_classes)
     if config.init_from and not config.resume:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
-    progress = _resume(output, identity, model) if config.resume else Progress()
+    progress, missing = _resume(output, identity, model) if config.resume else (Progress(), [])
     if sets and rank() == 0:
         with open_engine(engine, model.backbone, config.network, config.embedding_size):
             pass  # an engine that cannot be built is found now, not after hours
@@ -59,12 +68,13 @@ def train(config: TrainConfig) -> None:
     with _started_output(output, logdir), Interruptions() as interruptions, Monitor(
         progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
     ) as monitor:
-        _announce(config, source, schedule, device, progress, last_step)
-        for images, labels in load(batches, progress.step, last_step, config.num_workers):
+        _announce(config, source, schedule, device, progress, last_step, missing)
+        for images, labels in monitor.waiting_for(load(batches, progress.step, last_step, config.num_workers), config.num_workers):
             for index, complaint in batches.complaints(progress.step, labels.numpy()).items():
                 logger.warning("not in the loss: %s", complaint)
                 bad_images.add(index)
 
+            show_life(f"step {progress.step + 1}")
             lr = schedule(progress.step)
             loss = model.compute_gradients(images.to(device), labels.to(device), progress.step)
             bad_tensor = model.first_bad_tensor(loss)
@@ -77,20 +87,24 @@ def train(config: TrainConfig) -> None:
             if monitor.step_done(None if agreed.bad_step else loss, lr):
                 _check_bad_images(len(bad_images), config.max_bad_images)
 
-            step = progress.step
+            step, new_best = progress.step, False
             # Whoever stops a run may not wait for a verification.
             if step == last_step or (config.val_interval and step % config.val_interval == 0 and not agreed.stop):
                 with monitor.paused():
                     model.share_statistics()
                     for pairs, result in _verify(engine, model, sets, config):
-                        monitor.verified(pairs.name, result)
-            if (step == last_step or step % batches.steps_per_epoch == 0 or agreed.save or agreed.stop
-                    or (config.save_interval and step % config.save_interval == 0)):  # fmt: skip
+                        new_best |= monitor.verified(pairs.name, result) and pairs.name == best_by
+            save_due = (step == last_step or step % batches.steps_per_epoch == 0
+                        or bool(config.save_interval) and step % config.save_interval == 0)  # fmt: skip
+            if save_due or new_best or agreed.save or agreed.stop:
+                show_life(f"the checkpoint of step {step}")
                 with monitor.paused():
                     monitor.read_loss()
+                    progress.saved += save_due
+                    keep = save_due and bool(config.keep_every) and progress.saved % config.keep_every == 0
                     manifest = {"identity": identity, "progress": asdict(progress), "options": asdict(config)}
                     try:
-                        save(output, config.network, model.state(), model.head.shard, step, manifest)
+                        save(output, config.network, model.state(), model.head.shard, step, manifest, new_best, keep)
                     except UserError as error:
                         if config.on_save_error == "stop" or agreed.stop or step == last_step:
                             raise
@@ -110,6 +124,16 @@ def _verify(
                 yield pairs, verify(embed, pairs, config.val_batch_size)
 
 
+def _best_by(config: TrainConfig, sets: list[VerificationSet]) -> str | None:
+    """Return the name of the set by which checkpoints are compared; raises UserError if it is none of the sets."""
+    names = [pairs.name for pairs in sets]
+    if config.best_by is None:
+        return names[0] if names else None
+    if config.best_by not in names:
+        raise UserError(f"--best_by {config.best_by}: not among --val_targets ({', '.join(names) or 'none'}); name one of them")
+    return config.best_by
+
+
 def _identity(config: TrainConfig, source: LabelFile) -> dict:
     """What must be the same when a run is resumed."""
     return {
@@ -118,16 +142,20 @@ def _identity(config: TrainConfig, source: LabelFile) -> dict:
         "num_classes": source.num_classes,
         "batch_size": config.batch_size,
         "seed": config.seed,
+        "shuffle": config.shuffle,
+        "sampling": config.sampling,
         "labels": hashlib.sha256(source.labels.tobytes()).hexdigest(),
     }
 
 
-def _resume(output: Path, identity: dict, model: Model) -> Progress:
-    """Load the checkpoint in `output` into the model and return how far it is."""
-    checkpoint = Checkpoint(output)
+def _resume(output: Path, identity: dict, model: Model) -> tuple[Progress, list[str]]:
+    """Load the checkpoint in `output` into the model; return how far it is, and what it lacks."""
+    checkpoint = RankFiles(output) if has_only_rank_files(output) else Checkpoint(output)
     checkpoint.check_identity(identity)
     model.load(checkpoint.load(identity["network"], model.head.shard), str(checkpoint.directory))
-    return Progress(**checkpoint.manifest["progress"])
+    if isinstance(checkpoint, RankFiles):
+        return Progress(), checkpoint.missing
+    return Progress(**checkpoint.manifest["progress"]), []
 
 
 @contextmanager
@@ -173,9 +201,11 @@ def _count_skipped(config: TrainConfig, progress: Progress, batches: Batches, lr
 
 
 def _announce(config: TrainConfig, source: LabelFile, schedule: Schedule, device: str, progress: Progress,
-              last_step: int) -> None:  # fmt: skip
+              last_step: int, missing: list[str]) -> None:  # fmt: skip
     if rank():
         return
+    if missing:
+        logger.warning("%s holds weights only: begun anew are %s", config.output, ", ".join(missing))
     logger.info("paddlepaddle %s on %s, %d ranks", paddle.__version__, device, world_size())
     logger.info("%d images of %d people in %s", len(source), source.num_classes, source.file)
     logger.info("learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)",

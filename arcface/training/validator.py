@@ -12,12 +12,12 @@ import numpy as np
 import paddle
 
 from arcface.backbones import create_backbone
-from arcface.backbones.state_dict import load_backbone, read_backbone
+from arcface.backbones.state_dict import find_backbone, load_backbone, read_backbone
 from arcface.config import ValidConfig
 from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import rank, start_ranks, world_size
+from arcface.runtime.distributed import rank, ranks_together, world_size
 from arcface.training.checkpoint import LATEST, MANIFEST
 from arcface.training.monitor import log_tar_at_far, log_verification, logger, start_log
 from arcface.verification.bin_file import VerificationSet, read_bin
@@ -35,14 +35,19 @@ def valid(config: ValidConfig) -> None:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory = Path(config.checkpoint)
     backbone = create_backbone(config.network, config.embedding_size)
-    load_backbone(backbone, read_backbone(directory, config.network), str(directory / f"{config.network}.pdparams"))
+    load_backbone(backbone, read_backbone(directory, config.network), str(find_backbone(directory, config.network)))
     sets = [_read_set(file, config) for file in config.val_files]
     if config.report:
         _check_report_directory(Path(config.report))
-    start_ranks()
+    step = _step(directory)
+    with ranks_together(config.rank_timeout):
+        _verify_all(config, device, engine, backbone, sets, step)
+
+
+def _verify_all(config: ValidConfig, device: str, engine: str, backbone: paddle.nn.Layer,
+                sets: list[VerificationSet | Protocol], step: int) -> None:  # fmt: skip
     if rank() == 0:
         start_log()
-    step = _step(directory)
     reports, started = [], time.monotonic()
     with open_engine(engine, backbone, config.network, config.embedding_size) as embed:
         for one in sets:

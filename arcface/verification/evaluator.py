@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from arcface.errors import UserError
 from arcface.images import SIZE, decode
-from arcface.runtime.distributed import all_gather, rank, world_size
+from arcface.runtime.distributed import all_gather, rank, show_life, world_size
 from arcface.verification.bin_file import VerificationSet
 from arcface.verification.metrics import KFoldAccuracy, Roc, kfold_accuracy, mean_norm, roc, squared_distances
 
@@ -102,6 +102,7 @@ def embed_plain_and_flipped(
             upcoming = reader.submit(plain_and_mirrored, start + batch_size)
             parts.append(embed(images).reshape(2, len(images) // 2, -1).swapaxes(0, 1))
             bar.update(len(images) // 2 * world_size())
+            show_life(f"the verification on {name}")
     gathered = all_gather(paddle.to_tensor(np.concatenate(parts))).numpy()  # [ranks * per_rank, 2, D], rank by rank
     in_order = gathered.reshape(world_size(), per_rank, *gathered.shape[1:]).swapaxes(0, 1).reshape(gathered.shape)
     return in_order[:count, 0], in_order[:count, 1]

@@ -72,16 +72,6 @@ def test_paths_that_lead_outside_are_read_when_that_is_allowed(tmp_path, make_da
     assert [source.encoded(index) for index in range(2)] == [path.read_bytes() for path in sorted(images.iterdir())]
 
 
-@pytest.mark.parametrize("width", [1, 7, 8, 9, 17])
-def test_lines_that_repeat_another_are_counted_and_two_labels_are_refused(tmp_path, width):
-    names = [b"%0*d" % (width, number) for number in range(10 if width == 1 else 500)]
-    lines = [b"%b\t%d\n" % (name, number % 2) for number, name in enumerate(names)]
-    assert listed(tmp_path, b"".join(lines))._repeats == 0
-    assert listed(tmp_path, b"".join([*lines, lines[3], lines[8], lines[3]]))._repeats == 3
-    with pytest.raises(UserError, match=f"lines 4 and {len(lines) + 2}: 0*3 has label 1 and label 0; remove the wrong line"):
-        listed(tmp_path, b"".join([*lines, lines[8], b"%b\t0\n" % names[3]]))
-
-
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(UserError, match="label.txt: No such file or directory; give the data set with --data_dir"):
         LabelFile(str(tmp_path))
@@ -109,6 +99,27 @@ def test_the_scan_names_the_line_of_an_undecodable_or_wrongly_sized_image(make_d
     LabelFile(str(directory)).scan(2)  # the first and the last only
     with pytest.raises(UserError, match=f"label.txt line 4: images/00000003.jpg: .*{complaint}"):
         LabelFile(str(directory)).scan(5)
+
+
+def test_images_that_are_listed_again_are_found_with_their_first_rows(tmp_path):
+    again, first = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nb.jpg\t0\nc.jpg\t1\na.jpg\t0\nb.jpg\t1\n").repeated()
+    assert again.tolist() == [2, 4, 5] and first.tolist() == [1, 0, 1]
+    again, first = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\n").repeated()
+    assert len(again) == len(first) == 0
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 17])
+def test_repeated_lines_are_found_among_many_paths_of_any_length(tmp_path, width):
+    names = [b"%0*d" % (width, number) for number in range(10 if width == 1 else 500)]
+    lines = [b"%b\t%d\n" % (name, number % 2) for number, name in enumerate(names)]
+    again, first = listed(tmp_path, b"".join([*lines, lines[3], lines[8], lines[3]])).repeated()
+    assert (again - len(lines)).tolist() == [0, 1, 2] and first.tolist() == [3, 8, 3]
+
+
+def test_a_sample_is_spread_over_the_list_from_the_first_to_the_last(tmp_path):
+    source = listed(tmp_path, b"".join(b"%d.jpg\t0\n" % index for index in range(101)), num_classes=2)
+    assert source.spread(5).tolist() == [0, 25, 50, 75, 100]
+    assert source.spread(1000).tolist() == list(range(101)) and source.spread(0).size == 0
 
 
 def one_image_record(value: bytes) -> bytes:

@@ -1,12 +1,24 @@
 """Batches are the same whatever the number of ranks and workers; bad images are left out and reported."""
 
+import cv2
 import numpy as np
 import pytest
 
+from arcface.data import loader, order
+from arcface.data.augment import Augmentation
 from arcface.data.label_file import LabelFile
 from arcface.data.loader import NOT_COUNTED, UNREADABLE, Batches, load
 from arcface.errors import UserError
-from arcface.images import decode
+from arcface.keyed_random import Purpose, generator
+
+STRONG = Augmentation(0.5, 0.5, 0.5, 0.5)
+SETTINGS = {
+    "plain": {},
+    "blocks": {"shuffle": "blocks"},
+    "balanced": {"sampling": "balanced"},
+    "augmented": {"augmentation": STRONG},
+    "balanced and augmented": {"sampling": "balanced", "augmentation": STRONG},
+}
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +30,51 @@ def loaded(batches, first, last, workers):
     return [(images.numpy(), labels.numpy()) for images, labels in load(batches, first, last, workers)]
 
 
-def test_a_batch_holds_the_decoded_images_in_the_order_s_sequence_with_its_flips(source):
-    batches = Batches(source, 8, seed=1, rank=0, world_size=1)
-    for step in range(6):  # two epochs
-        images, labels = batches[step]
-        assert images.dtype == np.uint8 and images.shape == (8, 3, 112, 112) and labels.dtype == np.int64
-        for image, label, index, flip, padding in zip(images, labels, *batches._rows(step)):
-            expected = decode(source.encoded(index), "")
-            assert np.array_equal(image, expected[..., ::-1] if flip else expected)
-            assert label == (NOT_COUNTED if padding else source.labels[index])
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(order, "BLOCK", 4)
+    monkeypatch.setattr(order, "WINDOW", 8)
+
+
+def slow_epoch(source, batch_size, seed, epoch, shuffle="global", sampling="natural", augmentation=Augmentation()):
+    """One epoch's global batches, an image after the other."""
+    random, images = generator(Purpose.ORDER, seed, epoch), len(source)
+    if sampling == "balanced":
+        indices = [int(index) for index in order.balanced(source.labels, random)]
+    elif shuffle == "blocks":
+        indices = [int(index) for index in order.blocks_shuffled(images, random)]
+    else:
+        indices = random.permutation(images).tolist()
+    flips = (generator(Purpose.FLIP, seed, epoch).random(images, np.float32) < 0.5).tolist()
+    made = []
+    for position, index in enumerate(indices):
+        key = position if sampling == "balanced" else index
+        image = cv2.imdecode(np.frombuffer(source.encoded(index), np.uint8), cv2.IMREAD_COLOR)
+        if flips[key]:
+            image = image[:, ::-1]
+        image = augmentation(np.ascontiguousarray(image), generator(Purpose.AUGMENTATION, seed, epoch, key))
+        made.append((image[:, :, ::-1].transpose(2, 0, 1), int(source.labels[index])))
+    batches = []
+    while made[len(batches) * batch_size :]:
+        part = made[len(batches) * batch_size :][:batch_size]
+        padding = [(image, NOT_COUNTED) for image, _ in made[: batch_size - len(part)]]
+        batches.append((np.stack([image for image, _ in part + padding]), [label for _, label in part + padding]))
+    return batches
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_batches_are_those_of_a_slow_loop_whatever_the_number_of_ranks_and_workers(source, small_blocks, setting, workers):
+    setting = SETTINGS[setting]
+    expected = [batch for epoch in range(2) for batch in slow_epoch(source, 12, 1, epoch, **setting)]
+    assert len(expected) == 4
+    for world_size in range(1, 5):
+        ranks = [Batches(source, 12, 1, rank, world_size, **setting) for rank in range(world_size)]
+        results = [loaded(batches, 0, 4, workers) for batches in ranks]
+        for step, (images, labels) in enumerate(expected):
+            ours, our_labels = (np.concatenate([result[step][part] for result in results]) for part in range(2))
+            assert ours.dtype == np.uint8 and our_labels.dtype == np.int64
+            assert np.array_equal(ours, images) and our_labels.tolist() == labels
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -38,24 +86,15 @@ def test_the_number_of_workers_and_where_a_run_starts_change_nothing(source, wor
         assert np.array_equal(images, batches[step][0]) and np.array_equal(labels, batches[step][1])
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_the_ranks_slices_together_are_the_global_batch(source, world_size):
-    whole = Batches(source, 8, 1, 0, 1)
-    ranks = [Batches(source, 8, 1, rank, world_size) for rank in range(world_size)]
-    for step in range(4):
-        parts = [rank[step] for rank in ranks]
-        for kind in range(2):
-            assert np.array_equal(np.concatenate([part[kind] for part in parts]), whole[step][kind])
-
-
 def test_an_image_that_turns_bad_is_left_out_of_the_loss_and_reported_by_name(make_data_set):
     directory = make_data_set(8, 2)
     source = LabelFile(str(directory))
     (directory / "images" / "00000005.jpg").write_bytes(b"damaged")
     batches = Batches(source, 8, 0, 0, 1)
-    ((_, labels),) = loaded(batches, 0, 1, 1)
-    row = list(batches._rows(0)[0]).index(5)
+    ((images, labels),) = loaded(batches, 0, 1, 1)
+    row = batches.rows(0).indices.tolist().index(5)
     assert labels[row] == UNREADABLE and (np.delete(labels, row) >= 0).all()
+    assert not images[row].any() and np.delete(images, row, 0).any(axis=(1, 2, 3)).all()
     ((index, complaint),) = batches.complaints(0, labels).items()
     assert index == 5
     assert "label.txt line 6: images/00000005.jpg: not an image" in complaint
@@ -64,3 +103,38 @@ def test_an_image_that_turns_bad_is_left_out_of_the_loss_and_reported_by_name(ma
 def test_a_global_batch_that_the_ranks_do_not_divide_is_refused(source):
     with pytest.raises(UserError, match="--batch_size 8 .* divisible by the 3 ranks; take 6"):
         Batches(source, 8, 0, 0, 3)
+
+
+def test_blocks_of_balanced_classes_are_refused(source):
+    with pytest.raises(UserError, match="--shuffle blocks and --sampling balanced: .* leave out one"):
+        Batches(source, 8, 0, 0, 1, "blocks", "balanced")
+
+
+def test_a_batch_stays_what_it_is_while_later_ones_come(source):
+    batches = Batches(source, 8, 1, 0, 1)
+    kept = list(load(batches, 0, 12, 2))  # more than the workers have room for
+    for step, (images, labels) in enumerate(kept):
+        assert np.array_equal(images.numpy(), batches[step][0]) and np.array_equal(labels.numpy(), batches[step][1])
+
+
+def test_workers_end_when_the_loop_over_their_batches_does(source, monkeypatch):
+    started = []
+
+    class Watched(loader.Workers):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            started.extend(self._processes)
+
+    monkeypatch.setattr(loader, "Workers", Watched)
+    for images, labels in load(Batches(source, 8, 1, 0, 1), 0, 1000, 2):
+        assert all(process.is_alive() for process in started)
+        break
+    assert len(started) == 2 and not any(process.is_alive() for process in started)
+
+
+def test_without_fork_batches_are_made_when_they_are_asked_for(source, monkeypatch):
+    monkeypatch.setattr(loader, "available", lambda: False)
+    monkeypatch.setattr(loader, "Workers", None)
+    batches = Batches(source, 8, 1, 0, 1)
+    for step, (images, labels) in enumerate(loaded(batches, 0, 3, 2)):
+        assert np.array_equal(images, batches[step][0]) and np.array_equal(labels, batches[step][1])

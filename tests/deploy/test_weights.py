@@ -12,12 +12,13 @@ import paddle
 import pytest
 
 from arcface.backbones import create_backbone
-from arcface.backbones.state_dict import load_backbone, read_backbone
+from arcface.backbones.state_dict import load_backbone, read_backbone, read_state_dict, safetensors_bytes, state_dict_bytes
 from arcface.config import ValidConfig, parse
 from arcface.deploy.mxnet_params import read_params
 from arcface.deploy.weights import convert, main, write
 from arcface.errors import UserError
 from arcface.images import decode, normalise
+from arcface.training.validator import valid
 from arcface.verification.bin_file import read_bin
 
 NETWORK = "MobileFaceNet_128"
@@ -126,14 +127,75 @@ def test_another_network_or_size_is_refused(source, y1_params, monkeypatch):
         convert(path, "iresnet50", 128)
 
 
+# ---- state dicts of ours
+
+
+@pytest.fixture
+def state():
+    return {name: tensor.numpy() for name, tensor in create_backbone(NETWORK, 128).state_dict().items()}
+
+
+def test_a_state_dict_goes_to_safetensors_and_back_bit_for_bit(tmp_path, state):
+    state["conv1.bn.bias"][:3] = [-0.0, 1e-45, 1 / 3]
+    directories = [tmp_path / name for name in ("ours", "shared", "back")]
+    files = [directory / f"{NETWORK}.{ending}" for directory, ending in zip(directories, ("pdparams", "safetensors", "pdparams"))]
+    directories[0].mkdir()
+    files[0].write_bytes(state_dict_bytes(state))
+    main([str(files[0]), str(files[1])])
+    main([str(files[1]), str(files[2])])
+    for file in files:
+        read = read_state_dict(file)
+        assert read.keys() == state.keys()
+        for name, array in state.items():
+            assert (read[name].dtype, read[name].shape, read[name].tobytes()) == (array.dtype, array.shape, array.tobytes())
+    assert set(paddle.load(str(files[2]))) == set(state)
+
+
+@pytest.mark.parametrize("to_bytes, ending", [(state_dict_bytes, ".pdparams"), (safetensors_bytes, ".safetensors")])
+def test_state_dicts_of_other_precisions_become_float32(tmp_path, state, to_bytes, ending):
+    state |= {"conv1.bn.bias": np.full(64, 0.1, np.float16), "conv1.bn.weight": np.full(64, 0.1)}
+    (tmp_path / f"x{ending}").write_bytes(to_bytes(state))
+    converted = convert(tmp_path / f"x{ending}", NETWORK, 128)
+    assert list(converted) == list(create_backbone(NETWORK, 128).state_dict())
+    for name, array in state.items():
+        assert converted[name].dtype == np.float32 and np.array_equal(converted[name], array.astype(np.float32))
+
+
+@pytest.mark.parametrize("to_bytes, ending", [(state_dict_bytes, ".pdparams"), (safetensors_bytes, ".safetensors")])
+@pytest.mark.parametrize("change, detail", [
+    (lambda state: state.pop("conv1.bn.bias"), "1 names missing, such as conv1.bn.bias"),
+    (lambda state: state.update({"fc.weight": np.ones((2, 3), np.float32)}), "1 names unknown, such as 'fc.weight'"),
+    (lambda state: state.update({"conv1.bn.bias": np.ones(32, np.float32)}), "conv1.bn.bias has shape [32]"),
+    (lambda state: state["conv1.bn.bias"].put(5, np.nan), "'conv1.bn.bias' holds values that are no finite"),
+    (lambda state: state["conv1.bn._variance"].put(5, -1), "'conv1.bn._variance' holds variances that are not positive"),
+])  # fmt: skip
+def test_state_dicts_that_do_not_fit_are_refused_by_name(tmp_path, state, refused, to_bytes, ending, change, detail):
+    change(state)
+    (tmp_path / f"x{ending}").write_bytes(to_bytes(state))
+    error = refused(lambda: main([str(tmp_path / f"x{ending}"), str(tmp_path / "new" / f"{NETWORK}.safetensors")]))
+    assert f"{tmp_path}/x{ending}: " in error and detail in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_verification_names_the_file_that_it_took(tmp_path, state):
+    config = ValidConfig(checkpoint=str(tmp_path), embedding_size=64, device="cpu", engine="paddle")
+    (tmp_path / f"{NETWORK}.safetensors").write_bytes(safetensors_bytes(state))
+    with pytest.raises(UserError, match=rf"{tmp_path}/{NETWORK}.safetensors: linear1.conv.weight has shape \[128"):
+        valid(config)
+    (tmp_path / f"{NETWORK}.pdparams").write_bytes(state_dict_bytes(state))
+    with pytest.raises(UserError, match=rf"{tmp_path}/{NETWORK}.pdparams: linear1.conv.weight has shape \[128"):
+        valid(config)
+
+
 # ---- the command
 
 
-def test_the_command_writes_what_its_own_advice_reads(source, y1_params, tmp_path, capsys):
+@pytest.mark.parametrize("ending", ["pdparams", "safetensors"])
+def test_the_command_writes_what_its_own_advice_reads(source, y1_params, tmp_path, capsys, ending):
     path = source(y1_params)
-    main([str(path), str(tmp_path / "my weights" / f"{NETWORK}.pdparams")])
+    main([str(path), str(tmp_path / "my weights" / f"{NETWORK}.{ending}")])
     written, advice = capsys.readouterr().out.splitlines()
-    assert written == f"{tmp_path}/my weights/{NETWORK}.pdparams: 283 tensors with 1022720 values, from {path}"
+    assert written == f"{tmp_path}/my weights/{NETWORK}.{ending}: 283 tensors with 1022720 values, from {path}"
     python, script, *options = shlex.split(advice.removeprefix("verify them: "))
     assert (python, script) == ("python", "valid.py")
     config = parse(ValidConfig, options)
@@ -141,7 +203,14 @@ def test_the_command_writes_what_its_own_advice_reads(source, y1_params, tmp_pat
     loaded, expected = read_backbone(tmp_path / "my weights", config.network), convert(path, NETWORK, 128)
     assert config.checkpoint == str(tmp_path / "my weights")
     assert loaded.keys() == expected.keys() and all(np.array_equal(loaded[name], expected[name]) for name in expected)
-    assert os.listdir(tmp_path / "my weights") == [f"{NETWORK}.pdparams"]
+    assert os.listdir(tmp_path / "my weights") == [f"{NETWORK}.{ending}"]
+
+
+def test_weights_beside_others_that_come_first_are_not_called_verified(tmp_path, state, capsys):
+    (tmp_path / f"{NETWORK}.pdparams").write_bytes(state_dict_bytes(state))
+    main([str(tmp_path / f"{NETWORK}.pdparams"), str(tmp_path / f"{NETWORK}.safetensors")])
+    _, advice = capsys.readouterr().out.splitlines()
+    assert advice == f"valid.py takes {NETWORK}.pdparams, which is beside it; to verify this file, move it to another directory"
 
 
 def test_a_file_that_is_there_is_replaced_only_when_told_and_only_as_a_whole(source, y1_params, tmp_path, refused, monkeypatch):
@@ -165,7 +234,10 @@ def test_a_file_that_is_there_is_replaced_only_when_told_and_only_as_a_whole(sou
 
 def test_wrong_arguments_are_one_line(tmp_path, refused):
     good = f"{tmp_path}/{NETWORK}.pdparams"
-    assert f"name it {tmp_path}/{NETWORK}.pdparams" in refused(lambda: main(["y1.params", f"{tmp_path}/y1.pdparams"]))
+    for ending in "pdparams", "safetensors", "params":
+        assert f"name it {tmp_path}/{NETWORK}.pdparams or {NETWORK}.safetensors" in refused(
+            lambda: main(["y1.params", f"{tmp_path}/y1.{ending}"])
+        )
     assert "give one of these" in refused(lambda: main(["y1.onnx", good]))
     assert "y1.params: cannot be read (No such file" in refused(lambda: main(["y1.params", good]))
     assert "required: DESTINATION; see --help" in refused(lambda: main(["y1.params"]))

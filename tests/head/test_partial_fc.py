@@ -61,22 +61,35 @@ def test_loss_gradients_and_updates_equal_the_formula(computed, name, classes, r
 
 @pytest.mark.parametrize("rate", (0.5, 0.1))
 @pytest.mark.parametrize("classes", (cases.EQUAL, cases.UNEQUAL))
-def test_sampling_keeps_the_batch_s_classes_fills_the_quota_and_leaves_other_rows_alone(computed, classes, rate):
+def test_sampling_takes_the_batch_s_classes_and_the_same_others_on_any_number_of_ranks(computed, classes, rate):
     centres = cases.batch(classes, 0)[2]
     for rank in computed("ArcFace", classes, rate):
         start, stop = rank["shard"]
         weight, momentum = centres[start:stop], np.zeros_like(centres[start:stop])
         for step in range(2):
             labels = cases.batch(classes, step)[1]
-            positive = np.unique(labels[(labels >= start) & (labels < stop)]) - start
             rows = rank[f"rows{step}"]
-            assert len(set(rows)) == len(rows) and np.isin(positive, rows).all()
-            assert len(rows) == max(len(positive), int(rate * (stop - start)), 1)
+            on_one_rank = PartialFC(classes, cases.SIZE, sample_rate=rate)._sample(labels, step).numpy()
+            expected = on_one_rank[(on_one_rank >= start) & (on_one_rank < stop)] - start
+            assert np.array_equal(rows, expected) or (len(rows) == 1 and not len(expected))
+            assert np.isin(labels[labels >= 0], on_one_rank).all()
             others = np.setdiff1d(np.arange(stop - start), rows)
             assert np.array_equal(rank[f"weight{step}"][others], weight[others])
             assert np.array_equal(rank[f"momentum{step}"][others], momentum[others])
             assert (rank[f"weight{step}"][rows] != weight[rows]).any(axis=1).all()
             weight, momentum = rank[f"weight{step}"], rank[f"momentum{step}"]
+
+
+def test_about_the_share_is_sampled_and_every_class_as_often():
+    labels = np.arange(1000)
+    head = PartialFC(20000, 2, sample_rate=0.1)
+    drawn = np.zeros(20000)
+    for step in range(100):
+        rows = head._sample(labels, step).numpy()
+        assert len(rows) == pytest.approx(2000, abs=150)  # 1000 and 5 standard deviations of a binomial variable
+        drawn[rows] += 1
+    assert (drawn[:1000] == 100).all()
+    assert drawn[1000:].mean() == pytest.approx(100 * 1000 / 19000, rel=0.02) and drawn[1000:].max() < 25
 
 
 def test_negative_classes_change_with_the_step_and_repeat_with_the_seed():

@@ -1,6 +1,8 @@
 """A crash at any instant leaves a complete checkpoint; damage and foreign files are refused, not loaded."""
 
+import errno
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -15,6 +17,7 @@ from arcface.backbones.state_dict import read_backbone
 from arcface.errors import UserError
 from arcface.head.shards import Shard, shard_of
 from arcface.training.checkpoint import Checkpoint, State, save
+from arcface.training.rank_files import RankFiles, has_only_rank_files
 
 CLASSES = 10
 NETWORK = "MobileFaceNet_128"
@@ -25,8 +28,9 @@ def state(value: float) -> State:
     return State({"w": np.full([2], value, np.float32)}, {"w": np.full([2], -value, np.float32)}, rows, -rows)
 
 
-def write(output: Path, value: float) -> None:
-    save(output, NETWORK, state(value), Shard(0, CLASSES), int(value), {"progress": {"step": int(value)}})
+def write(output: Path, value: float, run: str = "a", **options) -> None:
+    progress = {"step": int(value), "run": run}
+    save(output, NETWORK, state(value), Shard(0, CLASSES), int(value), {"progress": progress}, **options)
 
 
 def holds(output: Path) -> int:
@@ -59,9 +63,10 @@ def write_copy_that_followed_links(output: Path) -> None:
     assert not (output / "latest").is_symlink()
 
 
+@pytest.mark.parametrize("best", [False, True], ids=["", "best"])
 @pytest.mark.parametrize("before", [None, write_first, write_copy_that_followed_links],
                          ids=["first checkpoint", "a later one", "a copied one"])  # fmt: skip
-def test_a_crash_at_any_file_operation_leaves_the_old_or_the_new_checkpoint_complete(tmp_path, monkeypatch, before):
+def test_a_crash_at_any_file_operation_leaves_the_old_or_the_new_checkpoint_complete(tmp_path, monkeypatch, before, best):
     names = ["open", "fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir"]
     real = {name: getattr(os, name) for name in names}
     countdown = None
@@ -88,16 +93,19 @@ def test_a_crash_at_any_file_operation_leaves_the_old_or_the_new_checkpoint_comp
                 patch.setattr(os, name, dying(name))
             countdown = crash_after
             try:
-                write(output, 2)
+                write(output, 2, best=best)
                 survived = True
             except Crash:
                 survived = False
             countdown = None
         if before or survived or (output / "latest").exists():
             seen.add(holds(output))
+        if best and survived:
+            assert holds(output / "best") == 2
         write(output, 3)  # and the next one is written as if nothing had happened
         assert holds(output) == 3
-        assert sorted(path.name for path in output.glob("*step_*")) == ["step_00000003"]
+        kept = ["step_00000002", "step_00000003"] if (output / "best").exists() else ["step_00000003"]
+        assert sorted(path.name for path in output.glob("*step_*")) == kept
         assert not list(output.glob(".*"))
         if survived:
             break
@@ -114,6 +122,107 @@ def test_well_known_names_lead_to_the_current_checkpoint(tmp_path):
     with open(tmp_path / "rank:0_softmax_weight_mom.pkl", "rb") as file:
         assert np.array_equal(pickle.load(file), state(2).centres_momentum)
     assert np.array_equal(paddle.load(str(tmp_path / f"{NETWORK}.pdparams"))["w"].numpy(), state(2).backbone["w"])
+
+
+def complete(output: Path) -> list[int]:
+    return sorted(holds(path) for path in output.glob("step_*"))
+
+
+def test_the_best_and_the_kept_ones_stay_beside_the_last(tmp_path):
+    for value, options in enumerate([{}, {"best": True}, {"keep": True}, {}, {"best": True}, {}], 1):
+        write(tmp_path, value, **options)
+        assert holds(tmp_path) == value
+    assert complete(tmp_path) == [3, 5, 6] and holds(tmp_path / "best") == 5
+    assert read_backbone(tmp_path / "best", NETWORK)["w"][0] == 5
+    write(tmp_path, 1, run="b")  # a new run: the kept ones stay, the old run's best does not count
+    assert complete(tmp_path) == [1, 3] and not (tmp_path / "best").is_symlink()
+    write(tmp_path, 2, run="b", best=True)
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path, copy)  # follows the links
+    write(copy, 3, run="b")
+    assert holds(copy / "best") == 2 and not (copy / "best").is_symlink()
+    write(copy, 4, run="b", best=True)
+    assert holds(copy / "best") == 4 and complete(copy) == [3, 4]
+
+
+def without_colons_and_links(monkeypatch) -> None:
+    """Has the operating system answer as Linux does on a disk with FAT."""
+    real_open, real_io_open = os.open, io.open
+
+    def refuse_colon(path):
+        if isinstance(path, (str, os.PathLike)) and ":" in os.path.basename(path):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+
+    def open_(path, *args, **kwargs):
+        refuse_colon(path)
+        return real_open(path, *args, **kwargs)
+
+    def io_open(path, *args, **kwargs):
+        refuse_colon(path)
+        return real_io_open(path, *args, **kwargs)
+
+    def symlink(*_, **__):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(io, "open", io_open)
+    monkeypatch.setattr(os, "symlink", symlink)
+
+
+def test_a_file_system_without_colons_and_links_holds_checkpoints_too(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        without_colons_and_links(patch)
+        write(tmp_path, 1, best=True)
+        write(tmp_path, 2)
+        write(tmp_path, 3)
+        assert holds(tmp_path) == 3 and complete(tmp_path) == [1, 3]
+        assert (tmp_path / "latest").read_text() == "step_00000003" and (tmp_path / "best").read_text() == "step_00000001"
+        assert pickle.loads((tmp_path / "rank_0_softmax_weight.pkl").read_bytes())[0, 0] == 3
+        assert not any(path.is_symlink() or ":" in path.name for path in tmp_path.rglob("*"))
+    assert holds(tmp_path) == 3
+    write(tmp_path, 4)  # after a move to another file system
+    assert holds(tmp_path) == 4 and (tmp_path / "latest").is_symlink() and complete(tmp_path) == [1, 4]
+
+
+def test_renamed_files_of_a_copy_without_colons_are_found(tmp_path):
+    write(tmp_path, 1)
+    for path in (tmp_path / "latest").glob("rank:*"):
+        path.rename(path.with_name(path.name.replace(":", "_")))
+    assert holds(tmp_path) == 1
+
+
+@pytest.mark.parametrize("colon", [":", "_"])
+@pytest.mark.parametrize("momentum", [True, False])
+def test_rank_files_alone_are_read(tmp_path, colon, momentum):
+    """Three ranks' files of another toolkit, read by any number of ranks."""
+    paddle.save({"w": paddle.to_tensor(state(1).backbone["w"])}, str(tmp_path / f"{NETWORK}.pdparams"))
+    for owner, (start, stop) in enumerate([(0, 4), (4, 7), (7, 10)]):
+        (tmp_path / f"rank{colon}{owner}_softmax_weight.pkl").write_bytes(pickle.dumps(state(1).centres[start:stop]))
+        if momentum:
+            rows = state(1).centres_momentum[start:stop]
+            (tmp_path / f"rank{colon}{owner}_softmax_weight_mom.pkl").write_bytes(pickle.dumps(rows))
+    assert has_only_rank_files(tmp_path)
+    files = RankFiles(tmp_path)
+    identity = {"num_classes": CLASSES, "embedding_size": 4}
+    files.check_identity(identity)
+    assert ("the class centres' momentum" in files.missing) is not momentum
+    for ranks in (1, 2, 3, 4):
+        parts = [files.load(NETWORK, shard_of(CLASSES, rank, ranks)) for rank in range(ranks)]
+        assert np.array_equal(np.concatenate([part.centres for part in parts]), state(1).centres)
+        expected = state(1).centres_momentum if momentum else np.zeros_like(state(1).centres)
+        assert np.array_equal(np.concatenate([part.centres_momentum for part in parts]), expected)
+        assert np.array_equal(parts[0].backbone["w"], state(1).backbone["w"]) and not parts[0].backbone_momentum["w"].any()
+    with pytest.raises(UserError, match=r"is of 10 classes, not 11 \(rank.0_softmax_weight.pkl the classes 0 to 3,"
+                                        r" rank.1_softmax_weight.pkl the classes 4 to 6, .* 7 to 9\)"):  # fmt: skip
+        files.check_identity({**identity, "num_classes": 11})
+    with pytest.raises(UserError, match="rank.0_softmax_weight.pkl was trained with embedding_size 4, not 8"):
+        files.check_identity({**identity, "embedding_size": 8})
+    (tmp_path / f"rank{colon}2_softmax_weight.pkl").write_bytes(pickle.dumps(np.zeros(3)))
+    with pytest.raises(UserError, match=f"rank{colon}2_softmax_weight.pkl: not an array"):
+        RankFiles(tmp_path)
+    (tmp_path / f"rank{colon}1_softmax_weight.pkl").unlink()
+    with pytest.raises(UserError, match="rank:1_softmax_weight.pkl is missing, of 3 ranks"):
+        RankFiles(tmp_path)
 
 
 def test_what_is_not_its_own_is_left_alone(tmp_path):
@@ -177,16 +286,22 @@ def test_nothing_to_resume_from_is_said(tmp_path):
         Checkpoint(tmp_path / "none")
 
 
-def test_an_unwritable_output_is_said_and_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    write(tmp_path, 1)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("operation", ["mkdir", "open", "fsync", "rename", "replace"])
+def test_an_unwritable_output_is_said_and_leaves_the_old_checkpoint(tmp_path, monkeypatch, operation, number):
+    """Disk full, quota, read-only file system, permission denied, broken disk."""
+    write(tmp_path, 1, best=True)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="step 2 cannot be written .No space left on device."):
-        write(tmp_path, 2)
-    assert holds(tmp_path) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, operation, refuse)
+        with pytest.raises(UserError, match=f"step 2 cannot be written .{os.strerror(number)}.; the one before it is untouched"):
+            write(tmp_path, 2)
+    assert holds(tmp_path) == holds(tmp_path / "best") == 1
+    write(tmp_path, 3)
+    assert holds(tmp_path) == 3 and complete(tmp_path) == [1, 3]
 
 
 def test_a_later_format_is_refused(tmp_path):

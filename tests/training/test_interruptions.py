@@ -131,17 +131,43 @@ def test_a_second_run_into_the_same_directory_is_refused_until_the_first_is_dead
     assert start("--num_epoch=1", "--max_steps=1").wait(120) == 0
 
 
+def alive(output: Path) -> list[int]:
+    """The processes of a run: launcher, ranks and their workers."""
+    lines = subprocess.run(["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True).stdout.splitlines()
+    return [int(line.split()[0]) for line in lines if str(output) in line and line.split()[1][0] != "Z"]
+
+
+def process_of(output: Path, rank: int) -> int:
+    """A rank's training process, which is older than its workers."""
+    return min(pid for pid in alive(output) if f"PADDLE_TRAINER_ID={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes())
+
+
 def test_ranks_do_not_outlive_their_launcher(start, tmp_path):
     process, output = start("--num_epoch=1000", ranks=2), tmp_path / "out"
     wait_for(lambda: steps_logged(output) >= 1)
-
-    def alive() -> list[str]:
-        lines = subprocess.run(["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True).stdout.splitlines()
-        return [line for line in lines if str(output) in line and " Z" not in line]
-
-    assert len(alive()) >= 3  # the launcher, two ranks and their workers
+    assert len(alive(output)) >= 3
     os.kill(process.pid, signal.SIGKILL)
-    wait_for(lambda: not alive(), 30)
+    wait_for(lambda: not alive(output), 30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start, tmp_path, number):
+    process, output = start("--num_epoch=1000", "--save_interval=1", "--rank_timeout=10", ranks=2), tmp_path / "out"
+    wait_for(lambda: steps_logged(output) >= 2)
+    os.kill(process_of(output, 1), number)
+    process.communicate(timeout=90)
+    assert process.returncode != 0
+    wait_for(lambda: not alive(output), 10)
+    reason = "has ended; its log says why" if number == signal.SIGKILL else "did not answer for 10 seconds"
+    assert f"error: rank 0 ends: rank 1 {reason}" in (tmp_path / "launch" / "workerlog.0").read_text()
+    assert Checkpoint(output).manifest["progress"]["step"] >= 1
+    assert start("--num_epoch=1000", "--max_steps=3", "--resume=1", ranks=2).wait(120) == 0
+
+
+def test_thirty_kills_at_random_moments_lose_nothing(repository):
+    command = [sys.executable, repository / "benchmarks" / "kill_soak.py", "--kills=30"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "30 of 30 kills survived" in done.stdout, done.stdout + done.stderr
 
 
 # a loss or gradient that is not finite

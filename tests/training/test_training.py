@@ -19,6 +19,9 @@ import numpy as np
 import paddle
 import pytest
 
+from arcface.head.shards import shard_of
+from arcface.training.checkpoint import Checkpoint
+
 NETWORK = "MobileFaceNet_128"
 TRAINING_LINE = re.compile(
     r"Training: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}-Speed \d+\.\d\d samples/sec   Loss \d+\.\d{4}   Epoch: \d+   "
@@ -138,6 +141,46 @@ def test_another_number_of_ranks_resumes_where_the_first_stopped(train, data_set
     assert np.linalg.norm(two["head weight"] - one["head weight"]) < 1e-2 * moved
 
 
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5])
+def test_any_change_of_ranks_trains_on_like_one_rank(train, sample_rate):
+    """1, 2, 3 and 1 ranks, of whose shards of 7 classes none are equal, two steps each."""
+    options = ["--batch_norm=sync", "--batch_size=12", "--num_epoch=3", "--lr=0.0001", "--clip_norm=5",
+               f"--sample_rate={sample_rate}"]  # fmt: skip
+    whole = train(1, "whole", *options, "--max_steps=8")
+    for step, ranks in ((2, 1), (4, 2), (6, 3), (8, 1)):
+        changing = train(ranks, "changing", *options, f"--max_steps={step}", "--resume=1" if step > 2 else "--resume=0")
+        rows = arrays(changing, ranks)
+        for others in (1, 2, 3):
+            parts = [Checkpoint(changing).load(NETWORK, shard_of(7, rank, others)) for rank in range(others)]
+            assert np.array_equal(np.concatenate([part.centres for part in parts]), rows["head weight"])
+            assert np.array_equal(np.concatenate([part.centres_momentum for part in parts]), rows["head weight_mom"])
+    one, other = losses(whole), losses(changing)
+    assert len(one) == 8 and list(other.values()) == pytest.approx(list(one.values()), rel=1e-4)
+    one, other = arrays(whole, 1), arrays(changing, 1)
+    for name in ("head weight", "head weight_mom"):
+        assert np.abs(other[name] - one[name]).max() <= 1e-3 * np.abs(one[name]).max(), name
+
+
+def test_weights_without_the_rest_of_a_checkpoint_are_gone_on_from(train, tmp_path):
+    """The 2021 toolkit writes the backbone and the ranks' class centres only."""
+    first = train(2, "first", "--max_steps=2")
+    given = arrays(first, 2)
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in (f"{NETWORK}.pdparams", "rank:0_softmax_weight.pkl", "rank:1_softmax_weight.pkl", "rank:1_softmax_weight_mom.pkl"):
+        shutil.copyfile(first / name, old / name)
+    output = train(3, "old", "--max_steps=1", "--lr=0", "--batch_norm=frozen", "--batch_size=12", "--resume=1")
+    (warning,) = [line for line in (output / "training.log").read_text().splitlines() if "weights only" in line]
+    assert warning.endswith(f"{output} holds weights only: begun anew are the step, the best accuracies, the backbone's momentum,"
+                            " the class centres' momentum")  # fmt: skip
+    now = arrays(output, 3)
+    names = [name for name in given if name.startswith(f"{NETWORK} ")]
+    assert len(names) == 283 and all(np.array_equal(now[name], given[name]) for name in names)
+    assert np.array_equal(now["head weight"], given["head weight"])
+    with pytest.raises(AssertionError, match="was trained with batch_size 12, not 8"):  # it is a whole checkpoint now
+        train(1, "old", "--max_steps=1", "--resume=1", "--batch_size=8")
+
+
 def losses_fall(values: dict[int, float], steps_per_epoch: int) -> bool:
     in_order = list(values.values())
     return np.mean(in_order[-steps_per_epoch:]) < 0.99 * np.mean(in_order[:steps_per_epoch])
@@ -148,7 +191,7 @@ def assert_same_run(one: Path, other: Path, ranks: int) -> None:
     assert expected.keys() == actual.keys()
     for name in expected:
         assert np.array_equal(expected[name], actual[name]), name
-    timing = ("run", "time", "samples_per_second", "hours_to_end")
+    timing = ("run", "time", "samples_per_second", "hours_to_end", "data_wait")
     without_times = [[{key: value for key, value in record.items() if key not in timing} for record in records(run)]
                      for run in (one, other)]  # fmt: skip
     assert without_times[0] == without_times[1]
