@@ -286,6 +286,14 @@ def test_nothing_to_resume_from_is_said(tmp_path):
         Checkpoint(tmp_path / "none")
 
 
+def test_another_run_is_refused_by_what_differs_but_not_by_what_an_earlier_version_did_not_write(tmp_path):
+    manifest = {"progress": {"step": 1, "run": "a"}, "identity": {"seed": 1}}
+    save(tmp_path, NETWORK, state(1), Shard(0, CLASSES), 1, manifest)
+    Checkpoint(tmp_path).check_identity({"seed": 1, "shuffle": "global"})
+    with pytest.raises(UserError, match="was trained with seed 1, not 2; resume with the same seed"):
+        Checkpoint(tmp_path).check_identity({"seed": 2, "shuffle": "global"})
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 @pytest.mark.parametrize("operation", ["mkdir", "open", "fsync", "rename", "replace"])
 def test_an_unwritable_output_is_said_and_leaves_the_old_checkpoint(tmp_path, monkeypatch, operation, number):
