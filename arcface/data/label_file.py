@@ -43,13 +43,24 @@ class LabelFile:
             raise UserError(f"{self.name(index)}: {error.strerror or error}; restore the file or remove the line") from error
         return _unpack(content, self.name(index)) if path.suffix == ".bin" else content
 
+    def spread(self, images: int) -> np.ndarray:
+        """Return the indices of `images` images spread evenly over the list, or of all if it has fewer."""
+        return np.unique(np.linspace(0, len(self) - 1, min(images, len(self))).astype(np.int64))
+
+    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the images that are listed before, ascending, and for each the index where it is first."""
+        _, first, row = np.unique(self._paths, return_index=True, return_inverse=True)
+        first = first[row]
+        again = np.flatnonzero(first != np.arange(len(self)))
+        return again, first[again]
+
     def scan(self, images: int) -> None:
         """Check that every listed file is there, and decode `images` of them, spread evenly over the list.
 
         Raises UserError for the first that is missing or not a 112x112 image.
         """
         self._check_files_exist()
-        for index in np.unique(np.linspace(0, len(self) - 1, min(images, len(self))).astype(np.int64)):
+        for index in self.spread(images):
             decode(self.encoded(index), self.name(index))
 
     def _path(self, index: int) -> str:

@@ -12,6 +12,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,17 +90,25 @@ def _with_openvino(model: Path) -> Embed:
     prepared = PrePostProcessor(core.read_model(str(model)))
     prepared.input().tensor().set_element_type(openvino.Type.u8)
     prepared.input().preprocess().convert_element_type(openvino.Type.f32).mean(HALF_RANGE).scale(HALF_RANGE)
+    network = prepared.build()
+
+    def compiled(streams: int) -> openvino.CompiledModel:
+        # Without the hint for f32, processors that have bfloat16 compute in it.
+        # With pinning, the ranks of a machine would all compute on its first cores.
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads(), "NUM_STREAMS": streams,
+                    "ENABLE_CPU_PINNING": False}  # fmt: skip
+        return core.compile_model(network, "CPU", settings)
+
     # A stream for each thread, fed with few images at a time, keeps activations in the caches and no thread waiting.
-    # Without the hint for f32, processors that have bfloat16 compute in it.
-    # With pinning, the ranks of a machine would all compute on its first cores.
     streams = threads()
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": streams, "NUM_STREAMS": streams,
-                "ENABLE_CPU_PINNING": False}  # fmt: skip
-    queue = openvino.AsyncInferQueue(core.compile_model(prepared.build(), "CPU", settings), streams)
+    queue = openvino.AsyncInferQueue(compiled(streams), streams)
+    all_threads_on_one = cache(lambda: compiled(1).create_infer_request())
     parts = {}
     queue.set_callback(lambda request, start: parts.update({start: request.get_output_tensor().data.copy()}))
 
     def embed(images: np.ndarray) -> np.ndarray:
+        if len(images) < streams:  # for whom waits for a face, not for a set
+            return all_threads_on_one().infer(images)[0].copy()
         at_once = max(1, min(IMAGES_OF_A_STREAM, len(images) // streams))
         parts.clear()
         for start in range(0, len(images), at_once):

@@ -31,6 +31,11 @@ def start_paddle() -> None:
     _import_quietly("paddle")
 
 
+def cores() -> int:
+    """How many of the machine's cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads() -> int:
     """How many threads each process may use: its share of the cores, or what the user has set."""
     outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP takes a list, by nesting level
@@ -48,10 +53,17 @@ def _use_fast_blas_on_amd() -> None:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
 
 
+def why_memory_is_not_kept() -> str | None:
+    """Return why `start_paddle` leaves freed memory to the C library, or None where it has it kept for the next operation."""
+    chosen_by_user = [name for name in os.environ if name.startswith("MALLOC_") or name == "LD_PRELOAD"]
+    if chosen_by_user:
+        return f"{chosen_by_user[0]} is set"
+    return None if platform.libc_ver()[0] == "glibc" else "the C library is not glibc"
+
+
 def _keep_freed_memory() -> None:
     # glibc hands large buffers back to the kernel when they are freed; every operation then pays the page faults again.
-    chosen_by_user = any(name.startswith("MALLOC_") for name in os.environ) or "LD_PRELOAD" in os.environ
-    if chosen_by_user or platform.libc_ver()[0] != "glibc":
+    if why_memory_is_not_kept():
         return
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0)
@@ -62,10 +74,9 @@ def _share_cores_between_ranks() -> None:
     # A thread per core in each rank would have the ranks wait for one another; Paddle's launcher gives each rank one
     # thread (OMP_NUM_THREADS=1), which leaves cores idle where there are fewer ranks than cores.
     ranks_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     launched = "PADDLE_LOCAL_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched or "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // ranks_here))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // ranks_here))
 
 
 def _import_quietly(module: str) -> None:

@@ -25,12 +25,25 @@ def locked(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = _owner(output)
-            raise UserError(f"--output {output}: {owner} is writing here; wait, end it or choose another --output") from error
+            raise UserError(
+                f"--output {output}: {_owner(output)} is writing here; wait, end it or choose another --output"
+            ) from error
         file.truncate(0)
         json.dump({"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
         file.flush()
         yield
+
+
+def owner(output: Path) -> str | None:
+    """Return which process holds an output directory, None if none does; nothing is written."""
+    try:
+        with open(output / LOCK_FILE) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back when the file is closed, at once
+    except BlockingIOError:
+        return _owner(output)
+    except OSError:
+        pass
+    return None
 
 
 def _owner(output: Path) -> str:

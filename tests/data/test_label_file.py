@@ -89,6 +89,19 @@ def test_the_scan_names_the_line_of_an_undecodable_or_wrongly_sized_image(make_d
         LabelFile(str(directory)).scan(5)
 
 
+def test_images_that_are_listed_again_are_found_with_their_first_rows(tmp_path):
+    again, first = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nb.jpg\t0\nc.jpg\t1\na.jpg\t0\nb.jpg\t1\n").repeated()
+    assert again.tolist() == [2, 4, 5] and first.tolist() == [1, 0, 1]
+    again, first = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\n").repeated()
+    assert len(again) == len(first) == 0
+
+
+def test_a_sample_is_spread_over_the_list_from_the_first_to_the_last(tmp_path):
+    source = listed(tmp_path, b"".join(b"%d.jpg\t0\n" % index for index in range(101)))
+    assert source.spread(5).tolist() == [0, 25, 50, 75, 100]
+    assert source.spread(1000).tolist() == list(range(101)) and source.spread(0).size == 0
+
+
 def one_image_record(value: bytes) -> bytes:
     return struct.pack("<I", 3) + b"key" + struct.pack("<I", len(value)) + value
 

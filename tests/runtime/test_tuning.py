@@ -51,6 +51,23 @@ def test_the_blas_setting_of_the_user_is_kept(environment):
     assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
 
 
+@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "LD_PRELOAD"])
+def test_the_allocator_of_the_user_is_kept(monkeypatch, name):
+    for variable in [variable for variable in os.environ if variable.startswith("MALLOC_") or variable == "LD_PRELOAD"]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(tuning.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    assert tuning.why_memory_is_not_kept() is None
+    monkeypatch.setenv(name, "1")
+    assert tuning.why_memory_is_not_kept() == f"{name} is set"
+
+
+def test_another_c_library_than_glibc_is_left_alone(monkeypatch):
+    monkeypatch.setattr(tuning.platform, "libc_ver", lambda: ("", ""))
+    assert tuning.why_memory_is_not_kept() == "the C library is not glibc"
+    monkeypatch.setattr(tuning.ctypes, "CDLL", None)
+    tuning._keep_freed_memory()
+
+
 def test_an_import_s_messages_are_shown_but_for_the_one_on_threads(tmp_path, monkeypatch, capsys):
     (tmp_path / "talkative.py").write_text(
         "import sys\nsys.stderr.write('WARNING: OMP_NUM_THREADS set to 2\\nsomething is broken\\n')\n"

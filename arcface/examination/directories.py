@@ -1,0 +1,36 @@
+"""The directories that a run would write."""
+
+import shutil
+from pathlib import Path
+
+from arcface.backbones import create_backbone
+from arcface.config import TrainConfig
+from arcface.examination.report import Report, size
+from arcface.runtime.machine import check_writable, existing
+from arcface.training.lock import owner
+
+
+def examine_directories(report: Report, config: TrainConfig, num_classes: int | None) -> None:
+    """Report room and owner of the output directory and the one for logs; nothing is written that stays."""
+    checkpoint = 0
+    with report.examining("network"):
+        weights = sum(parameter.size for parameter in create_backbone(config.network, config.embedding_size).parameters())
+        checkpoint = 8 * (weights + (num_classes or 0) * config.embedding_size)  # float32, and the momentum
+    takes = f"; a checkpoint takes {size(checkpoint)}, and two are there while one is written" if num_classes and checkpoint else ""
+    holder = owner(Path(config.output))
+    held = f"{holder} is training there, so a second run is refused: end it or choose another --output" if holder else None
+    _examine_directory(report, "output", Path(config.output), takes, 2 * checkpoint if takes else 0, held)
+    _examine_directory(report, "logdir", Path(config.logdir), "", 0, None)
+
+
+def _examine_directory(report: Report, name: str, directory: Path, takes: str, needed: int, held: str | None) -> None:
+    there = existing(directory)
+    where = f"{directory}" if there == directory else f"{directory}, to be made in {there.resolve()}"
+    try:
+        free = shutil.disk_usage(there).free
+        check_writable(there)
+    except OSError as error:
+        report.line(name, where, f"cannot be written ({error.strerror}): choose another --{name}", held)
+        return
+    full = f"too little room: make some, or choose another --{name}" if free < needed else None
+    report.line(name, f"{where}: writable, {size(free)} free{takes}", full, held)

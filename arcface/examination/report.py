@@ -1,0 +1,65 @@
+"""Lines of a report, and how many of them say that something is wrong."""
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from arcface.errors import UserError
+
+WIDTH = 100  # columns
+INDENT = 16  # of the values
+
+
+class Report:
+    """Prints each line at once, so that a crash shows what was being examined.
+
+    findings: the number of lines so far that say what to do.
+    """
+
+    def __init__(self):
+        self.findings = 0
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+
+    def line(self, name: str, value: str, *advice: str | None) -> None:
+        """Print what was found, and below it each finding: what is wrong and what to do; None where nothing is."""
+        self._print(name, value)
+        for finding in filter(None, advice):
+            self.advise("", finding)
+
+    def advise(self, name: str, finding: str) -> None:
+        """Print a finding that has no line above it."""
+        self.findings += 1
+        self._print(name, f"-> {finding}")
+
+    def gap(self) -> None:
+        """Print an empty line."""
+        print()
+
+    def end(self) -> None:
+        """Print how many findings there are."""
+        self._print("findings", f"{self.findings}, after the arrows above" if self.findings else "none")
+
+    @contextmanager
+    def examining(self, name: str) -> Iterator[None]:
+        """Make a UserError in the block a finding, and go on behind it."""
+        try:
+            yield
+        except UserError as error:
+            self.advise(name, str(error))
+
+    def _print(self, name: str, text: str) -> None:
+        # Paths are not broken: they are there to be copied.
+        lines = textwrap.wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
+        for number, line in enumerate(lines or [""]):
+            print(f"{'' if number else name:<{INDENT - 1}} {line}".rstrip(), flush=True)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        units.pop(0)
+    return f"{count:,.0f} {units[0]}" if count >= 100 else f"{count:.3g} {units[0]}"

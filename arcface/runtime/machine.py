@@ -1,0 +1,125 @@
+"""Facts of this machine and how fast it is, for a report. Reading them changes nothing."""
+
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+
+class CgroupLimits(NamedTuple):
+    """What the container or the batch system allows; None is no limit."""
+
+    cores: float | None
+    memory: int | None  # bytes
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    name = _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+    return " ".join(name.split())
+
+
+def memory() -> tuple[int, int] | None:
+    """Return the machine's memory and what of it is available, in bytes; None where the system does not say."""
+    total, available = (_field("/proc/meminfo", name) for name in ("MemTotal", "MemAvailable"))
+    return (int(total.split()[0]) * 1024, int(available.split()[0]) * 1024) if total and available else None
+
+
+def cgroup_limits(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> CgroupLimits:
+    """Return the tightest limits of this process's control groups and of those above them, version 1 or 2."""
+    cores, memory = [], []
+    for line in _text(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        group = mounted / controllers / path.lstrip("/")  # version 2 has a single tree and names no controllers here
+        for directory in (group, *group.parents):
+            if not directory.is_relative_to(mounted):
+                break
+            quota, _, period = _text(directory / "cpu.max").partition(" ")
+            quota, period = quota or _text(directory / "cpu.cfs_quota_us"), period or _text(directory / "cpu.cfs_period_us")
+            if quota.isdecimal() and period.isdecimal():  # no limit is "max" or -1
+                cores.append(int(quota) / int(period))
+            limit = _text(directory / "memory.max") or _text(directory / "memory.limit_in_bytes")
+            if limit.isdecimal() and int(limit) < 2**62:  # version 1 says no limit with nearly 2**63
+                memory.append(int(limit))
+    return CgroupLimits(min(cores, default=None), min(memory, default=None))
+
+
+def gpus() -> list[tuple[str, int]]:
+    """Return name and memory in bytes of each GPU that Paddle can use."""
+    if not paddle.device.is_compiled_with_cuda():
+        return []
+    found = map(paddle.device.cuda.get_device_properties, range(paddle.device.cuda.device_count()))
+    return [(gpu.name, gpu.total_memory) for gpu in found]
+
+
+def has_nvidia_driver() -> bool:
+    """Whether the system shows an NVIDIA GPU, with or without a Paddle that can use it."""
+    return os.path.exists("/proc/driver/nvidia/version")
+
+
+def product_speed(size: int) -> tuple[float, float]:
+    """Return the speed of float32 [size, size] products on Paddle's present device and with NumPy, in FLOP/s."""
+    ours = paddle.rand([size, size])
+    theirs = np.random.default_rng(0).random((size, size), np.float32)
+    # Reading an element waits for the product, on a GPU too.
+    seconds = _best_seconds(lambda: (ours @ ours)[0, 0].item(), lambda: theirs @ theirs)
+    return 2 * size**3 / seconds[0], 2 * size**3 / seconds[1]
+
+
+def sum_speed(size: int) -> tuple[float, float]:
+    """Return the speed of sums of two float32 [size] on the CPU, in bytes read and written a second, and the share of the
+    result's pages that the kernel had to give the process anew for each sum: about 0 where freed memory is kept, 1 where not.
+    """
+    x, y = paddle.ones([size]), paddle.ones([size])
+    (seconds,) = _best_seconds(lambda: x + y)  # this also gives the process the memory that it may keep
+    before, repeats = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, 4
+    for _ in range(repeats):
+        x + y
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return 12 * size / seconds, faults * resource.getpagesize() / (4 * size * repeats)
+
+
+def existing(directory: Path) -> Path:
+    """Return the directory, or what is there of it: the nearest one above it."""
+    while not os.path.lexists(directory) and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
+def check_writable(directory: Path) -> None:
+    """Raise OSError if no file can be written in a directory; nothing is left in it."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(2**16))
+
+
+def _best_seconds(*runs: Callable[[], object], budget: float = 0.5) -> list[float]:
+    """Return the shortest time of each of the functions, called in turn until the budget, in seconds, is spent."""
+    for run in runs:
+        run()
+    best, ends = [float("inf")] * len(runs), time.perf_counter() + budget
+    while time.perf_counter() < ends:
+        for position, run in enumerate(runs):  # in turn, so that other load on the machine meets them alike
+            started = time.perf_counter()
+            run()
+            best[position] = min(best[position], time.perf_counter() - started)
+    return best
+
+
+def _field(file: str, name: str) -> str:
+    """Return the value of the first line "name: value", or ""."""
+    lines = (line.partition(":") for line in _text(Path(file)).splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == name), "")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace").strip()
+    except OSError:
+        return ""
