@@ -12,11 +12,11 @@ from arcface.files import replacing
 # The file: a mark of the format, sizes and times of change of .rec and .idx, number of rows; then the columns.
 _FORMAT = b"arcface1"
 _HEADER = struct.Struct("<8s5q")
-_COLUMNS = (np.dtype("<i8"), np.dtype("<i8"), np.dtype("<i4"))  # keys, byte offsets, labels
+_COLUMNS = (np.dtype("<u8"), np.dtype("<i8"), np.dtype("<i4"))  # keys, byte offsets, labels
 
 
 def read_cache(record_file: Path) -> list[np.ndarray] | None:
-    """Return keys and byte offsets (int64) and labels (int32) of the images, each [number of images], if they are known."""
+    """Return keys (uint64), byte offsets (int64) and labels (int32) of the images, each [number of images], if they are known."""
     try:
         with open(_cache_of(record_file), "rb") as file:
             *stamp, rows = _HEADER.unpack(file.read(_HEADER.size))
@@ -27,7 +27,7 @@ def read_cache(record_file: Path) -> list[np.ndarray] | None:
     except (OSError, struct.error):
         return None
     # Whatever else is written there: these would lead out of the file, and all other checks are made when a record is read.
-    sound = keys.min() >= 0 and labels.min() >= 0 and offsets.min() >= 0 and offsets.max() < stamp[1]
+    sound = labels.min() >= 0 and offsets.min() >= 0 and offsets.max() < stamp[1]
     return [keys, offsets, labels] if sound else None
 
 

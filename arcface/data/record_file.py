@@ -172,7 +172,7 @@ def _identity_sizes(reader: RecordReader, offsets: np.ndarray, images: int) -> n
 
 def _from_headers(reader: RecordReader) -> _Images:
     """Return the records that hold an image, with the first label in each; reads the header of every record."""
-    keys, offsets, labels = array("q"), array("q"), array("i")
+    keys, offsets, labels = array("Q"), array("q"), array("i")
     for key, offset, header in _headers(reader):
         if header.image_bytes == 0:
             continue  # it says something about other records
@@ -183,7 +183,7 @@ def _from_headers(reader: RecordReader) -> _Images:
         labels.append(int(header.label))
     if not keys:
         raise UserError(f"{reader.path}: holds no images; fetch it again")
-    return _Images(np.frombuffer(keys, np.int64), np.frombuffer(offsets, np.int64), np.frombuffer(labels, np.int32))
+    return _Images(np.frombuffer(keys, np.uint64), np.frombuffer(offsets, np.int64), np.frombuffer(labels, np.int32))
 
 
 def _headers(reader: RecordReader) -> Iterator[tuple[int, int, Header]]:
