@@ -101,7 +101,7 @@ def picture(counts):
     figure = Figure((8, 4), layout="constrained")
     axes = figure.subplots()
     width = -(-int(counts.max()) // BARS)
-    axes.hist(counts, np.arange(0, counts.max() + width, width) + 0.5)
+    axes.hist(counts, np.arange(0, counts.max() + width, width) + 0.5, log=True)   # the rare large ones show too
     axes.set(xlabel="images a person", ylabel="people", title=f"{counts.sum():,} images of {len(counts):,} people")
     return png(figure)
 
