@@ -4,7 +4,7 @@
     python datasets/check.py --source MS1M_v2
     python datasets/check.py --source ms1m/train.rec --report ms1m_report --repair ms1m_sound/train.rec --without_copies
 
-Bad are images that cannot be read or decoded, are cut off, or are not 112x112; each is listed with its line, byte or path.
+Bad are images that cannot be read or decoded or are not 112x112; each is listed with its line, byte or path.
 Copies are images with equal bytes. --report DIR goes on after an interruption, and holds
 
     bad.txt                lines 'row<TAB>where it is and what is wrong', rows from 0
@@ -32,7 +32,6 @@ from arcface.files import replacing
 from arcface.images import decode
 
 UNKNOWN = 0   # the content of an image that is bad, or was not looked at yet
-END_MARKS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}   # by an image's first bytes: what its last ones hold
 BARS = 60   # of the picture, at most
 ADVICE = "correct them, or write a copy without them by --repair OUTPUT"
 
@@ -43,7 +42,6 @@ def kept_contents(rows, report):
     if report is None:
         yield np.zeros(len(rows), np.uint64)
         return
-    report.mkdir(exist_ok=True)
     path = report / "contents.partial"
     with locked(path) as file:
         stamp = np.frombuffer(rows.fingerprint(), np.uint64)
@@ -77,9 +75,6 @@ def check_image(rows, row):
         decode(image, rows.name(row))
     except UserError as error:
         return UNKNOWN, str(error)
-    end = next((end for start, end in END_MARKS.items() if image.startswith(start)), b"")
-    if end not in image[-64:]:   # some tools add a few bytes
-        return UNKNOWN, f"{rows.name(row)}: the image is cut off; replace or remove it"
     return content_of(image), None
 
 
@@ -144,6 +139,7 @@ def check(args):
     with report.examining("data set"):
         source = open_source(args.source)
     if report.findings:
+        report.end()
         return report.findings
     if args.repair:
         layout = layout_of(args.repair, args.layout)
@@ -175,8 +171,8 @@ def check(args):
             if not keep.all():
                 report.line("repaired", write(rows.pick(np.flatnonzero(keep)), args.repair, layout, args.num_workers))
         if args.report:
-            write_list(args.report / "copies.txt", (f"{copy}\t{labels[copy]}\t{first}\t{labels[first]}"
-                                                    for copy, first in zip(copies, originals)))  # fmt: skip
+            write_list(args.report / "copies.txt", (f"{copy}\t{labels[copy]}\t{original}\t{labels[original]}"
+                                                    for copy, original in zip(copies, originals)))  # fmt: skip
             with replacing(args.report / "images_a_person.png") as file:
                 file.write(picture(counts))
             write_list(args.report / "bad.txt", bad)
@@ -193,6 +189,8 @@ def main(argv=None):
     if args.repair:
         check_output(args.repair, layout_of(args.repair, args.layout), [])
     try:
+        if args.report:
+            args.report.mkdir(exist_ok=True)
         findings = check(args)
     except OSError as error:
         reason = error.strerror or error
