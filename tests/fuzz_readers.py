@@ -127,7 +127,7 @@ def rec_seeds(records: list[tuple[int, bytes]]) -> list[bytes]:
     """The records with an index and a property, with neither, and with a cache."""
     content, offsets = b"".join(record for _, record in records), np.cumsum([0, *(len(record) for _, record in records)])
     index = "".join(f"{key}\t{offset}\n" for (key, _), offset in zip(records, offsets)).encode()
-    cache = struct.pack("<8s5q3q3q3i", b"arcface1", len(content), 0, -1, -1, 3, 1, 2, 3, *offsets[:3], 0, 0, 1)
+    cache = struct.pack("<8s5q3q3i", b"arcface1", len(content), 0, -1, -1, 3, *offsets[:3], 0, 0, 1)
     parts = ((index, b"2,112,112\n", b""), (b"", b"", b""), (b"", b"", cache))
     return [struct.pack("<HHH", *map(len, part)) + b"".join(part) + content for part in parts]
 

@@ -1,15 +1,16 @@
 """Long text files in whole arrays: no Python object for a line, a word or a number."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from arcface.errors import UserError
 
-_BLOCK = 1 << 20  # bytes read at once, and the most that a line may have
-_SHOWN = 200  # characters of a line in a message
+LONGEST_LINE = 1 << 16  # bytes
+_BLOCK = 1 << 20  # bytes read at once
+_SHOWN = 100  # bytes of a line in a message
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NEWLINE = ord("\n")
 _MAX_DIGITS = 18  # that an int64 surely holds
 _IS_SPACE = np.zeros(256, bool)
@@ -35,40 +36,44 @@ class Block(NamedTuple):
     ends: np.ndarray
     first_words: np.ndarray
 
-    def line(self, index: int) -> str:
-        """Return a line without the white space around it, for messages: not all of a long one."""
+    def line(self, index: int) -> bytes:
+        """Return a line without the white space around it."""
         end = self.lines[index + 1] if index + 1 < len(self.lines) else len(self.content)
-        text = self.content[self.lines[index] : end].strip().decode(errors="replace")
-        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        return self.content[self.lines[index] : end].strip()
 
 
-def blocks(path: Path) -> Iterator[Block]:
-    """Yield the lines of a file, a million bytes at once.
-
-    Raises OSError if it cannot be read, and UserError if a line is longer than that.
-    """
-    with open(path, "rb", buffering=0) as file:
-        offset, number, rest = 0, 1, b""
-        while chunk := file.read(_BLOCK):
-            content = rest + chunk
-            cut = content.rfind(b"\n") + 1
-            content, rest = content[:cut], content[cut:]
-            if len(rest) > _BLOCK:
-                raise UserError(f"{path} line {number}: longer than {_BLOCK} bytes; give a list of short lines")
-            if content:
-                yield (block := _cut(content, offset, number))
-                offset, number = offset + cut, number + len(block.lines)
-        if rest:
-            yield _cut(rest, offset, number)
-
-
-def count_lines(path: Path) -> int:
-    """Return how many lines `blocks` will yield; raises OSError if the file cannot be read."""
+def count_lines(file: BinaryIO) -> int:
+    """Return how many lines `blocks` yields; raises OSError if the file cannot be read."""
+    file.seek(0)
     lines, last = 0, b"\n"
-    with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_BLOCK):
-            lines, last = lines + chunk.count(b"\n"), chunk[-1:]
+    while chunk := file.read(_BLOCK):
+        lines, last = lines + chunk.count(b"\n"), chunk[-1:]
     return lines + (last != b"\n")
+
+
+def blocks(file: BinaryIO) -> Iterator[Block]:
+    """Yield the lines of a file, about a million bytes at once; a byte order mark is taken for spaces.
+
+    Raises OSError if the file cannot be read, and UserError if a line is longer than LONGEST_LINE or holds a zero byte.
+    """
+    file.seek(0)
+    offset, number, rest = 0, 1, b""
+    while chunk := file.read(_BLOCK):
+        content = rest + chunk
+        cut = content.rfind(b"\n") + 1
+        content, rest = content[:cut], content[cut:]
+        if content:
+            yield (block := _cut(content, offset, number, file.name))
+            offset, number = offset + cut, number + len(block.lines)
+        if len(rest) > LONGEST_LINE:
+            raise UserError(f"{file.name} line {number}: has more than {LONGEST_LINE} bytes; give a list of short lines")
+    if rest:
+        yield _cut(rest, offset, number, file.name)
+
+
+def shown(line: bytes) -> str:
+    """Return a line as messages show it: not all of a long one."""
+    return line[:_SHOWN].decode(errors="replace") + ("..." if len(line) > _SHOWN else "")
 
 
 def whole_numbers(block: Block, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +89,12 @@ def whole_numbers(block: Block, words: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return values, sound
 
 
-def _cut(content: bytes, offset: int, number: int) -> Block:
+def _cut(content: bytes, offset: int, number: int, name: str) -> Block:
+    if (zero := content.find(b"\0")) >= 0:
+        number += content.count(b"\n", 0, zero)
+        raise UserError(f"{name} line {number}: holds a zero byte, as no text but UTF-16 does; save the list as UTF-8")
+    if offset == 0 and content.startswith(BYTE_ORDER_MARK):
+        content = content.replace(BYTE_ORDER_MARK, b" " * len(BYTE_ORDER_MARK), 1)
     text = np.frombuffer(content, np.uint8)
     lines = np.flatnonzero(text == _NEWLINE) + 1
     lines = np.concatenate([[0], lines[: len(lines) - content.endswith(b"\n")]])

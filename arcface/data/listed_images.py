@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from arcface.data.image_file import read_image
 from arcface.data.labels import evenly_spread
@@ -93,9 +94,10 @@ class ListedImages:
             hashes = np.unique(hashes)
         found = np.zeros(len(hashes), bool)
         present = (hash(directory + name) for directory in directories for name in self._listed(directory))
-        while len(some := np.fromiter(islice(present, _AT_ONCE), np.int64)):
-            at = np.minimum(np.searchsorted(hashes, some), len(hashes) - 1)
-            found[at[hashes[at] == some]] = True
+        with tqdm(present, f"looking for the files of {self.file}", unit=" files", mininterval=1, disable=None) as bar:
+            while len(some := np.fromiter(islice(bar, _AT_ONCE), np.int64)):
+                at = np.minimum(np.searchsorted(hashes, some), len(hashes) - 1)
+                found[at[hashes[at] == some]] = True
         if not found.all():
             missing = hashes[~found]
             for index, path in enumerate(self._paths()):

@@ -12,27 +12,27 @@ from arcface.files import replacing
 # The file: a mark of the format, sizes and times of change of .rec and .idx, number of rows; then the columns.
 _FORMAT = b"arcface1"
 _HEADER = struct.Struct("<8s5q")
-_COLUMNS = (np.dtype("<u8"), np.dtype("<i8"), np.dtype("<i4"))  # keys, byte offsets, labels
+_COLUMNS = (np.dtype("<i8"), np.dtype("<i4"))  # byte offsets, labels
 
 
 def read_cache(record_file: Path) -> list[np.ndarray] | None:
-    """Return keys (uint64), byte offsets (int64) and labels (int32) of the images, each [number of images], if they are known."""
+    """Return byte offsets (int64) and labels (int32) of the images, each [number of images], if they are known."""
     try:
         with open(_cache_of(record_file), "rb") as file:
             *stamp, rows = _HEADER.unpack(file.read(_HEADER.size))
             size = os.fstat(file.fileno()).st_size
             if stamp != _stamp(record_file) or rows < 1 or size != _HEADER.size + rows * sum(c.itemsize for c in _COLUMNS):
                 return None
-            keys, offsets, labels = (np.fromfile(file, column, rows) for column in _COLUMNS)
+            offsets, labels = (np.fromfile(file, column, rows) for column in _COLUMNS)
     except (OSError, struct.error):
         return None
     # Whatever else is written there: these would lead out of the file, and all other checks are made when a record is read.
     sound = labels.min() >= 0 and offsets.min() >= 0 and offsets.max() < stamp[1]
-    return [keys, offsets, labels] if sound else None
+    return [offsets, labels] if sound else None
 
 
 def write_cache(record_file: Path, columns: tuple[np.ndarray, ...]) -> None:
-    """Keep keys, byte offsets and labels for the next time, if the directory can be written."""
+    """Keep byte offsets and labels for the next time, if the directory can be written."""
     with suppress(OSError), replacing(_cache_of(record_file)) as file:
         file.write(_HEADER.pack(*_stamp(record_file), len(columns[0])))
         for dtype, column in zip(_COLUMNS, columns, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from arcface.data.labels import check_labels, evenly_spread
-from arcface.data.lines import Block, blocks, count_lines, whole_numbers
+from arcface.data.lines import Block, blocks, count_lines, shown, whole_numbers
 from arcface.data.record_cache import read_cache, write_cache
 from arcface.data.record_io import Header, RecordReader
 from arcface.errors import UserError
@@ -23,16 +23,15 @@ _MAX_EXTENT = 2**32 - 1
 
 
 class _Index(NamedTuple):
-    """An .idx file: key and byte offset of each record, int64, as listed."""
+    """An .idx file: keys (uint32) and byte offsets (int64) of the records, as listed."""
 
     keys: np.ndarray
     offsets: np.ndarray
 
 
 class _Images(NamedTuple):
-    """The records that are images: their keys, byte offsets and labels."""
+    """The records that are images: their byte offsets (int64) and labels."""
 
-    keys: np.ndarray | range
     offsets: np.ndarray
     labels: np.ndarray
 
@@ -49,7 +48,7 @@ class RecordFile:
         """Read index, labels and property; raises UserError that names file and byte, or line, for what is wrong in them."""
         self.file = Path(path)
         self._reader = RecordReader(self.file)
-        self._keys, self._offsets, labels = read_cache(self.file) or _find_images(self._reader)
+        self._offsets, labels = read_cache(self.file) or _find_images(self._reader)
         self.labels = labels.astype(np.int64, copy=False)
         self._extents = _extents(self._offsets, self._reader)
         self.num_classes = check_labels(self.labels, num_classes, self.file, self.name, "record")
@@ -60,7 +59,7 @@ class RecordFile:
 
     def name(self, index: int) -> str:
         """Return where an image lies, for messages."""
-        return f"{self.file} byte {self._offsets[index]} (record {self._keys[index]})"
+        return f"{self.file} byte {self._offsets[index]}"
 
     def encoded(self, index: int) -> bytes:
         """Return the image's bytes (JPEG, PNG, ...); raises UserError if the record is not sound or has another label."""
@@ -88,31 +87,34 @@ def _read_index(reader: RecordReader) -> _Index | None:
     """Return the .idx file of a record file, None if there is none."""
     file = reader.path.with_suffix(".idx")
     try:
-        lines = count_lines(file)
+        with open(file, "rb") as opened:
+            lines, filled = count_lines(opened), 0
+            index = _Index(np.empty(lines, np.uint32), np.empty(lines, np.int64))
+            for block in blocks(opened):
+                rows = slice(filled, filled := filled + len(block.lines))
+                _parse_index(block, index.keys[rows], index.offsets[rows], reader)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error}); correct the permissions, or remove it") from error
-    if not lines:
+    if not filled:
         raise UserError(f"{file}: lists no records; fetch it again, or remove it")
-    index, filled = _Index(np.empty(lines, np.int64), np.empty(lines, np.int64)), 0
-    for block in blocks(file):
-        rows = slice(filled, filled := filled + len(block.lines))
-        sound = np.diff(block.first_words) == 2
-        for column, values in enumerate(index):
-            if sound.all():
-                values[rows], sound = whole_numbers(block, block.first_words[:-1] + column)
-        if not sound.all():
-            raise _index_error(file, block, np.argmin(sound), "is not a key, a tab and a byte offset")
-        offsets = index.offsets[rows]
-        if not (sound := (offsets % 4 == 0) & (offsets < reader.size)).all():
-            raise _index_error(file, block, np.argmin(sound), f"is no place in the {reader.size} bytes of {reader.path}")
     return index
 
 
-def _index_error(file: Path, block: Block, line: int, complaint: str) -> UserError:
-    return UserError(f"{file} line {block.number + line}: '{block.line(line)}' {complaint};"
-                     " fetch the index of this very file, or remove it")  # fmt: skip
+def _parse_index(block: Block, keys: np.ndarray, offsets: np.ndarray, reader: RecordReader) -> None:
+    """Fill in the keys and offsets of a block's lines."""
+    complaint = "is not a key, a tab and a byte offset"
+    if (sound := np.diff(block.first_words) == 2).all():
+        (numbers, sound), (offsets[:], sound_offsets) = (whole_numbers(block, block.first_words[:-1] + column) for column in (0, 1))
+        keys[:] = numbers
+        sound &= (numbers == keys) & sound_offsets
+    if sound.all():
+        sound, complaint = (offsets % 4 == 0) & (offsets < reader.size), f"is no place in the {reader.size} bytes of {reader.path}"
+    if not sound.all():
+        line = int(np.argmin(sound))
+        raise UserError(f"{reader.path.with_suffix('.idx')} line {block.number + line}: '{shown(block.line(line))}' {complaint};"
+                        " fetch the index of this very file, or remove it")  # fmt: skip
 
 
 def _from_identities(reader: RecordReader) -> _Images | None:
@@ -154,7 +156,7 @@ def _from_identities(reader: RecordReader) -> _Images | None:
             raise reader.error(offset, f"the index has record {image + 1} here, which calls itself {own.id}")
         if own.label != labels[image]:
             return None
-    return _Images(range(1, images + 1), offsets[1 : images + 1], labels)
+    return _Images(offsets[1 : images + 1], labels)
 
 
 def _identity_sizes(reader: RecordReader, offsets: np.ndarray, images: int) -> np.ndarray | None:
@@ -172,31 +174,29 @@ def _identity_sizes(reader: RecordReader, offsets: np.ndarray, images: int) -> n
 
 def _from_headers(reader: RecordReader) -> _Images:
     """Return the records that hold an image, with the first label in each; reads the header of every record."""
-    keys, offsets, labels = array("Q"), array("q"), array("i")
-    for key, offset, header in _headers(reader):
+    offsets, labels = array("q"), array("i")
+    for offset, header in _headers(reader):
         if header.image_bytes == 0:
             continue  # it says something about other records
         if not (header.label.is_integer() and 0 <= header.label < _EXACT):
             raise reader.error(offset, f"its label {header.label:g} is not a class number")
-        keys.append(key)
         offsets.append(offset)
         labels.append(int(header.label))
-    if not keys:
+    if not offsets:
         raise UserError(f"{reader.path}: holds no images; fetch it again")
-    return _Images(np.frombuffer(keys, np.uint64), np.frombuffer(offsets, np.int64), np.frombuffer(labels, np.int32))
+    return _Images(np.frombuffer(offsets, np.int64), np.frombuffer(labels, np.int32))
 
 
-def _headers(reader: RecordReader) -> Iterator[tuple[int, int, Header]]:
-    """Yield (key, byte offset, header) of the records that the index lists, or of all, with a progress bar."""
-    index = _read_index(reader)
-    if index:
-        with tqdm(index.keys, f"reading {reader.path}", unit=" records", mininterval=1, disable=None) as keys:
-            for key, offset in zip(keys, index.offsets, strict=True):
-                yield key, int(offset), reader.read_header(int(offset), reader.size)
+def _headers(reader: RecordReader) -> Iterator[tuple[int, Header]]:
+    """Yield byte offset and header of the records that the index lists, or of all where there is none; with a progress bar."""
+    if index := _read_index(reader):
+        with tqdm(index.offsets, f"reading {reader.path}", unit=" records", mininterval=1, disable=None) as offsets:
+            for offset in offsets:
+                yield int(offset), reader.read_header(int(offset), reader.size)
     else:
         with tqdm(None, f"reading {reader.path}", reader.size, unit="B", unit_scale=True, mininterval=1, disable=None) as bar:
             for offset, end, header in reader.headers():
-                yield header.id, offset, header
+                yield offset, header
                 bar.update(end - offset)
 
 

@@ -100,13 +100,12 @@ def test_shuffled_records_keep_the_order_of_the_index_and_need_not_call_themselv
     order.reverse()
     assert source.labels.tolist() == [LABELS[number] for number in order]
     assert [source.encoded(index) for index in range(10)] == [IMAGES[number] for number in order]
-    assert source.name(0).endswith("(record 9)")
 
 
 def test_what_is_written_is_read_back(written):
     source = RecordFile(written)
     assert_is_whole(source)
-    assert source.name(3) == f"{written} byte {source._offsets[3]} (record 4)"
+    assert source.name(3) == f"{written} byte {sum(len(encode(0, 0, image)) for image in IMAGES[:3])}"
     images = ((source.labels[index], source.encoded(index)) for index in range(10))
     write_records(written.with_name("again.rec"), images, overwrite=True)
     assert written.with_name("again.rec").read_bytes() == written.read_bytes()
@@ -188,7 +187,7 @@ def test_a_cut_cache_is_not_used(tmp_path, size):
     assert cache.read_bytes() == whole
 
 
-@pytest.mark.parametrize("column, value", [(1, -4), (1, 2**40), (2, -1)])
+@pytest.mark.parametrize("column, value", [(0, -4), (0, 2**40), (1, -1)])
 def test_a_cache_that_leads_out_of_the_file_is_not_used(tmp_path, column, value):
     file = sequential(tmp_path)
     RecordFile(file)
@@ -235,6 +234,7 @@ def set_offset(line: int, offset: str):
         (set_offset(3, "x"), "train.idx line 3: '3\tx' is not a key, a tab and a byte offset"),
         (set_offset(3, "-4"), "train.idx line 3: '3\t-4' is not a key"),
         (set_offset(3, "9" * 19), "is not a key, a tab and a byte offset"),
+        (lambda lines: [*lines[:2], ["4294967296", lines[2][1]], *lines[3:]], "train.idx line 3: '4294967296\t"),
         (set_offset(3, ""), "train.idx line 3: '3' is not a key"),
         (set_offset(3, "8 8"), "train.idx line 3: '3\t8 8' is not a key"),
         (set_offset(3, "40"), "train.rec byte 40: no record begins here"),
@@ -283,7 +283,7 @@ def test_a_header_record_that_cannot_be_right_is_refused(tmp_path, labels, compl
         ([0, float("nan")], "byte 36: its label nan is not a class number"),
         ([0, float("inf")], "byte 36: its label inf is not a class number"),
         ([0, 2.0**24], "byte 36: its label 1.67772e"),
-        ([0, 2], "byte 36 .record 1.: labels must count up from 0 without a gap, but the highest is 2 and no record has label 1"),
+        ([0, 2], "byte 36: labels must count up from 0 without a gap, but the highest is 2 and no record has label 1"),
         ([0, 0], "train.rec: all images are of one person"),
     ],
 )
@@ -296,7 +296,7 @@ def test_an_id_may_be_any_that_the_format_holds(tmp_path):
     file = sequential(tmp_path)
     file.write_bytes(encode(0, 2**64 - 1, b"a") + encode(1, 2**63, b"b"))
     (tmp_path / "train.idx").unlink()
-    assert RecordFile(file).name(0).endswith(f"(record {2**64 - 1})")
+    assert RecordFile(file).labels.tolist() == [0, 1]
 
 
 def test_a_file_without_images_is_refused(tmp_path):
@@ -305,7 +305,7 @@ def test_a_file_without_images_is_refused(tmp_path):
 
 
 def test_a_label_beyond_num_classes_is_named(written):
-    with pytest.raises(UserError, match=r"train.rec byte \d+ .record 9.: label 3 is not below --num_classes 3"):
+    with pytest.raises(UserError, match=r"train.rec byte \d+: label 3 is not below --num_classes 3"):
         RecordFile(written, num_classes=3)
     assert RecordFile(written, num_classes=9).num_classes == 9
 
