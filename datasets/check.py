@@ -33,7 +33,6 @@ from arcface.images import decode
 
 UNKNOWN = 0   # the content of an image that is bad, or was not looked at yet
 BARS = 60   # of the picture, at most
-ADVICE = "correct them, or write a copy without them by --repair OUTPUT"
 
 
 @contextlib.contextmanager
@@ -96,7 +95,9 @@ def picture(counts):
     figure = Figure((8, 4), layout="constrained")
     axes = figure.subplots()
     width = -(-int(counts.max()) // BARS)
-    axes.hist(counts, np.arange(0, counts.max() + width, width) + 0.5, log=True)   # the rare large ones show too
+    axes.hist(counts, np.arange(0, counts.max() + width, width) + 0.5)
+    axes.set_yscale("symlog", linthresh=1)   # the rare large ones show too
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set(xlabel="images a person", ylabel="people", title=f"{counts.sum():,} images of {len(counts):,} people")
     return png(figure)
 
@@ -152,15 +153,15 @@ def check(args):
     with kept_contents(rows, args.report) as contents:
         complaints = check_images(rows, contents, args.num_workers)
         bad = [f"{row}\t{complaints[row]}" for row in sorted(complaints)]
-        first = f"the first: {complaints[min(complaints)]}" if bad else None
         report.line("images", f"{len(rows) - len(bad):,} sound, {len(bad):,} bad",
-                    first and f"{first}; {ADVICE}{'' if args.report else '; all of them:'}")  # fmt: skip
+                    f"the first: {complaints[min(complaints)]}; or write a copy without bad images by --repair OUTPUT"
+                    if bad else None)  # fmt: skip
         if not args.report:
             print("".join(f"    {line}\n" for line in bad), end="")
         copies, originals = find_copies(contents)
         labels = rows.labels
         mixed = copies[labels[copies] != labels[originals]]
-        report.line("copies", f"{len(copies):,} images are equal to one before, {len(mixed):,} of them to one of another person",
+        report.line("copies", f"{len(copies):,} equal to an image before, {len(mixed):,} of them to one of another person",
                     f"the first: {rows.name(copies[0])} is {rows.name(originals[0])}; leave them out by --repair OUTPUT"
                     " --without_copies" if len(copies) else None)  # fmt: skip
         if args.repair and report.findings:

@@ -68,7 +68,7 @@ def test_a_sound_data_set_passes(tmp_path, capsys):
     source = write_list(tmp_path / "source", LABELS, map(jpeg, range(10)))
     assert run(source, "--report", tmp_path / "report", "--repair", tmp_path / "copy") == 0
     output = flat(capsys.readouterr().out)
-    assert "10 images of 4 people" in output and "10 sound, 0 bad" in output and "0 images are equal" in output
+    assert "10 images of 4 people" in output and "10 sound, 0 bad" in output and "0 equal to an image before" in output
     assert "1 to 4, median 2.5; people by images: 1: 1, 2-3: 2, 4-7: 1" in output
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["bad.txt", "copies.txt", "images_a_person.png"]
     assert (tmp_path / "report" / "bad.txt").read_text() == (tmp_path / "report" / "copies.txt").read_text() == ""
@@ -101,12 +101,12 @@ def test_all_bad_images_are_listed_and_the_first_is_named(tmp_path, capsys):
     offsets = write_rec(tmp_path / "train.rec", LABELS, bad_images())
     assert run(tmp_path / "train.rec", "--report", tmp_path / "report") == 1
     output = flat(capsys.readouterr().out)
-    assert f"6 sound, 4 bad -> the first: {tmp_path}/train.rec byte {offsets[1]} (record 1): not an image" in output
+    assert f"6 sound, 4 bad -> the first: {tmp_path}/train.rec byte {offsets[1]}: not an image" in output
     assert output.endswith("findings 1, after the arrows above")
     listed = (tmp_path / "report" / "bad.txt").read_text().splitlines()
     complaints = {1: "not an image", 3: "not an image", 4: "50x50 pixels", 8: "not an image"}
     for line, (row, complaint) in zip(listed, complaints.items(), strict=True):
-        assert line.startswith(f"{row}\t{tmp_path}/train.rec byte {offsets[row]} (record {row}): ") and complaint in line
+        assert line.startswith(f"{row}\t{tmp_path}/train.rec byte {offsets[row]}: ") and complaint in line
     assert run(tmp_path / "train.rec") == 1
     assert "".join(f"    {line}\n" for line in listed) in capsys.readouterr().out  # where there is no report
 
@@ -150,7 +150,7 @@ def test_copies_are_told_apart_by_person_and_left_out(tmp_path, capsys):
     source = write_list(tmp_path / "source", LABELS, contents)
     assert run(source, "--report", tmp_path / "report", "--repair", tmp_path / "copy") == 1  # copies are not bad
     output = flat(capsys.readouterr().out)
-    assert "3 images are equal to one before, 2 of them to one of another person" in output
+    assert "3 equal to an image before, 2 of them to one of another person" in output
     assert f"{source}/label.txt line 3: images/2.jpg is {source}/label.txt line 1: images/0.jpg" in output
     assert (tmp_path / "report" / "copies.txt").read_text() == "2\t0\t0\t0\n7\t3\t5\t2\n9\t3\t5\t2\n"
     assert not (tmp_path / "copy").exists()
