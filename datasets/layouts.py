@@ -247,28 +247,23 @@ def whole_records(partial, rows, first):
 
 def write_files(rows, output, layout, workers):
     """Write a directory with images/ and label.txt, or with a folder for each person; returns how many images were there."""
-    if layout == "folder":
-        folders = folder_names(rows.people)
-        order = np.argsort(rows.labels, kind="stable")   # as they will be read
-    else:
-        folders, order = ["images"] * len(rows.people), np.arange(len(rows))
+    folders = folder_names(rows.people) if layout == "folder" else ["images"] * len(rows.people)
     partial = partial_of(output)
     partial.mkdir(exist_ok=True)
     endings = sorted(ENDINGS.values())
     ending_of, there = np.empty(len(rows), np.uint8), 0
 
-    def path_of(position, ending):
-        return f"{folders[rows.labels[order[position]]]}/{position:08d}{ending}"
+    def path_of(row, ending):
+        return f"{folders[rows.labels[row]]}/{row:08d}{ending}"   # in a folder, too, images keep their order
 
     def write_images(chunk):
         found, there = [], 0
-        for position in chunk:
-            row = order[position]
+        for row in chunk:
             image = rows.encoded(row)
             ending = next((ending for mark, ending in ENDINGS.items() if image.startswith(mark)), None)
             if not ending:
                 raise UserError(f"{rows.name(row)}: neither JPEG, PNG, BMP nor WebP; datasets/check.py lists all bad images")
-            there += write_image(partial / path_of(position, ending), image)
+            there += write_image(partial / path_of(row, ending), image)
             found.append(endings.index(ending))
         return chunk, found, there
 

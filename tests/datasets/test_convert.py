@@ -215,6 +215,19 @@ def test_a_run_begun_from_other_images_is_not_gone_on_with(tmp_path, layout, cha
     assert "begun from other images or labels; remove it" in refusal(*command, folder=tmp_path)
 
 
+def test_records_beyond_a_list_that_was_cut_do_not_stay(tmp_path, monkeypatch):
+    contents = images()
+    source = write_list(tmp_path / "source", [0, 0, 1, 1, 2, 2, 2, 3, 3, 3], contents)
+    (source / "images" / "9.jpg").unlink()
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="9.jpg"):
+        patch.setattr(layouts, "AT_ONCE", 1)
+        convert(source, tmp_path / "made" / "train.rec")
+    (source / "label.txt").write_text("".join(f"images/{number}.jpg\t{number // 2}\n" for number in range(4)))
+    made = convert(source, tmp_path / "made" / "train.rec")
+    assert tree(made) == tree(convert(source, tmp_path / "other" / "train.rec"))
+    assert seen(made) == ([0, 0, 1, 1], contents[:4])
+
+
 def test_nothing_is_overwritten(tmp_path):
     source = write_list(tmp_path / "source", [0, 1, 1], images()[:3])
     for kept, output in [("a.rec", "a.rec"), ("b.idx", "b.rec"), ("property", "c.rec"), ("d", "d")]:
