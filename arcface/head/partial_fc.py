@@ -51,9 +51,12 @@ class PartialFC:
                  sample_rate: float = 1.0, seed: int = 0):  # fmt: skip
         self.shard = shard_of(num_classes, rank(), world_size())
         self.num_classes, self.margin, self.scale, self.sample_rate, self.seed = num_classes, margin, scale, sample_rate, seed
-        self.weight = paddle.to_tensor(first_centres(*self.shard, embedding_size, seed))
-        self.momentum = paddle.zeros_like(self.weight)
         self.rows = None  # that the last step used: int64, sorted, counted from the shard's start; None for all
+        self.weight = paddle.empty([self.shard.size, embedding_size])
+        for block in self._blocks():  # a whole copy would not be given back to the system
+            first = self.shard.start
+            self.weight[block] = paddle.to_tensor(first_centres(first + block.start, first + block.stop, embedding_size, seed))
+        self.momentum = paddle.zeros_like(self.weight)
         self._kept = None  # of the last `loss`, for `update`
 
     def loss(self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
@@ -75,26 +78,28 @@ class PartialFC:
     def _loss_and_gradient(self, embeddings: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Return the loss and its gradient by the embeddings [n, D] of this rank; labels int64 [N] are those of all."""
         self._kept = None  # frees what a step without an update has left
-        x, x_norm = _normalise(embeddings)
+        x, x_inverse = _normalise(embeddings)
         x_all = all_gather(x)
         columns = self._columns(labels)
         mine = (columns >= 0).unsqueeze(1)
 
         true_rows = paddle.where(columns >= 0, labels - self.shard.start, paddle.zeros_like(labels))
-        true, true_norm = _normalise(self.weight.index_select(true_rows))
+        true, true_inverse = _normalise(paddle.gather(self.weight, true_rows))
         with_margin, slope = apply_margin((x_all * true).sum(1, keepdim=True), self.margin)
 
         scaled = (x_all * self.scale).t().contiguous()
         shift = self._highest(scaled, columns) if self.scale > LARGEST_PLAIN_SCALE else None
-        others, pull, exponentials, norms = 0, 0, [], []  # pull: sum of exponential * unit centre
+        inverses = paddle.empty([self._count(), 1])  # one buffer: small ones would lie scattered between the large ones
+        others, pull, weights, exponentials = 0, 0, [], []  # pull: sum of exponential * unit centre
         for block in self._blocks():
-            unit, norm = _normalise(self._part(self.weight, block))
+            weight = self._part(self.weight, block)
+            unit, inverses[block] = _normalise(weight)
             e = _other_logits(unit, scaled, columns - block.start)
             e = (e if shift is None else e.subtract_(shift)).exp_()
             others += paddle.matmul(paddle.ones([1, len(e)]), e)
             pull += paddle.matmul(e, unit, transpose_x=True)
+            weights.append(weight)
             exponentials.append(e)
-            norms.append(norm)
 
         of_mine = paddle.concat([with_margin * self.scale, slope * true], 1)
         shared = paddle.concat([others.t(), pull, paddle.where(mine, of_mine, paddle.zeros_like(of_mine))], 1)
@@ -108,20 +113,20 @@ class PartialFC:
 
         row_factor = counted * self.scale / (others + shifted.exp()).clip(min=SMALLEST_TOTAL)
         x_gradient = (pull - others * true_pull) * row_factor
-        true_gradient = _through_normalise(-others * row_factor * slope * x_all, true, true_norm)
+        true_gradient = _through_normalise(-others * row_factor * slope * x_all, true, true_inverse)
         true_gradient = paddle.where(mine, true_gradient, paddle.zeros_like(true_gradient))
-        self._kept = _Kept(exponentials, norms, x_all * row_factor, true_rows, true_gradient)
+        self._kept = _Kept(weights, exponentials, inverses, x_all * row_factor, true_rows, true_gradient)
         n = embeddings.shape[0]
-        return loss, _through_normalise(x_gradient[rank() * n : (rank() + 1) * n], x, x_norm)
+        return loss, _through_normalise(x_gradient[rank() * n : (rank() + 1) * n], x, x_inverse)
 
     @paddle.no_grad()
     def update(self, lr: float, momentum: float, weight_decay: float) -> None:
         """Momentum SGD on the rows of the last `loss`: m = momentum * m + g + weight_decay * w;  w = w - lr * m."""
         kept, self._kept = self._kept, None
-        for block, e, norm in zip(self._blocks(), kept.exponentials, kept.norms):
-            weight, velocity = self._part(self.weight, block), self._part(self.momentum, block)
-            gradient = paddle.matmul(e, kept.x_factor).divide_(norm)
-            along = _row_sums(gradient * weight) / norm.square()  # of the centre: a change of length changes nothing
+        for block, weight, e in zip(self._blocks(), kept.weights, kept.exponentials):
+            velocity, inverse = self._part(self.momentum, block), kept.inverses[block]
+            gradient = paddle.matmul(e, kept.x_factor).multiply_(inverse)
+            along = _row_sums(gradient * weight) * inverse.square()  # of the centre: a change of length changes nothing
             velocity.scale_(momentum).add_(gradient).add_(weight * (weight_decay - along))
             weight.subtract_(velocity * lr)
             if self.rows is not None:
@@ -139,12 +144,15 @@ class PartialFC:
     def _blocks(self) -> Iterator[slice]:
         """Cut this step's rows into blocks."""
         size = CLASSES_PER_BLOCK.get(paddle.get_device(), CLASSES_PER_BLOCK_ELSEWHERE)
-        rows = self.shard.size if self.rows is None else len(self.rows)
-        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+        return (slice(start, min(start + size, self._count())) for start in range(0, self._count(), size))
+
+    def _count(self) -> int:
+        """How many rows this step uses."""
+        return self.shard.size if self.rows is None else len(self.rows)
 
     def _part(self, tensor: paddle.Tensor, block: slice) -> paddle.Tensor:
         """Return a block of this step's rows of weight or momentum: a view of all rows, a copy of sampled ones."""
-        return tensor[block] if self.rows is None else tensor.index_select(self.rows[block])
+        return tensor[block] if self.rows is None else paddle.gather(tensor, self.rows[block])
 
     def _sample(self, labels: np.ndarray, step: int) -> paddle.Tensor:
         """Return the rows of this step, int64, sorted: the batch's classes, and random others."""
@@ -169,11 +177,12 @@ class PartialFC:
 
 
 class _Kept(NamedTuple):
-    """What the gradient by the centres is made of; by block of rows but for the last three."""
+    """What the gradient by the centres is made of."""
 
-    exponentials: list[paddle.Tensor]  # [rows, N], 0 for the true classes
-    norms: list[paddle.Tensor]  # of the centres, [rows, 1]
-    x_factor: paddle.Tensor  # [N, D]: exponentials @ x_factor is the gradient by the unit centres
+    weights: list[paddle.Tensor]  # by block: [rows, D], as PartialFC._part gives them
+    exponentials: list[paddle.Tensor]  # by block: [rows, N], 0 for the true classes
+    inverses: paddle.Tensor  # [rows of all blocks, 1]: one by the centres' lengths
+    x_factor: paddle.Tensor  # [N, D]: exponentials @ x_factor is the other classes' gradient by the unit centres
     true_rows: paddle.Tensor  # int64 [N]: the true classes' rows in the shard; 0 where another rank's
     true_gradient: paddle.Tensor  # [N, D]: what they get for being it; 0 where another rank's
 
@@ -194,9 +203,9 @@ def _other_logits(unit: paddle.Tensor, x: paddle.Tensor, columns: paddle.Tensor)
     """Return unit [rows, D] @ x [D, N], but -inf for the true classes; columns int64 [N]: their rows, if below `rows`."""
     logits = paddle.matmul(unit, x)
     here = paddle.logical_and(columns >= 0, columns < len(unit))
-    nothing = paddle.zeros([len(columns)])
-    hide = paddle.where(here, nothing - np.inf, nothing)
-    return logits.put_along_axis_(columns.clip(0, len(unit) - 1).unsqueeze(0), hide.unsqueeze(0), 0, reduce="add")
+    rows = paddle.where(here, columns, paddle.zeros_like(columns))
+    values = paddle.where(here, paddle.full_like(logits[0], -np.inf), logits[0])  # who is not here writes what is there
+    return logits.put_along_axis_(rows.unsqueeze(0), values.unsqueeze(0), 0)
 
 
 def _row_sums(x: paddle.Tensor) -> paddle.Tensor:
@@ -205,14 +214,14 @@ def _row_sums(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def _normalise(x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return the rows of x [n, D] at unit length, and their lengths [n, 1]."""
-    norm = _row_sums(x.square()).sqrt_().clip_(min=SMALLEST_NORM)
-    return x / norm, norm
+    """Return the rows of x [n, D] at unit length, and one by their lengths [n, 1]."""
+    inverse = _row_sums(x.square()).sqrt_().clip_(min=SMALLEST_NORM).reciprocal_()
+    return x * inverse, inverse
 
 
-def _through_normalise(gradient: paddle.Tensor, unit: paddle.Tensor, norm: paddle.Tensor) -> paddle.Tensor:
+def _through_normalise(gradient: paddle.Tensor, unit: paddle.Tensor, inverse: paddle.Tensor) -> paddle.Tensor:
     """Turn the gradient by the unit rows into the gradient by the rows: only the part across them counts."""
-    return (gradient - (gradient * unit).sum(1, keepdim=True) * unit) / norm
+    return (gradient - _row_sums(gradient * unit) * unit) * inverse
 
 
 class _WithKnownGradient(PyLayer):
