@@ -53,7 +53,7 @@ class PartialFC:
         self.num_classes, self.margin, self.scale, self.sample_rate, self.seed = num_classes, margin, scale, sample_rate, seed
         self.rows = None  # that the last step used: int64, sorted, counted from the shard's start; None for all
         self.weight = paddle.empty([self.shard.size, embedding_size])
-        for block in self._blocks():  # a whole copy would not be given back to the system
+        for block in _blocks(self.shard.size):  # a whole copy would not be given back to the system
             first = self.shard.start
             self.weight[block] = paddle.to_tensor(first_centres(first + block.start, first + block.stop, embedding_size, seed))
         self.momentum = paddle.zeros_like(self.weight)
@@ -88,18 +88,17 @@ class PartialFC:
         with_margin, slope = apply_margin((x_all * true).sum(1, keepdim=True), self.margin)
 
         scaled = (x_all * self.scale).t().contiguous()
-        shift = self._highest(scaled, columns) if self.scale > LARGEST_PLAIN_SCALE else None
-        inverses = paddle.empty([self._count(), 1])  # one buffer: small ones would lie scattered between the large ones
-        others, pull, weights, exponentials = 0, 0, [], []  # pull: sum of exponential * unit centre
-        for block in self._blocks():
-            weight = self._part(self.weight, block)
-            unit, inverses[block] = _normalise(weight)
-            e = _other_logits(unit, scaled, columns - block.start)
+        weight = self.weight if self.rows is None else paddle.gather(self.weight, self.rows)
+        shift = _highest(weight, scaled, columns, self.scale) if self.scale > LARGEST_PLAIN_SCALE else None
+        logits, inverses = paddle.matmul(weight, scaled), paddle.empty([len(weight), 1])
+        others, pull = 0, 0  # pull: sum of exponential * unit centre
+        for block in _blocks(len(weight)):
+            inverse = _inverse_lengths(weight[block])
+            e = _hide(logits[block].multiply_(inverse), columns - block.start)
             e = (e if shift is None else e.subtract_(shift)).exp_()
             others += paddle.matmul(paddle.ones([1, len(e)]), e)
-            pull += paddle.matmul(e, unit, transpose_x=True)
-            weights.append(weight)
-            exponentials.append(e)
+            pull += paddle.matmul(e.multiply_(inverse), weight[block], transpose_x=True)
+            inverses[block] = inverse
 
         of_mine = paddle.concat([with_margin * self.scale, slope * true], 1)
         shared = paddle.concat([others.t(), pull, paddle.where(mine, of_mine, paddle.zeros_like(of_mine))], 1)
@@ -115,7 +114,7 @@ class PartialFC:
         x_gradient = (pull - others * true_pull) * row_factor
         true_gradient = _through_normalise(-others * row_factor * slope * x_all, true, true_inverse)
         true_gradient = paddle.where(mine, true_gradient, paddle.zeros_like(true_gradient))
-        self._kept = _Kept(weights, exponentials, inverses, x_all * row_factor, true_rows, true_gradient)
+        self._kept = _Kept(weight, inverses, logits, x_all * row_factor, true_rows, true_gradient)
         n = embeddings.shape[0]
         return loss, _through_normalise(x_gradient[rank() * n : (rank() + 1) * n], x, x_inverse)
 
@@ -123,36 +122,20 @@ class PartialFC:
     def update(self, lr: float, momentum: float, weight_decay: float) -> None:
         """Momentum SGD on the rows of the last `loss`: m = momentum * m + g + weight_decay * w;  w = w - lr * m."""
         kept, self._kept = self._kept, None
-        for block, weight, e in zip(self._blocks(), kept.weights, kept.exponentials):
-            velocity, inverse = self._part(self.momentum, block), kept.inverses[block]
-            gradient = paddle.matmul(e, kept.x_factor).multiply_(inverse)
+        for block in _blocks(len(kept.weight)):
+            rows = None if self.rows is None else self.rows[block]
+            weight, inverse = kept.weight[block], kept.inverses[block]
+            velocity = self.momentum[block] if rows is None else paddle.gather(self.momentum, rows)
+            gradient = paddle.matmul(kept.factors[block], kept.x_factor)
             along = _row_sums(gradient * weight) * inverse.square()  # of the centre: a change of length changes nothing
             velocity.scale_(momentum).add_(gradient).add_(weight * (weight_decay - along))
             weight.subtract_(velocity * lr)
-            if self.rows is not None:
-                self.weight.scatter_(self.rows[block], weight)
-                self.momentum.scatter_(self.rows[block], velocity)
+            if rows is not None:
+                self.momentum.scatter_(rows, velocity)
+        if self.rows is not None:
+            self.weight.scatter_(self.rows, kept.weight)
         self.momentum.index_add_(kept.true_rows, 0, kept.true_gradient)
         self.weight.index_add_(kept.true_rows, 0, kept.true_gradient * -lr)
-
-    def _highest(self, x: paddle.Tensor, columns: paddle.Tensor) -> paddle.Tensor:
-        """Return the highest logit of the other classes for each row, [1, N], for scales at which exp would overflow."""
-        blocks = ((block, self._part(self.weight, block)) for block in self._blocks())
-        highest = [_other_logits(_normalise(part)[0], x, columns - block.start).max(0, keepdim=True) for block, part in blocks]
-        return all_reduce_max(paddle.concat(highest).max(0, keepdim=True).clip(min=-self.scale))
-
-    def _blocks(self) -> Iterator[slice]:
-        """Cut this step's rows into blocks."""
-        size = CLASSES_PER_BLOCK.get(paddle.get_device(), CLASSES_PER_BLOCK_ELSEWHERE)
-        return (slice(start, min(start + size, self._count())) for start in range(0, self._count(), size))
-
-    def _count(self) -> int:
-        """How many rows this step uses."""
-        return self.shard.size if self.rows is None else len(self.rows)
-
-    def _part(self, tensor: paddle.Tensor, block: slice) -> paddle.Tensor:
-        """Return a block of this step's rows of weight or momentum: a view of all rows, a copy of sampled ones."""
-        return tensor[block] if self.rows is None else paddle.gather(tensor, self.rows[block])
 
     def _sample(self, labels: np.ndarray, step: int) -> paddle.Tensor:
         """Return the rows of this step, int64, sorted: the batch's classes, and random others."""
@@ -179,10 +162,10 @@ class PartialFC:
 class _Kept(NamedTuple):
     """What the gradient by the centres is made of."""
 
-    weights: list[paddle.Tensor]  # by block: [rows, D], as PartialFC._part gives them
-    exponentials: list[paddle.Tensor]  # by block: [rows, N], 0 for the true classes
-    inverses: paddle.Tensor  # [rows of all blocks, 1]: one by the centres' lengths
-    x_factor: paddle.Tensor  # [N, D]: exponentials @ x_factor is the other classes' gradient by the unit centres
+    weight: paddle.Tensor  # [rows, D]: all centres themselves, or a copy of the sampled ones
+    inverses: paddle.Tensor  # [rows, 1]: one by the centres' lengths
+    factors: paddle.Tensor  # [rows, N]: exponentials by the centres' lengths, 0 for the true classes
+    x_factor: paddle.Tensor  # [N, D]: factors @ x_factor is the gradient by the centres, for the other classes' part
     true_rows: paddle.Tensor  # int64 [N]: the true classes' rows in the shard; 0 where another rank's
     true_gradient: paddle.Tensor  # [N, D]: what they get for being it; 0 where another rank's
 
@@ -199,10 +182,23 @@ def first_centres(start: int, stop: int, embedding_size: int, seed: int) -> np.n
     return centres
 
 
-def _other_logits(unit: paddle.Tensor, x: paddle.Tensor, columns: paddle.Tensor) -> paddle.Tensor:
-    """Return unit [rows, D] @ x [D, N], but -inf for the true classes; columns int64 [N]: their rows, if below `rows`."""
-    logits = paddle.matmul(unit, x)
-    here = paddle.logical_and(columns >= 0, columns < len(unit))
+def _blocks(rows: int) -> Iterator[slice]:
+    size = CLASSES_PER_BLOCK.get(paddle.get_device(), CLASSES_PER_BLOCK_ELSEWHERE)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def _highest(weight: paddle.Tensor, x: paddle.Tensor, columns: paddle.Tensor, scale: float) -> paddle.Tensor:
+    """Return the highest logit of the other classes for each row, [1, N], for scales at which exp would overflow."""
+    highest = []
+    for block in _blocks(len(weight)):
+        logits = paddle.matmul(weight[block], x).multiply_(_inverse_lengths(weight[block]))
+        highest.append(_hide(logits, columns - block.start).max(0, keepdim=True))
+    return all_reduce_max(paddle.concat(highest).max(0, keepdim=True).clip(min=-scale))
+
+
+def _hide(logits: paddle.Tensor, columns: paddle.Tensor) -> paddle.Tensor:
+    """Set the true classes' logits [rows, N] to -inf, in place; columns int64 [N]: their rows, if of these at all."""
+    here = paddle.logical_and(columns >= 0, columns < len(logits))
     rows = paddle.where(here, columns, paddle.zeros_like(columns))
     values = paddle.where(here, paddle.full_like(logits[0], -np.inf), logits[0])  # who is not here writes what is there
     return logits.put_along_axis_(rows.unsqueeze(0), values.unsqueeze(0), 0)
@@ -213,9 +209,14 @@ def _row_sums(x: paddle.Tensor) -> paddle.Tensor:
     return paddle.matmul(x, paddle.ones([x.shape[1], 1]))
 
 
+def _inverse_lengths(x: paddle.Tensor) -> paddle.Tensor:
+    """Return one by the lengths of the rows of x [n, D], [n, 1]."""
+    return _row_sums(x.square()).sqrt_().clip_(min=SMALLEST_NORM).reciprocal_()
+
+
 def _normalise(x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return the rows of x [n, D] at unit length, and one by their lengths [n, 1]."""
-    inverse = _row_sums(x.square()).sqrt_().clip_(min=SMALLEST_NORM).reciprocal_()
+    inverse = _inverse_lengths(x)
     return x * inverse, inverse
 
 
