@@ -9,8 +9,9 @@ Each rank holds the rows j of its shard, for the whole batch. The ranks exchange
 centres and their gradients stay where they are.
 
 An entry of the true class is one of N; the others are N * C. So the true class is computed apart, and the others in
-blocks of classes that fit into a processor's cache, of which only the exponentials are kept, until the update: no array
-of all classes is there but centres, momentum and exponentials. With others_i the sum of exp(logit_ij) over j != y_i:
+blocks of classes that fit into a processor's cache. Their exponentials are kept for the update, which makes the centres'
+gradient of them, again block by block: no array of all classes is there but centres, momentum and exponentials. With
+others_i the sum of exp(logit_ij) over j != y_i:
 
     loss_i                = log(1 + others_i / exp(logit_i,y_i))
     d loss_i / d logit_ij = exp(logit_ij) / total_i  if j != y_i,  else  -others_i / total_i
@@ -25,13 +26,14 @@ import paddle
 from paddle.autograd import PyLayer
 from paddle.nn.functional import softplus
 
+from arcface.errors import UserError
 from arcface.head.margins import Margin, apply_margin
 from arcface.head.shards import shard_of
 from arcface.keyed_random import Purpose, generator
 from arcface.runtime.distributed import all_gather, all_reduce_max, all_reduce_sum, rank, world_size
 
 CENTRES_PER_KEY = 1024  # class centres are drawn in blocks of so many, each block by its own key
-CLASSES_PER_BLOCK = {"cpu": 4096}  # by device: a cache's fill there; elsewhere, where each operation has to be large,
+CLASSES_PER_BLOCK = {"cpu": 4096}  # by device: a cache's fill here; on the others, few and large operations:
 CLASSES_PER_BLOCK_ELSEWHERE = 65536
 SMALLEST_NORM = 1e-12
 LARGEST_PLAIN_SCALE = 64  # float32 holds exp(-64) and a sum of exp(64) over any number of classes
@@ -49,11 +51,13 @@ class PartialFC:
 
     def __init__(self, num_classes: int, embedding_size: int, margin: Margin = Margin(), scale: float = 64.0,
                  sample_rate: float = 1.0, seed: int = 0):  # fmt: skip
+        if not paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]:
+            raise UserError("FLAGS_use_stride_kernel=0: slices would be copies, and class centres would not be trained; unset it")
         self.shard = shard_of(num_classes, rank(), world_size())
         self.num_classes, self.margin, self.scale, self.sample_rate, self.seed = num_classes, margin, scale, sample_rate, seed
         self.rows = None  # that the last step used: int64, sorted, counted from the shard's start; None for all
         self.weight = paddle.empty([self.shard.size, embedding_size])
-        for block in _blocks(self.shard.size):  # a whole copy would not be given back to the system
+        for block in _blocks(self.shard.size):  # the memory of a whole copy would not be given back to the system
             first = self.shard.start
             self.weight[block] = paddle.to_tensor(first_centres(first + block.start, first + block.stop, embedding_size, seed))
         self.momentum = paddle.zeros_like(self.weight)
@@ -89,13 +93,14 @@ class PartialFC:
 
         scaled = (x_all * self.scale).t().contiguous()
         weight = self.weight if self.rows is None else paddle.gather(self.weight, self.rows)
-        shift = _highest(weight, scaled, columns, self.scale) if self.scale > LARGEST_PLAIN_SCALE else None
+        plain = self.scale <= LARGEST_PLAIN_SCALE
+        shift = paddle.zeros([1, len(labels)]) if plain else _highest(weight, scaled, columns, self.scale)
         logits, inverses = paddle.matmul(weight, scaled), paddle.empty([len(weight), 1])
         others, pull = 0, 0  # pull: sum of exponential * unit centre
         for block in _blocks(len(weight)):
             inverse = _inverse_lengths(weight[block])
             e = _hide(logits[block].multiply_(inverse), columns - block.start)
-            e = (e if shift is None else e.subtract_(shift)).exp_()
+            e = (e if plain else e.subtract_(shift)).exp_()
             others += paddle.matmul(paddle.ones([1, len(e)]), e)
             pull += paddle.matmul(e.multiply_(inverse), weight[block], transpose_x=True)
             inverses[block] = inverse
@@ -107,10 +112,10 @@ class PartialFC:
 
         counted = (labels >= 0).astype(x.dtype).unsqueeze(1)
         counted /= counted.sum().clip(min=1)
-        shifted = target_logit if shift is None else target_logit - shift.t()
-        loss = (softplus(others.log() - shifted) * counted).sum()
+        target_logit -= shift.t()
+        loss = (softplus(others.log() - target_logit) * counted).sum()
 
-        row_factor = counted * self.scale / (others + shifted.exp()).clip(min=SMALLEST_TOTAL)
+        row_factor = counted * self.scale / (others + target_logit.exp()).clip(min=SMALLEST_TOTAL)
         x_gradient = (pull - others * true_pull) * row_factor
         true_gradient = _through_normalise(-others * row_factor * slope * x_all, true, true_inverse)
         true_gradient = paddle.where(mine, true_gradient, paddle.zeros_like(true_gradient))
@@ -188,7 +193,7 @@ def _blocks(rows: int) -> Iterator[slice]:
 
 
 def _highest(weight: paddle.Tensor, x: paddle.Tensor, columns: paddle.Tensor, scale: float) -> paddle.Tensor:
-    """Return the highest logit of the other classes for each row, [1, N], for scales at which exp would overflow."""
+    """Return each row's highest logit of the other classes on all ranks, [1, N], for scales at which exp overflows."""
     highest = []
     for block in _blocks(len(weight)):
         logits = paddle.matmul(weight[block], x).multiply_(_inverse_lengths(weight[block]))
