@@ -97,8 +97,8 @@ class Model:
             _velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name])
             for name, parameter in self._trained()
         })  # fmt: skip
-        self.head.weight = paddle.to_tensor(np.ascontiguousarray(state.centres))
-        self.head.momentum = paddle.to_tensor(np.ascontiguousarray(state.centres_momentum))
+        self.head.weight.set_value(np.ascontiguousarray(state.centres))
+        self.head.momentum.set_value(np.ascontiguousarray(state.centres_momentum))
 
     def _batch_norm_statistics(self) -> list[paddle.Tensor]:
         return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]
