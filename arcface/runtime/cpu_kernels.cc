@@ -30,10 +30,14 @@ typedef int32_t FourIndices __attribute__((vector_size(16)));
 
 constexpr int kRows = 6, kColumns = 2 * kLanes;  // of a matrix product's tile: its sums fill the registers
 constexpr int kTaps = 9;
-constexpr int64_t kChunk = 64 * 1024;            // floats of a piece of input and output that is to stay in the L2 cache
+constexpr int64_t kCached = 64 * 1024;           // floats of a piece of the matrices that is to stay in the L2 cache
+constexpr int64_t kDepth = 128;                  // of a product over positions whose operands are to stay in the L1 cache
 constexpr int64_t kGroups = 32;                  // of images, whose weight gradients are added up in a fixed order
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// Floats from row to row of a matrix: rows an even number of cache lines apart would share few of the cache's sets.
+int64_t spread(int64_t columns) { return round_up(columns, 16) / 16 % 2 ? round_up(columns, 16) : round_up(columns, 16) + 16; }
 
 inline Lanes load(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
 inline void store(float* p, Lanes v) { *reinterpret_cast<Lanes*>(p) = v; }
@@ -45,13 +49,6 @@ inline Four sum_to_four(Lanes v) {
   for (int width = kLanes / 8; width; width /= 2)
     for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
   return parts[0];
-}
-
-inline Four sums(Four a, Four b, Four c, Four d) {
-  const FourIndices low{0, 4, 1, 5}, high{2, 6, 3, 7}, first{0, 1, 4, 5}, second{2, 3, 6, 7};
-  Four ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-  Four cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
-  return __builtin_shuffle(ab, cd, first) + __builtin_shuffle(ab, cd, second);
 }
 
 inline float sum(Lanes v) {
@@ -182,10 +179,11 @@ std::vector<float> packed(const float* weight, int64_t m, int64_t k, bool transp
   return blocks;
 }
 
-// tile[kRows][2] = block [k][kRows] transposed times columns [k][kColumns], whose rows are `stride` floats apart.
-inline void multiply(int64_t k, const float* block, const float* columns, int64_t stride, Lanes (*tile)[2]) {
+// tile[kRows][2] = block [k][kRows] transposed times columns [k][kColumns], whose rows are so many floats apart.
+inline void multiply(int64_t k, const float* block, int64_t block_stride, const float* columns, int64_t stride,
+                     Lanes (*tile)[2]) {
   Lanes sums[kRows][2] = {};
-  for (int64_t i = 0; i < k; ++i, block += kRows, columns += stride) {
+  for (int64_t i = 0; i < k; ++i, block += block_stride, columns += stride) {
     Lanes left = load(columns), right = load(columns + kLanes);
     for (int r = 0; r < kRows; ++r) {
       sums[r][0] += block[r] * left;
@@ -208,52 +206,54 @@ inline void store_columns(float* out, const Lanes* row, int64_t columns) {
 void product_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, int threads,
                      std::vector<float>* pivot, std::vector<Moments>* moments) {
   const int64_t m = layer.channels_out, k = layer.rows(), area = layer.area(), blocks = (m + kRows - 1) / kRows;
+  const int64_t piece = std::min(round_up(area, kColumns), std::max<int64_t>(kColumns, kCached / 2 / k / kColumns * kColumns));
+  const int64_t stride = spread(piece);
   const std::vector<float> weight = packed(layer.weight, m, k, false);
-  auto read_panel = [&](const float* image, int64_t first, float* panel) {
-    for (int64_t i = 0; i < k; ++i)
-      read_row(layer, before, image, i, first, std::min<int64_t>(kColumns, area - first), panel + i * kColumns, kColumns);
-  };
   {
-    std::vector<float> panel(k * kColumns);
-    read_panel(x, 0, panel.data());
+    const int64_t columns = std::min<int64_t>(kColumns, area);
+    std::vector<float> input(k * kColumns);
+    for (int64_t i = 0; i < k; ++i) read_row(layer, before, x, i, 0, columns, input.data() + i * kColumns, kColumns);
     for (int64_t b = 0; b < blocks; ++b) {
       Lanes tile[kRows][2];
-      multiply(k, weight.data() + b * kRows * k, panel.data(), kColumns, tile);
+      multiply(k, weight.data() + b * kRows * k, kRows, input.data(), kColumns, tile);
       for (int64_t r = 0; r < kRows && b * kRows + r < m; ++r)
-        (*pivot)[b * kRows + r] = (sum(tile[r][0]) + sum(tile[r][1])) / std::min<int64_t>(kColumns, area);
+        (*pivot)[b * kRows + r] = (sum(tile[r][0]) + sum(tile[r][1])) / columns;
     }
   }
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> panel(k * kColumns), lanes(m * 2 * kLanes);
+    std::vector<float> input(k * stride), lanes(m * 2 * kLanes);
 #pragma omp for schedule(dynamic)
     for (int64_t n = 0; n < images; ++n) {
       const float* image = x + n * layer.channels_in * layer.area_in();
       float* y = layer.y + n * m * area;
       std::fill(lanes.begin(), lanes.end(), 0.f);
-      for (int64_t first = 0; first < area; first += kColumns) {
-        const int64_t columns = std::min<int64_t>(kColumns, area - first);
-        read_panel(image, first, panel.data());
-        for (int64_t b = 0; b < blocks; ++b) {
-          Lanes tile[kRows][2];
-          multiply(k, weight.data() + b * kRows * k, panel.data(), kColumns, tile);
-          for (int64_t r = 0; r < kRows && b * kRows + r < m; ++r) {
-            const int64_t c = b * kRows + r;
-            store_columns(y + c * area + first, tile[r], columns);
-            float* sums = lanes.data() + c * 2 * kLanes;
-            if (columns == kColumns) {
-              Lanes left = tile[r][0] - (*pivot)[c], right = tile[r][1] - (*pivot)[c];
-              store(sums, load(sums) + (left + right));
-              store(sums + kLanes, load(sums + kLanes) + (left * left + right * right));
-            } else {
-              for (int64_t i = 0; i < columns; ++i) {
-                float difference = y[c * area + first + i] - (*pivot)[c];
-                sums[i % kLanes] += difference;
-                sums[kLanes + i % kLanes] += difference * difference;
+      for (int64_t first = 0; first < area; first += piece) {
+        const int64_t length = std::min(piece, area - first);
+        for (int64_t i = 0; i < k; ++i)
+          read_row(layer, before, image, i, first, length, input.data() + i * stride, round_up(length, kColumns));
+        for (int64_t column = 0; column < length; column += kColumns)
+          for (int64_t b = 0; b < blocks; ++b) {
+            Lanes tile[kRows][2];
+            multiply(k, weight.data() + b * kRows * k, kRows, input.data() + column, stride, tile);
+            const int64_t columns = std::min<int64_t>(kColumns, length - column);
+            for (int64_t r = 0; r < kRows && b * kRows + r < m; ++r) {
+              const int64_t c = b * kRows + r;
+              float *out = y + c * area + first + column, *sums = lanes.data() + c * 2 * kLanes;
+              store_columns(out, tile[r], columns);
+              if (columns == kColumns) {
+                Lanes left = tile[r][0] - (*pivot)[c], right = tile[r][1] - (*pivot)[c];
+                store(sums, load(sums) + (left + right));
+                store(sums + kLanes, load(sums + kLanes) + (left * left + right * right));
+              } else {
+                for (int64_t i = 0; i < columns; ++i) {
+                  const float difference = out[i] - (*pivot)[c];
+                  sums[i % kLanes] += difference;
+                  sums[kLanes + i % kLanes] += difference * difference;
+                }
               }
             }
           }
-        }
       }
       for (int64_t c = 0; c < m; ++c)
         (*moments)[n * m + c] = {sum(load(lanes.data() + c * 2 * kLanes)), sum(load(lanes.data() + c * 2 * kLanes + kLanes))};
@@ -261,31 +261,41 @@ void product_forward(const Layer& layer, const Norm* before, const float* x, int
   }
 }
 
-// out[rows, columns] += left[rows, length] times right[columns, length] transposed; length is a multiple of kLanes.
-void add_outer_product(const float* left, int64_t rows, const float* right, int64_t columns, int64_t stride, int64_t length,
-                       const float* zeros, float* out) {
-  for (int64_t i = 0; i < rows; i += 3)
-    for (int64_t j = 0; j < columns; j += 4) {
-      const float *a[3], *b[4];
-      for (int r = 0; r < 3; ++r) a[r] = i + r < rows ? left + (i + r) * stride : zeros;
-      for (int s = 0; s < 4; ++s) b[s] = j + s < columns ? right + (j + s) * stride : zeros;
-      Lanes products[3][4] = {};
-      for (int64_t p = 0; p < length; p += kLanes) {
-        Lanes b0 = load(b[0] + p), b1 = load(b[1] + p), b2 = load(b[2] + p), b3 = load(b[3] + p);
-        for (int r = 0; r < 3; ++r) {
-          Lanes value = load(a[r] + p);
-          products[r][0] += value * b0;
-          products[r][1] += value * b1;
-          products[r][2] += value * b2;
-          products[r][3] += value * b3;
+// Four rows of `length`, a multiple of 4, as four columns of a matrix with rows `stride_out` apart.
+void transpose_four(const float* rows, int64_t stride, int64_t length, float* out, int64_t stride_out) {
+  const FourIndices low{0, 4, 1, 5}, high{2, 6, 3, 7}, first{0, 1, 4, 5}, second{2, 3, 6, 7};
+  for (int64_t i = 0; i < length; i += 4, out += 4 * stride_out) {
+    Four v[4];
+    for (int r = 0; r < 4; ++r) v[r] = *reinterpret_cast<const Four*>(rows + r * stride + i);
+    Four ab = __builtin_shuffle(v[0], v[1], low), cd = __builtin_shuffle(v[2], v[3], low);
+    Four ab2 = __builtin_shuffle(v[0], v[1], high), cd2 = __builtin_shuffle(v[2], v[3], high);
+    *reinterpret_cast<Four*>(out) = __builtin_shuffle(ab, cd, first);
+    *reinterpret_cast<Four*>(out + stride_out) = __builtin_shuffle(ab, cd, second);
+    *reinterpret_cast<Four*>(out + 2 * stride_out) = __builtin_shuffle(ab2, cd2, first);
+    *reinterpret_cast<Four*>(out + 3 * stride_out) = __builtin_shuffle(ab2, cd2, second);
+  }
+}
+
+// out[m, k] += left[length, m] transposed times right[length, k].
+void add_product(const float* left, int64_t m, int64_t left_stride, const float* right, int64_t k, int64_t right_stride,
+                 int64_t length, float* out) {
+  for (int64_t top = 0; top < length; top += kDepth)
+    for (int64_t j = 0; j < k; j += kColumns)
+      for (int64_t i = 0; i < m; i += kRows) {
+        Lanes tile[kRows][2];
+        multiply(std::min(kDepth, length - top), left + top * left_stride + i, left_stride, right + top * right_stride + j,
+                 right_stride, tile);
+        for (int64_t r = 0; r < kRows && i + r < m; ++r) {
+          float* row = out + (i + r) * k + j;
+          if (j + kColumns <= k) {
+            store(row, load(row) + tile[r][0]);
+            store(row + kLanes, load(row + kLanes) + tile[r][1]);
+          } else {
+            const float* values = reinterpret_cast<const float*>(tile[r]);
+            for (int64_t c = 0; j + c < k; ++c) row[c] += values[c];
+          }
         }
       }
-      for (int64_t r = 0; r < 3 && i + r < rows; ++r) {
-        Four total = sums(sum_to_four(products[r][0]), sum_to_four(products[r][1]), sum_to_four(products[r][2]),
-                          sum_to_four(products[r][3]));
-        for (int64_t s = 0; s < 4 && j + s < columns; ++s) out[(i + r) * columns + j + s] += total[s];
-      }
-    }
 }
 
 // What happens to the gradient by a layer's input once a piece of it is made.
@@ -306,32 +316,40 @@ void product_backward(const Layer& layer, const Norm* before, const float* x, co
                       float* by_weight, int64_t images, int threads) {
   const int64_t m = layer.channels_out, k = layer.rows(), area = layer.area();
   const int64_t groups = std::min(images, kGroups);
-  const int64_t piece = std::min(round_up(area, kColumns), std::max<int64_t>(kColumns, kChunk / (m + k) / kColumns * kColumns));
-  const int64_t stride = piece / 16 % 2 ? piece : piece + 16;  // rows an even number of cache lines apart share few cache sets
+  const int64_t depth = 2 * m + k;
+  const int64_t piece = std::min(round_up(area, kColumns), std::max<int64_t>(kColumns, kCached / depth / kColumns * kColumns));
+  const int64_t stride = spread(piece), m_stride = spread(m + kRows), k_stride = spread(k + kColumns);
   const int64_t blocks = (k + kRows - 1) / kRows;
   const std::vector<float> weight = dx ? packed(layer.weight, k, m, true) : std::vector<float>();
   std::vector<float> by_group(groups * m * k);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> dy(m * stride), input(k * stride), zeros(stride);
+    // The gradient by y; the same and the input with positions as rows, as the weights' gradient takes them.
+    std::vector<float> dy(round_up(m, 4) * stride), dy_turned(piece * m_stride), four(4 * stride), input_turned(piece * k_stride);
 #pragma omp for schedule(dynamic)
     for (int64_t group = 0; group < groups; ++group)
       for (int64_t n = group * images / groups; n < (group + 1) * images / groups; ++n)
         for (int64_t first = 0; first < area; first += piece) {
           const int64_t length = std::min(piece, area - first), padded = round_up(length, kColumns);
           const float* image = x + n * layer.channels_in * layer.area_in();
-          for (int64_t c = 0; c < m; ++c) {
-            const int64_t offset = (n * m + c) * area + first;
-            differentiate(layer.norm, c, dz + offset, layer.y + offset, length, dy.data() + c * stride, padded);
+          for (int64_t c = 0; c < m; c += 4) {
+            for (int64_t r = c; r < std::min(c + 4, m); ++r) {
+              const int64_t offset = (n * m + r) * area + first;
+              differentiate(layer.norm, r, dz + offset, layer.y + offset, length, dy.data() + r * stride, padded);
+            }
+            transpose_four(dy.data() + c * stride, stride, padded, dy_turned.data() + c, m_stride);
           }
-          for (int64_t i = 0; i < k; ++i)
-            read_row(layer, before, image, i, first, length, input.data() + i * stride, padded);
-          add_outer_product(dy.data(), m, input.data(), k, stride, padded, zeros.data(), by_group.data() + group * m * k);
+          for (int64_t i = 0; i < k; i += 4) {
+            for (int64_t r = i; r < std::min(i + 4, k); ++r)
+              read_row(layer, before, image, r, first, length, four.data() + (r - i) * stride, padded);
+            transpose_four(four.data(), stride, padded, input_turned.data() + i, k_stride);
+          }
+          add_product(dy_turned.data(), m, m_stride, input_turned.data(), k, k_stride, length, by_group.data() + group * m * k);
           if (!dx) continue;
           for (int64_t column = 0; column < length; column += kColumns)
             for (int64_t b = 0; b < blocks; ++b) {
               Lanes tile[kRows][2];
-              multiply(m, weight.data() + b * kRows * m, dy.data() + column, stride, tile);
+              multiply(m, weight.data() + b * kRows * m, kRows, dy.data() + column, stride, tile);
               for (int64_t r = 0; r < kRows && b * kRows + r < k; ++r)
                 store_columns(dx + (n * k + b * kRows + r) * area + first + column, tile[r],
                               std::min<int64_t>(kColumns, length - column));
