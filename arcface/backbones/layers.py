@@ -10,11 +10,12 @@ from arcface.runtime.cpu_kernels import Convolution, Unit, can_run, load_library
 
 
 class Conv2D(nn.Conv2D):
-    """A square convolution without bias; depthwise where `groups` equals the channels."""
+    """A square convolution without bias; a depthwise one convolves each channel by itself."""
 
-    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, groups=1):
+    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False):
+        groups = channels_in if depthwise else 1
         super().__init__(channels_in, channels_out, kernel, stride, padding, groups=groups, bias_attr=False)
-        self.shape = Convolution(channels_out, kernel, stride, padding, depthwise=groups > 1)
+        self.shape = Convolution(channels_out, kernel, stride, padding, depthwise)
 
 
 class Chain(nn.Sequential):
@@ -46,6 +47,6 @@ class Chain(nn.Sequential):
 def use_cpu_kernels(backbone: nn.Layer) -> None:
     """Have all chains of a backbone with local batch norm trained by the CPU kernels, if they can be had."""
     library = load_library()
-    for layer in backbone.sublayers():
+    for layer in backbone.sublayers(include_self=True):
         if isinstance(layer, Chain):
             layer.library = library

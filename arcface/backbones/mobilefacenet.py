@@ -15,12 +15,12 @@ BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2
 
 
 class ConvBlock(Chain):
-    """Convolution, batch norm and, unless linear, PReLU; depthwise where `groups` equals the channels."""
+    """Convolution, batch norm and, unless linear, PReLU."""
 
-    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, groups=1, linear=False,
+    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False, linear=False,
                  batch_norm=nn.BatchNorm2D):  # fmt: skip
         super().__init__(
-            ("conv", Conv2D(channels_in, channels_out, kernel, stride, padding, groups)),
+            ("conv", Conv2D(channels_in, channels_out, kernel, stride, padding, depthwise)),
             ("bn", batch_norm(channels_out)),
             *([] if linear else [("prelu", nn.PReLU(channels_out))]),
         )
@@ -37,7 +37,7 @@ class Bottleneck(nn.Layer):
             Conv2D(channels_in, inner, 1),
             batch_norm(inner),
             nn.PReLU(inner),
-            Conv2D(inner, inner, 3, stride, 1, groups=inner),
+            Conv2D(inner, inner, 3, stride, 1, depthwise=True),
             batch_norm(inner),
             nn.PReLU(inner),
             Conv2D(inner, channels_out, 1),
@@ -58,7 +58,7 @@ class MobileFaceNet(nn.Layer):
         super().__init__()
         conv_block = partial(ConvBlock, batch_norm=batch_norm)
         self.conv1 = conv_block(3, 64, 3, stride=2, padding=1)
-        self.dw_conv1 = conv_block(64, 64, 3, padding=1, groups=64)
+        self.dw_conv1 = conv_block(64, 64, 3, padding=1, depthwise=True)
         blocks = []
         channels = 64
         for expansion, channels_out, repeats, first_stride in BOTTLENECKS:
@@ -68,7 +68,7 @@ class MobileFaceNet(nn.Layer):
                 channels = channels_out
         self.blocks = nn.Sequential(*blocks)
         self.conv2 = conv_block(128, 512, 1)
-        self.linear7 = conv_block(512, 512, 7, groups=512, linear=True)
+        self.linear7 = conv_block(512, 512, 7, depthwise=True, linear=True)
         self.linear1 = conv_block(512, embedding_size, 1, linear=True)
 
     def forward(self, images):

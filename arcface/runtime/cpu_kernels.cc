@@ -128,7 +128,8 @@ inline void differentiate(const Norm& norm, int64_t c, const float* dz, const fl
   std::fill(dy + length, dy + std::max(length, padded), 0.f);
 }
 
-enum Kind { kPointwise, kDepthwise, kFull };  // 1x1; 3x3 for each channel; square over all channels, as a product too
+// 1x1; 3x3 for each channel; as large as each channel; square over all channels, as a product too.
+enum Kind { kPointwise, kDepthwise, kGlobal, kFull };
 
 struct Layer {
   Kind kind;
@@ -536,6 +537,50 @@ void depthwise_backward(const Layer& layer, const Norm* before, const float* x, 
   }
 }
 
+// A kernel as large as the plane, for each channel: y is one number.
+void global_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, int threads, std::vector<float>*,
+                    std::vector<Moments>* moments) {
+  const int64_t channels = layer.channels_out, area = layer.area_in();
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> input(area);
+#pragma omp for schedule(dynamic)
+    for (int64_t n = 0; n < images; ++n)
+      for (int64_t c = 0; c < channels; ++c) {
+        activate(before, c, x + (n * channels + c) * area, area, input.data(), area);
+        double total = 0;
+        for (int64_t i = 0; i < area; ++i) total += double(input[i]) * layer.weight[c * area + i];
+        const float y = layer.y[n * channels + c] = total;
+        (*moments)[n * channels + c] = {y, double(y) * y};
+      }
+  }
+}
+
+void global_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const After& after,
+                     float* by_weight, int64_t images, int threads) {
+  const int64_t channels = layer.channels_out, area = layer.area_in();
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> input(area);
+    std::vector<double> totals(area);
+#pragma omp for schedule(dynamic)
+    for (int64_t c = 0; c < channels; ++c) {
+      std::fill(totals.begin(), totals.end(), 0.);
+      for (int64_t n = 0; n < images; ++n) {
+        const int64_t plane = n * channels + c;
+        float dy;
+        differentiate(layer.norm, c, dz + plane, layer.y + plane, 1, &dy, 1);
+        activate(before, c, x + plane * area, area, input.data(), area);
+        for (int64_t i = 0; i < area; ++i) totals[i] += double(dy) * input[i];
+        if (!dx) continue;
+        for (int64_t i = 0; i < area; ++i) dx[plane * area + i] = dy * layer.weight[c * area + i];
+        after(n, c, plane * area, dx + plane * area, area, channels);
+      }
+      std::copy(totals.begin(), totals.end(), by_weight + c * area);
+    }
+  }
+}
+
 // Pointers that come from Python, for each layer.
 struct Parameters {
   const float *weight, *scale, *shift, *slope;  // slope is null where there is no PReLU
@@ -554,7 +599,7 @@ std::vector<Layer> describe(const int64_t* input, const Shape* shapes, const Par
   for (int64_t i = 0; i < count; ++i) {
     Layer& layer = layers[i];
     const Shape& shape = shapes[i];
-    layer.kind = shape.depthwise ? kDepthwise : shape.kernel == 1 ? kPointwise : kFull;
+    layer.kind = !shape.depthwise ? shape.kernel == 1 ? kPointwise : kFull : shape.padding ? kDepthwise : kGlobal;
     layer.channels_in = channels;
     layer.channels_out = channels = shape.channels_out;
     layer.kernel = shape.kernel;
@@ -597,7 +642,7 @@ extern "C" void chain_forward(const int64_t* input, const float* x, const Shape*
     const int64_t channels = layer.channels_out;
     std::vector<float> pivot(channels);
     std::vector<Moments> moments(images * channels);
-    (layer.kind == kDepthwise ? depthwise_forward : product_forward)(
+    (layer.kind == kDepthwise ? depthwise_forward : layer.kind == kGlobal ? global_forward : product_forward)(
         layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, images, threads, &pivot, &moments);
     for (int64_t c = 0; c < channels; ++c) {
       Moments total;
@@ -674,7 +719,7 @@ extern "C" void chain_backward(const int64_t* input, const float* x, const Shape
     } else if (residual) {
       after.residual = dz;
     }
-    (layer.kind == kDepthwise ? depthwise_backward : product_backward)(
+    (layer.kind == kDepthwise ? depthwise_backward : layer.kind == kGlobal ? global_backward : product_backward)(
         layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, upstream, by_input, after, gradients[i].weight, images,
         threads);
     of_layer.swap(of_layer_before);

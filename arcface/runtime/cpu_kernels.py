@@ -65,15 +65,24 @@ class Unit:
 
 
 def can_run(convolutions: Sequence[Convolution], x: paddle.Tensor) -> bool:
-    """Say whether `run_chain` can do this: float32 on a CPU; 1x1, depthwise 3x3, and any square one if it comes first and x
-    needs no gradient."""
+    """Say whether `run_chain` can do this: float32 on a CPU, and convolutions of these kinds:
+
+    1x1, depthwise 3x3 padded by 1, depthwise with a kernel as large as its input, and any square one if it comes first and
+    x needs no gradient.
+    """
     if x.dtype != paddle.float32 or not x.place.is_cpu_place():
         return False
-    first, *others = convolutions
-    fits = [convolution.kernel == 1 and (convolution.stride, convolution.padding, convolution.depthwise) == (1, 0, False)
-            or convolution.depthwise and (convolution.kernel, convolution.padding) == (3, 1) and convolution.stride in (1, 2)
-            for convolution in convolutions]  # fmt: skip
-    return (fits[0] or not first.depthwise and x.stop_gradient) and all(fits[1:])
+    height, width = x.shape[2:]
+    for position, convolution in enumerate(convolutions):
+        geometry = (convolution.kernel, convolution.stride, convolution.padding)
+        if convolution.depthwise:
+            fits = geometry in ((3, 1, 1), (3, 2, 1)) or geometry == (height, 1, 0) and height == width > 1
+        else:
+            fits = geometry == (1, 1, 0) or position == 0 and x.stop_gradient
+        if not fits:
+            return False
+        height, width = convolution.size_out(height), convolution.size_out(width)
+    return min(height, width) > 0
 
 
 def run_chain(library: ctypes.CDLL, x: paddle.Tensor, units: Sequence[Unit], residual: bool, epsilon: float,
@@ -82,13 +91,13 @@ def run_chain(library: ctypes.CDLL, x: paddle.Tensor, units: Sequence[Unit], res
 
     Batch norm takes the statistics of this batch, and its running ones become momentum * running + (1 - momentum) * batch.
     """
-    return _Chain.apply(x, library, units, residual, epsilon, momentum, *(tensor for unit in units for tensor in unit.trained))
+    trained = [tensor for unit in units for tensor in unit.trained]
+    return _Chain.apply(x.contiguous(), library, units, residual, epsilon, momentum, *trained)
 
 
 class _Chain(PyLayer):
     @staticmethod
     def forward(ctx, x, library, units, residual, epsilon, momentum, *trained):
-        x = x.contiguous()
         images, _, height, width = x.shape
         values = 0
         for unit in units:
@@ -159,16 +168,17 @@ def _built() -> Iterator[Path]:
             with lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # of the ranks that start at once, one builds
                 if not file.exists():
-                    logger.info("building CPU kernels, a few seconds, once for this kind of CPU: %s", file)
+                    library = _compiled(Path(scratch), file)
                     with replacing(file) as target:
-                        target.write(_compiled(Path(scratch)))
+                        target.write(library)
         yield file
 
 
-def _compiled(scratch: Path) -> bytes:
+def _compiled(scratch: Path, file: Path) -> bytes:
     compiler = os.environ.get("CXX") or "g++"
     if not shutil.which(compiler):
         raise FileNotFoundError(f"no C++ compiler ({compiler}); install g++, or name one in CXX")
+    logger.info("building CPU kernels, a few seconds, once for this kind of CPU: %s", file)
     new = scratch / "new.so"
     subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(new)], check=True, capture_output=True, text=True)
     return new.read_bytes()
