@@ -15,7 +15,7 @@ from arcface.data.listed_images import ListedImages, leads_out
 from arcface.errors import UserError
 from arcface.files import open_file
 
-_LONGEST_PATH = 1000  # bytes
+_LONGEST_PATH = 4095  # bytes that Linux takes
 _MAX_LABEL = 2**31 - 1
 _ROWS_AT_ONCE = 1 << 14
 
@@ -70,7 +70,7 @@ class LabelFile(ListedImages):
         before = min(start, 1)  # one byte, which ends the line above
         content = self._read_list(start - before, end)
         path, label = _split(content[before:])
-        if content[:before] not in (b"", b"\n") or label != self.labels[index]:
+        if content[:before] not in (b"", b"\n", b"\r") or label != self.labels[index]:
             raise UserError(f"{self.place(index)}: the list has been changed since it was opened; start again with --resume 1")
         return path
 
@@ -150,8 +150,8 @@ def _suspects(block: Block, rows: np.ndarray) -> np.ndarray:
 
 def _split(content: bytes) -> tuple[bytes, int]:
     """Return path and label of the first line, -1 where it has none."""
-    words = content.partition(b"\n")[0].removeprefix(BYTE_ORDER_MARK).rsplit(None, 1)
     try:
-        return words[0].strip(), int(words[1])
+        path, label = content.splitlines()[0].removeprefix(BYTE_ORDER_MARK).rsplit(None, 1)
+        return path.strip(), int(label)
     except (IndexError, ValueError):
         return b"", -1

@@ -11,7 +11,7 @@ LONGEST_LINE = 1 << 16  # bytes
 _BLOCK = 1 << 20  # bytes read at once
 _SHOWN = 100  # bytes of a line in a message
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NEWLINE = ord("\n")
+_LF, _CR = b"\n\r"
 _MAX_DIGITS = 18  # that an int64 surely holds
 _IS_SPACE = np.zeros(256, bool)
 _IS_SPACE[list(b" \t\n\r\v\f")] = True
@@ -47,12 +47,15 @@ def count_lines(file: BinaryIO) -> int:
     file.seek(0)
     lines, last = 0, b"\n"
     while chunk := file.read(_BLOCK):
-        lines, last = lines + chunk.count(b"\n"), chunk[-1:]
-    return lines + (last != b"\n")
+        lines += chunk.count(b"\n") + chunk.count(b"\r") - (last + chunk).count(b"\r\n")
+        last = chunk[-1:]
+    return lines + (last not in b"\r\n")
 
 
 def blocks(file: BinaryIO) -> Iterator[Block]:
     """Yield the lines of a file, about a million bytes at once; a byte order mark is taken for spaces.
+
+    They end as in Unix, as in Windows or as in old Macs.
 
     Raises OSError if the file cannot be read, and UserError if a line is longer than LONGEST_LINE or holds a zero byte.
     """
@@ -60,7 +63,7 @@ def blocks(file: BinaryIO) -> Iterator[Block]:
     offset, number, rest = 0, 1, b""
     while chunk := file.read(_BLOCK):
         content = rest + chunk
-        cut = content.rfind(b"\n") + 1
+        cut = max(content.rfind(b"\n"), content.rfind(b"\r", 0, -1)) + 1  # a CR at the end may be half of a line end
         content, rest = content[:cut], content[cut:]
         if content:
             yield (block := _cut(content, offset, number, file.name))
@@ -90,14 +93,16 @@ def whole_numbers(block: Block, words: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _cut(content: bytes, offset: int, number: int, name: str) -> Block:
-    if (zero := content.find(b"\0")) >= 0:
-        number += content.count(b"\n", 0, zero)
-        raise UserError(f"{name} line {number}: holds a zero byte, as no text but UTF-16 does; save the list as UTF-8")
     if offset == 0 and content.startswith(BYTE_ORDER_MARK):
         content = content.replace(BYTE_ORDER_MARK, b" " * len(BYTE_ORDER_MARK), 1)
     text = np.frombuffer(content, np.uint8)
-    lines = np.flatnonzero(text == _NEWLINE) + 1
-    lines = np.concatenate([[0], lines[: len(lines) - content.endswith(b"\n")]])
+    ends_line = text == _LF
+    if b"\r" in content:
+        ends_line |= (text == _CR) & (np.append(text[1:], text[:1]) != _LF)
+    lines = np.append(0, np.flatnonzero(ends_line[:-1]) + 1)
+    if (zero := content.find(b"\0")) >= 0:
+        number += int(np.searchsorted(lines, zero, side="right")) - 1
+        raise UserError(f"{name} line {number}: holds a zero byte, as no text but UTF-16 does; save the list as UTF-8")
     in_word = ~_IS_SPACE[text]
     edges = np.flatnonzero(np.diff(in_word, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]

@@ -17,7 +17,7 @@ from arcface.data.labels import evenly_spread
 from arcface.errors import UserError
 from arcface.images import decode
 
-_AT_ONCE = 1 << 18  # names of files that are looked up in the list at once
+_AT_ONCE = 1 << 16  # names of files that are looked up in the list at once
 
 logger = logging.getLogger("arcface")
 
@@ -85,8 +85,8 @@ class ListedImages:
                 raise UserError(f"{self.file} {where}: {path} has label {self.labels[earlier]} and label {self.labels[index]};"
                                 f" remove the wrong {self.unit}")  # fmt: skip
         if len(again):
-            logger.warning("%s: %d %ss repeat an earlier one; such an image counts as often as it is listed",
-                           self.file, len(again), self.unit)  # fmt: skip
+            logger.warning("%s: %d %ss repeat an earlier %s; such an image counts as often as it is listed",
+                           self.file, len(again), self.unit, self.unit)  # fmt: skip
         self._check_files_exist(np.unique(hashes), directories)
         for index in evenly_spread(len(self), images):
             decode(self.encoded(index), self.name(index))
@@ -122,10 +122,11 @@ class ListedImages:
         # One listing of each directory instead of a look at each file: data sets lie on network file systems.
         present = (hash(directory + name) for directory in directories for name in self._listed(directory))
         found = np.zeros(len(hashes), bool)
-        with tqdm(present, f"looking for the files of {self.file}", unit=" files", mininterval=1, disable=None) as bar:
-            while len(some := np.fromiter(islice(bar, _AT_ONCE), np.int64)):
+        with tqdm(None, f"looking for the files of {self.file}", unit=" files", mininterval=1, disable=None) as bar:
+            while len(some := np.fromiter(islice(present, _AT_ONCE), np.int64)):
                 at = np.minimum(np.searchsorted(hashes, some), len(hashes) - 1)
                 found[at[hashes[at] == some]] = True
+                bar.update(len(some))
         if not found.all():
             missing = hashes[~found]
             for index, path in enumerate(self._paths()):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arcface.files import replacing
+from arcface.files import open_file, replacing
 
 # The file: a mark of the format, sizes and times of change of .rec and .idx, number of rows; then the columns.
 _FORMAT = b"arcface1"
@@ -18,7 +18,7 @@ _COLUMNS = (np.dtype("<i8"), np.dtype("<i4"))  # byte offsets, labels
 def read_cache(record_file: Path) -> list[np.ndarray] | None:
     """Return byte offsets (int64) and labels (int32) of the images, each [number of images], if they are known."""
     try:
-        with open(_cache_of(record_file), "rb") as file:
+        with open_file(_cache_of(record_file)) as file:
             *stamp, rows = _HEADER.unpack(file.read(_HEADER.size))
             size = os.fstat(file.fileno()).st_size
             if stamp != _stamp(record_file) or rows < 1 or size != _HEADER.size + rows * sum(c.itemsize for c in _COLUMNS):

@@ -49,11 +49,14 @@ class RecordFile:
         """Read index, labels and property; raises UserError that names file and byte, or line, for what is wrong in them."""
         self.file = Path(path)
         self._reader = RecordReader(self.file)
-        self._offsets, labels = read_cache(self.file) or _find_images(self._reader)
+        known = read_cache(self.file) or _from_identities(self._reader)
+        self._offsets, labels = images = known or _from_headers(self._reader)
         self.labels = labels.astype(np.int64, copy=False)
         self._extents = _extents(self._offsets, self._reader)
         self.num_classes = check_labels(self.labels, num_classes, self.file, self.name, "record")
         _check_property(self.file.with_name("property"), int(self.labels.max()) + 1)
+        if not known:
+            write_cache(self.file, images)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,14 +81,6 @@ class RecordFile:
         """Decode `images` of the images, spread evenly over the file; raises UserError for the first that is not 112x112."""
         for index in evenly_spread(len(self), images):
             decode(self.encoded(index), self.name(index))
-
-
-def _find_images(reader: RecordReader) -> _Images:
-    images = _from_identities(reader)
-    if images is None:
-        images = _from_headers(reader)
-        write_cache(reader.path, images)
-    return images
 
 
 def _read_index(reader: RecordReader) -> _Index | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from arcface.data.labels import check_labels
 from arcface.data.listed_images import ListedImages, leads_out
 from arcface.errors import UserError
+from arcface.files import open_file
 
 SUFFIXES = (".csv", ".parquet")
 _MAX_LABEL = 2**31 - 1
@@ -65,11 +66,12 @@ def _read(file: Path):
         raise UserError(f"{file}: pyarrow reads it, which is not installed; pip install pyarrow, or give a label.txt") from error
     types = {"path": pyarrow.large_binary(), "label": pyarrow.int64()}
     try:
-        if file.suffix == ".csv":  # in one thread, which counts rows for the message
-            options = csv.ConvertOptions(include_columns=list(types), column_types=types)
-            table = csv.read_csv(file, csv.ReadOptions(use_threads=False), convert_options=options)
-        else:
-            table = parquet.read_table(file, columns=list(types), use_threads=False).cast(pyarrow.schema(types))
+        with open_file(file) as opened:
+            if file.suffix == ".csv":  # in one thread, which counts rows for the message
+                options = csv.ConvertOptions(include_columns=list(types), column_types=types)
+                table = csv.read_csv(opened, csv.ReadOptions(use_threads=False), convert_options=options)
+            else:
+                table = parquet.read_table(opened, columns=list(types), use_threads=False).cast(pyarrow.schema(types))
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{file}: no table of columns path and label ({detail}); correct the file") from error

@@ -290,6 +290,7 @@ def test_a_header_record_that_cannot_be_right_is_refused(tmp_path, labels, compl
 def test_labels_that_are_no_class_numbers_are_named_by_their_byte(tmp_path, labels, complaint):
     with pytest.raises(UserError, match=complaint):
         RecordFile(write_layout(tmp_path, [(key, encode(label, key, b"1234")) for key, label in enumerate(labels)]))
+    assert not (tmp_path / "train.rec.cache").exists()
 
 
 def test_an_id_may_be_any_that_the_format_holds(tmp_path):

@@ -96,7 +96,7 @@ def test_files_of_a_table_are_looked_for_and_repeats_told(make_data_set, caplog)
     assert source.encoded(2) == (directory / "images" / "00000002.jpg").read_bytes()
     csv(directory, rows + b"images/00000000.jpg,0\n").scan(0)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{directory}/list.csv: 1 rows repeat an earlier one; such an image counts as often as it is listed"
+        f"{directory}/list.csv: 1 rows repeat an earlier row; such an image counts as often as it is listed"
     ]
     with pytest.raises(UserError, match="list.csv rows 2 and 5: images/00000000.jpg has label 0 and label 1; remove the wrong row"):
         csv(directory, rows + b"images/00000000.jpg,1\n").scan(0)
