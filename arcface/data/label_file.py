@@ -72,10 +72,25 @@ class LabelFile:
         Raises UserError for the first that is missing, has two labels or is not a 112x112 image. What is listed repeatedly
         with one label is a warning.
         """
-        self._check_files_exist()
+        self.check_files_exist()
         self._check_repeated()
         for index in self.spread(images):
             decode(self.encoded(index), self.name(index))
+
+    def check_files_exist(self) -> None:
+        """Raise UserError for the first listed file that is not there."""
+        # One listing of each directory instead of a look at each file: data sets lie on network file systems.
+        indices = defaultdict(list)
+        for index, path in enumerate(self._paths):
+            indices[os.path.dirname(path)].append(index)
+        for directory, members in indices.items():
+            try:
+                present = set(os.listdir(os.path.join(os.fsencode(self.directory), directory)))
+            except OSError:
+                present = set()
+            for index in members:
+                if os.path.basename(self._paths[index]) not in present:
+                    raise UserError(f"{self.name(index)}: no such file; restore it or remove the line")
 
     def _path(self, index: int) -> str:
         return os.fsdecode(self._paths[index])
@@ -117,20 +132,6 @@ class LabelFile:
         if len(again):
             logger.warning("%s: %d lines repeat an earlier line; such an image counts as often as it is listed",
                            self.file, len(again))  # fmt: skip
-
-    def _check_files_exist(self) -> None:
-        # One listing of each directory instead of a look at each file: data sets lie on network file systems.
-        indices = defaultdict(list)
-        for index, path in enumerate(self._paths):
-            indices[os.path.dirname(path)].append(index)
-        for directory, members in indices.items():
-            try:
-                present = set(os.listdir(os.path.join(os.fsencode(self.directory), directory)))
-            except OSError:
-                present = set()
-            for index in members:
-                if os.path.basename(self._paths[index]) not in present:
-                    raise UserError(f"{self.name(index)}: no such file; restore it or remove the line")
 
 
 def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,14 +21,14 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     Returns the number of classes, where there is no list that of the options, and the digests of the sample's images.
     """
     with report.examining("training set"):
-        source = LabelFile(config.data_dir, config.label_file, config.num_classes)
+        source = LabelFile(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
         report.line("training set", f"{source.file}: {len(source):,} images of {source.num_classes:,} people")
         counts = np.bincount(source.labels)
         report.line("images a person", f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images:"
                     f" {histogram(counts)}")  # fmt: skip
         repeated = _examine_rows(report, source)
         with report.examining("files"):
-            source.scan(0)
+            source.check_files_exist()
             report.line("files", "all are there")
         return source.num_classes, _examine_sample(report, source, repeated)
     return config.num_classes, set()
