@@ -229,5 +229,5 @@ def _check_property(file: Path, classes: int) -> None:
     numbers = re.fullmatch(rb"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", content)
     expected = (classes, SIZE, SIZE)
     if not numbers or tuple(map(int, numbers.groups())) != expected:
-        raise UserError(f"{file}: '{content.decode(errors='replace').strip()}' where the records say"
+        raise UserError(f"{file}: '{shown(b' '.join(content.split()))}' where the records say"
                         f" '{','.join(map(str, expected))}'; fetch the files that belong together, or remove this one")  # fmt: skip
