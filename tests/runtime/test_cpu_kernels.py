@@ -81,7 +81,7 @@ def test_a_1x1_convolution_with_its_norm_equals_paddle_s(library, images, channe
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("images, height, width", [(2, 56, 56), (1, 28, 28), (3, 14, 14), (2, 7, 7), (2, 13, 6), (2, 3, 2), (4, 1, 9)])
+@pytest.mark.parametrize("images, height, width", [(2, 56, 56), (1, 28, 28), (3, 14, 14), (2, 7, 7), (2, 13, 6), (4, 1, 9)])
 def test_a_depthwise_convolution_with_its_norm_equals_paddle_s(library, stride, images, height, width):
     x = batch(images, 20, height, width)
     assert_equal_to_rounding(*both_ways(lambda: layers(20, 20, 3, stride, 1, depthwise=True), x))

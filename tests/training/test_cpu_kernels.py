@@ -8,8 +8,8 @@ from arcface.config import TrainConfig
 from arcface.runtime.cpu_kernels import load_library
 from arcface.training.model import Model
 
-STEPS, BATCH_SIZE, CLASSES = 30, 6, 5
-RATE = 1e-4  # small: a large one blows up the first activation that rounding puts on the other side of PReLU's kink
+STEPS, BATCH_SIZE, CLASSES = 30, 8, 5
+RATE = 1e-6  # the first activation that rounding puts on the other side of PReLU's kink is blown up by large steps
 
 
 def trained(cpu_kernels: str) -> tuple[list[float], dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -35,8 +35,15 @@ def test_thirty_steps_end_where_paddle_s_layers_end():
     plain, before, expected = trained("off")
     fast, before_too, actual = trained("auto")
     assert all(np.array_equal(before[name], before_too[name]) for name in before)
-    print(np.abs(np.array(fast) / plain - 1).max(), plain[0], plain[-1])
-    moved = np.sqrt(sum(np.square(expected[n] - before[n], dtype=np.float64).sum() for n in expected if n.endswith("weight")))
-    apart = np.sqrt(sum(np.square(expected[n] - actual[n], dtype=np.float64).sum() for n in expected if n.endswith("weight")))
-    print(moved, apart, apart / moved, max((np.abs(actual[n]-expected[n]).max()/max(np.abs(expected[n]).max(),.01), n) for n in expected))
-    assert 0
+    assert plain[-1] < 0.75 * plain[0]
+    assert fast == pytest.approx(plain, rel=2e-3)
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        assert np.abs(actual[name] - expected[name]).max() <= 5e-3 * max(np.abs(expected[name]).max(), 0.01), name
+    # Of the way that the weights have gone; a single gradient in float32 differs by half a percent from one in float64.
+    assert norm(actual, expected) <= 0.05 * norm(before, expected)
+
+
+def norm(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """The distance of all weights together, without the statistics of batch norm."""
+    return np.sqrt(sum(np.square(one[name] - other[name], dtype=np.float64).sum() for name in one if name.endswith("weight")))
