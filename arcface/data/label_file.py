@@ -181,7 +181,11 @@ def _perhaps_repeated(paths: np.ndarray) -> list[int]:
         hashes = (hashes ^ word) * np.uint64(0x9E3779B97F4A7C15)  # an odd number: no two hashes become one
         hashes ^= hashes >> np.uint64(32)
     ordered = np.sort(hashes)
-    return np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])).tolist()
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
+        return []
+    places = np.searchsorted(repeated, hashes).clip(max=len(repeated) - 1)
+    return np.flatnonzero(repeated[places] == hashes).tolist()
 
 
 def _unpack(content: bytes, name: str) -> bytes:
