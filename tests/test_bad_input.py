@@ -28,6 +28,7 @@ import train
 import valid
 from arcface import backbones
 from arcface.data.label_file import LabelFile
+from arcface.data.record_writer import write_records
 from arcface.deploy import weights
 from arcface.images import decode
 
@@ -120,6 +121,25 @@ def link_to_nothing(path: str):
     return in_place_of(path, lambda path: os.symlink("gone", path))
 
 
+def recorded(_):
+    """A train.rec with its train.idx and property in place of the list; two images of each of four people."""
+    images = [path.read_bytes() for path in sorted(Path("data/images").iterdir())]
+    write_records(RECORDS, ((number // 2, image) for number, image in enumerate(images)))
+    os.remove(LIST)
+
+
+def people(count: int):
+    """Folders in images/, one of them without an image."""
+
+    def prepare(_):
+        for person in range(count + 1):
+            os.makedirs(f"images/p{person}")
+            if person < count:
+                shutil.copy(IMAGE, f"images/p{person}/0.jpg")
+
+    return prepare
+
+
 def environment(name: str, value: str):
     return lambda monkeypatch: monkeypatch.setenv(name, value)
 
@@ -172,6 +192,7 @@ PNG_250 = cv2.imencode(".png", np.zeros((250, 250, 3), np.uint8))[1].tobytes()
 A, B = "images/00000000.jpg", "images/00000001.jpg"
 LINE_A, LINE_B = f"{A}\t0", f"{B}\t1"
 LIST = "data/label.txt"
+RECORDS = "data/train.rec"
 IMAGE = f"data/{A}"
 
 # id, command line (after what `COMMANDS` has), a part of the complaint, what prepares the files
@@ -267,7 +288,7 @@ TABLE = [
     # ---- the list of training images
     ("no list", "train --data_dir=nowhere", "nowhere/label.txt: No such file or directory; give the data set with --data_dir"),
     ("no list of that name", "train --label_file=nothing.txt", "data/nothing.txt: No such file"),
-    ("data set that is a file", f"train --data_dir={LIST}", f"{LIST}/label.txt: Not a directory; give"),
+    ("data set that is a file", "train --data_dir=data/tiny.bin", "data/tiny.bin/label.txt: Not a directory; give"),
     ("list that is a directory", "train", f"{LIST}: Is a directory; give", directory(LIST)),
     ("list that is a pipe", "train", f"{LIST}: Not a regular file; give", pipe(LIST)),
     ("list that is a device", "train --label_file=/dev/zero", "/dev/zero: Not a regular file; give"),
@@ -321,6 +342,26 @@ TABLE = [
     ("truncated image", "train", f"{LIST} line 1: {A}: not an image but the beginning of one", cut(IMAGE)),
     ("image whose end is zeros", "train", f"{LIST} line 1: {A}: not an image but the beginning of one", zero_tail(IMAGE)),
     ("image not aligned", "train", f"{LIST} line 1: {A}: the image is 250x250 pixels, not 112x112; align", file(IMAGE, PNG_250)),
+
+    # ---- other layouts
+    ("no record file", "train --data_dir=no.rec", "no.rec: cannot be read (No such file or directory); correct"),
+    ("record file that is a pipe", "train", f"{RECORDS}: cannot be read (Not a regular file); correct", recorded, pipe(RECORDS)),
+    ("empty record file", "train", f"{RECORDS}: 0 bytes are no RecordIO file", recorded, file(RECORDS, "")),
+    ("record file cut off", "train", "data/train.idx line 6: '6 ", recorded, cut(RECORDS)),
+    ("page of an error for a record file", "train", f"{RECORDS} byte 0: no record begins here; fetch the file again, and its index",
+     recorded, file(RECORDS, "<html>404 Not Found</html>  "), file("data/train.idx", "0\t0\n")),
+    ("three numbers in an index", "train", "data/train.idx line 2: '3 4 5' is not a key, a tab and a byte offset; fetch",
+     recorded, file("data/train.idx", "0\t0\n3\t4 5\n")),
+    ("index of another record file", "train", f"{RECORDS} byte 8: no record begins here; fetch", recorded,
+     file("data/train.idx", "0\t8\n1\t0\n")),
+    ("property of another data set", "train", "data/property: '5,112,112' where the records say '4,112,112'; fetch", recorded,
+     file("data/property", "5,112,112\n")),
+    ("fewer classes than records' labels", "train --num_classes=3", "label 3 is not below --num_classes 3; leave", recorded),
+    ("folder of one person", "train --data_dir=images", "images: all images are of one person, label 0; list", people(1)),
+    ("folders with an image that is none", "train --data_dir=images --val_targets=", "images/p1/0.jpg: not an image",
+     people(2), file("images/p1/0.jpg", "text")),
+    ("table without its columns", "train --label_file=a.csv", "data/a.csv: no table of columns path and label",
+     file("data/a.csv", "a,b\n")),
     # ---- where it writes
     ("output below a file", f"train --output={LIST}/out", f"{LIST}/out cannot be written (Not a directory); choose"),
     ("output that is a file", f"train --output={LIST}", f"{LIST} cannot be written (File exists); choose another directory"),

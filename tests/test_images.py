@@ -32,6 +32,14 @@ def test_a_header_that_claims_absurd_sizes_is_refused():
         decode(bytes(png), "huge")
 
 
+def test_channels_first_are_written_in_place():
+    image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
+    batch = np.zeros((3, 3, 112, 112), np.uint8)
+    for given in (image, image[:, ::-1]):  # contiguous or not
+        write_channels_first(given, batch[1])
+        assert np.array_equal(batch[1], channels_first(given)) and not batch[[0, 2]].any()
+
+
 @pytest.mark.parametrize("kind", [".jpg", ".png"])
 def test_every_beginning_of_an_image_is_refused(kind):
     draw = np.random.default_rng(0)
@@ -41,14 +49,6 @@ def test_every_beginning_of_an_image_is_refused(kind):
             if content[length:] != end:
                 with pytest.raises(UserError, match="cut: not an image"):
                     decode(content[:length] + end, "cut")
-
-
-def test_channels_first_are_written_in_place():
-    image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
-    batch = np.zeros((3, 3, 112, 112), np.uint8)
-    for given in (image, image[:, ::-1]):  # contiguous or not
-        write_channels_first(given, batch[1])
-        assert np.array_equal(batch[1], channels_first(given)) and not batch[[0, 2]].any()
 
 
 def test_normalising_maps_0_to_minus_1_and_255_to_1():

@@ -128,9 +128,8 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
             f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}; give its --network"
         )
     if unknown := sorted(state.keys() - own.keys(), key=str):
-        raise UserError(
-            f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100}; give its --network"
-        )
+        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100};"
+                        " give its --network")  # fmt: skip
     arrays = {}
     for name, tensor in own.items():
         if list(state[name].shape) != list(tensor.shape):

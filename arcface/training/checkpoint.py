@@ -37,7 +37,7 @@ import paddle
 from arcface import safe_pickle
 from arcface.backbones.state_dict import as_state_dict, state_dict_bytes
 from arcface.errors import UserError
-from arcface.files import replacing, sync_directory, write_new
+from arcface.files import creating, replacing, sync_directory, write_new
 from arcface.head.shards import Shard
 from arcface.runtime.distributed import all_gather, rank
 
@@ -77,7 +77,7 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
     with _Caught() as writing:
         colon = _colon(folder)
         for file, array in zip(head_files(rank(), colon), (state.centres, state.centres_momentum)):
-            digests.append(_write(folder / file, pickle.dumps(array, protocol=4)))
+            digests.append(_write_pickle(folder / file, array))
     writing.raise_on_every_rank(output, step)
     # int64: a dtype that every backend gathers
     of_all_ranks = all_gather(paddle.to_tensor(np.frombuffer(b"".join(digests), np.int64))).numpy()
@@ -167,7 +167,9 @@ class Checkpoint:
         ranges = self.manifest["classes_of_rank"]
         colon = ":" if head_files(0)[0] in self.manifest["sha256"] else "_"
         of_ranks = [head_files(owner, colon) for owner in range(len(ranges))]
-        centres, centres_momentum = (collect_rows(files, ranges, shard, self._read_rows) for files in zip(*of_ranks))
+        centres, centres_momentum = (
+            collect_rows(self.directory, files, ranges, shard, self._read_rows) for files in zip(*of_ranks)
+        )
         return State(backbone, momentum, centres, centres_momentum)
 
     def _read_rows(self, file: str) -> np.ndarray:
@@ -193,7 +195,7 @@ def head_files(owner: int, colon: str = ":") -> tuple[str, str]:
     return f"rank{colon}{owner}_softmax_weight.pkl", f"rank{colon}{owner}_softmax_weight_mom.pkl"
 
 
-def collect_rows(files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard,
+def collect_rows(directory: Path, files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard,
                  read: Callable[[str], np.ndarray]) -> np.ndarray:  # fmt: skip
     """Return a shard's rows from the files, one for each rank that wrote, that hold them; ranges[i] are those of files[i].
 
@@ -205,7 +207,7 @@ def collect_rows(files: Iterable[str], ranges: list[tuple[int, int]], shard: Sha
         if low < high:
             rows = read(file)
             if len(rows) != stop - start:
-                raise UserError(f"{file}: holds {len(rows)} rows, not those of the classes {start} to {stop - 1}; restore it")
+                raise UserError(f"{directory / file}: does not hold the classes {start} to {stop - 1}; restore it")
             parts.append(rows[low - start : high - start])
     return np.concatenate(parts)
 
@@ -228,6 +230,22 @@ def _write(path: Path, content: bytes) -> bytes:
     """Write a file through to the disk and return its sha256."""
     write_new(path, content)
     return hashlib.sha256(content).digest()
+
+
+def _write_pickle(path: Path, array: np.ndarray) -> bytes:
+    """Write a file as `_write` would the array's pickle, without having all of that in memory."""
+    digest = hashlib.sha256()
+    with creating(path) as file:
+
+        class Both:
+            """What pickle writes to."""
+
+            def write(self, part: bytes) -> None:
+                digest.update(part)
+                file.write(part)
+
+        pickle.dump(array, Both(), protocol=4)
+    return digest.digest()
 
 
 def _free_name(output: Path, step: int) -> str:

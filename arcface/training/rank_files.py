@@ -5,6 +5,7 @@
     rank:0_softmax_weight_mom.pkl    their momentum, which need not be there
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _CENTRES = re.compile(r"rank([:_])(\d+)_softmax_weight\.pkl")
 
 def has_only_rank_files(directory: Path) -> bool:
     """Return whether a directory holds class centres, but no checkpoint of this toolkit."""
-    return bool(_found(directory)) and not ((directory / LATEST).exists() or (directory / MANIFEST).exists())
+    return bool(_found(directory)) and not any(os.path.lexists(directory / name) for name in (LATEST, MANIFEST))
 
 
 class RankFiles:
@@ -59,10 +60,10 @@ class RankFiles:
     def load(self, network: str, shard: Shard) -> State:
         """Return the state, with zeros for the momentum that is missing."""
         backbone = read_backbone(self.directory, network)
-        centres = collect_rows(self._files, self._ranges, shard, self._read)
+        centres = collect_rows(self.directory, self._files, self._ranges, shard, self._read)
         momentum = np.zeros_like(centres)
         if self._has_momentum:
-            momentum = collect_rows(self._momentum_files, self._ranges, shard, self._read)
+            momentum = collect_rows(self.directory, self._momentum_files, self._ranges, shard, self._read)
         return State(backbone, {name: np.zeros_like(array) for name, array in backbone.items()}, centres, momentum)
 
     def _read(self, file: str) -> np.ndarray:
