@@ -320,6 +320,31 @@ def test_a_later_format_is_refused(tmp_path):
         Checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["[1]", "null", "{", "[" * 100000, {"progress": None}, {"progress": {"step": -5}}, {"progress": {"step": "a"}}, {"sha256": []},
+     {"classes_of_rank": []}, {"classes_of_rank": [[0, 4], [5, 10]]}, {"classes_of_rank": [[0]]}, {"identity": 3}],
+)  # fmt: skip
+def test_a_damaged_manifest_is_told(tmp_path, damage):
+    write(tmp_path, 1)
+    file = tmp_path / "latest" / "checkpoint.json"
+    file.write_text(damage if isinstance(damage, str) else json.dumps({**json.loads(file.read_text()), **damage}))
+    with pytest.raises(UserError, match="checkpoint.json: (damaged|format of another kind)"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [np.zeros((10, 4)), np.zeros(10, np.float32), np.full((10, 4), np.nan, np.float32)])
+def test_a_head_of_another_kind_is_told_whatever_its_digest(tmp_path, rows):
+    write(tmp_path, 1)
+    file, manifest = tmp_path / "latest" / "rank:0_softmax_weight.pkl", tmp_path / "latest" / "checkpoint.json"
+    file.write_bytes(pickle.dumps(rows))
+    content = json.loads(manifest.read_text())
+    content["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="rank:0_softmax_weight.pkl: does not hold finite float32"):
+        Checkpoint(tmp_path).load(NETWORK, Shard(0, CLASSES))
+
+
 class Attack:
     def __reduce__(self):
         return os.mkdir, ("attacked",)
