@@ -165,14 +165,12 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, layout, damage):
     contents = [png(number % 256) + b"%d" % number for number in range(MANY)]
     source = write_list(tmp_path / "source", [number // 4 for number in range(MANY)], contents)
     whole = convert(source, tmp_path / "whole" / OUTPUTS[layout], "--layout", layout)
-    late = source / "images" / f"{MANY - 30}.jpg"
-    late.unlink()
-    os.mkfifo(late)  # a read of it waits
     made = tmp_path / OUTPUTS[layout]
     made.parent.mkdir()
     command = ["--source", str(source), "--output", str(made), "--layout", layout, "--num_workers=2"]
     partial = made.with_name(f"{made.name}.partial")
-    running = subprocess.Popen([sys.executable, SCRIPT, *command], stderr=subprocess.DEVNULL)
+    held = [Path(__file__).parent / "held.py", f"{MANY - 30}.jpg", "convert"]
+    running = subprocess.Popen([sys.executable, *held, *command], stderr=subprocess.DEVNULL)
     before = 320  # images in chunks of 64 before the one with the late image
     size = sum(32 + len(content) for content in contents[:before])
     for _ in range(600):
@@ -182,8 +180,6 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, layout, damage):
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert partial.exists() and not made.exists()
-    late.unlink()
-    late.write_bytes(contents[MANY - 30])
     if damage:
         os.truncate(partial, partial.stat().st_size - damage)
     done = script(*command, folder=tmp_path)
