@@ -13,6 +13,7 @@ import argparse
 import mmap
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from arcface.data.record_writer import write_records  # noqa: E402
 from arcface.data.source import Source, open_source  # noqa: E402
 
 WORKERS = 4
-LARGER = {"Glint360K": 17_091_657, "WebFace260M": 260_000_000}
+LARGER = {"Glint360K": 17_091_657, "WebFace260M": 260_000_000}  # images
 
 
 def make(directory: Path, people: int, each: int) -> None:
@@ -142,6 +143,7 @@ def main():
         print(f"{os.cpu_count()} cores, {images:,} images of {options.people:,} people", flush=True)
         (directory / "record" / "train.rec.cache").unlink(missing_ok=True)
         (directory / "no_index" / "train.rec.cache").unlink(missing_ok=True)
+        kept = {}
         for name, *measure in (
             ("label.txt, opening", "opening", directory / "flat"),
             ("folders, opening", "opening", directory / "people"),
@@ -155,7 +157,14 @@ def main():
             ("  by memory map", "mapped", directory / "record", options.reads),
         ):
             print(f"{name:30}", end=" ", flush=True)
-            subprocess.run([sys.executable, __file__, "--measure", *map(str, measure)], check=True)
+            command = [sys.executable, __file__, "--measure", *map(str, measure)]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            print(printed, end="", flush=True)
+            if found := re.search(r"kept ([\d.]+) bytes", printed):
+                kept[name] = float(found[1])
+        for data_set, count in LARGER.items():  # a list of 4 GiB and more takes 4 bytes a line more
+            sizes = {name: (size + 4 * (name.startswith("label") and count > 2e8)) * count for name, size in kept.items()}
+            print(f"{data_set}, reckoned: " + "; ".join(f"{name.strip()} {size / 1e6:,.0f} MB" for name, size in sizes.items()))
     finally:
         if not options.directory:
             shutil.rmtree(directory)

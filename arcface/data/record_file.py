@@ -136,9 +136,11 @@ def _from_identities(reader: RecordReader) -> _Images | None:
         raise reader.error(offset, f"the header record says that the identities are the records {first:g} to {last:g}")
     if last > _EXACT:
         return None
-    if last != len(index.keys):
-        raise reader.error(offset, f"by the header record there are {last:.0f} records, the index lists {len(index.keys)}")
-    if index.keys.max() >= last:
+    images = int(first) - 1
+    if len(index.keys) <= images:
+        listed = len(index.keys) - 1
+        raise reader.error(offset, f"by the header record there are {images} images, the index lists {listed} other records")
+    if index.keys.max() >= len(index.keys):
         return None
     offsets = np.full(len(index.keys), -1)
     for start in range(0, len(offsets), _ROWS_AT_ONCE):  # at once, the keys would take twice their memory
@@ -147,17 +149,16 @@ def _from_identities(reader: RecordReader) -> _Images | None:
     del index  # as large as all that is left
     if offsets.min() < 0:
         return None
-    images = int(first) - 1
     counts = _identity_sizes(reader, offsets[images + 1 :], images)
     if counts is None:
         return None
-    labels = np.repeat(np.arange(len(counts)), counts)
+    labels, ids = np.repeat(np.arange(len(counts)), counts), _Ids(reader)
     for image in evenly_spread(images, _COMPARED):
         own = reader.read_header(offset := int(offsets[image + 1]), reader.size)
-        if own.id != image + 1:
-            raise reader.error(offset, f"the index has record {image + 1} here, which calls itself {own.id}")
+        ids.compare(image + 1, offset, own)
         if own.label != labels[image]:
             return None
+    ids.check()
     return _Images(offsets[1 : images + 1], labels)
 
 
@@ -176,29 +177,56 @@ def _identity_sizes(reader: RecordReader, offsets: np.ndarray, images: int) -> n
 
 def _from_headers(reader: RecordReader) -> _Images:
     """Return the records that hold an image, with the first label in each; reads the header of every record."""
-    offsets, labels = array("q"), array("i")
-    for offset, header in _headers(reader):
+    offsets, labels, ids = array("q"), array("i"), _Ids(reader)
+    for key, offset, header in _headers(reader):
+        ids.compare(key, offset, header)
         if header.image_bytes == 0:
             continue  # it says something about other records
         if not (header.label.is_integer() and 0 <= header.label < _EXACT):
             raise reader.error(offset, f"its label {header.label:g} is not a class number")
         offsets.append(offset)
         labels.append(int(header.label))
+    ids.check()
     if not offsets:
         raise UserError(f"{reader.path}: holds no images; fetch it again")
     return _Images(np.frombuffer(offsets, np.int64), np.frombuffer(labels, np.int32))
 
 
-def _headers(reader: RecordReader) -> Iterator[tuple[int, Header]]:
-    """Yield byte offset and header of the records that the index lists, or of all where there is none; with a progress bar."""
+class _Ids:
+    """Tells records that call themselves by other numbers than the index does, in a file where most have the index's.
+
+    Packers other than InsightFace's give no ids, and shuffled copies keep those of the original.
+    """
+
+    def __init__(self, reader: RecordReader):
+        self._reader, self._same, self._different, self._first = reader, 0, 0, (0, "")
+
+    def compare(self, key: int, offset: int, header: Header) -> None:
+        """Note whether the index's key is the id."""
+        if key == header.id:
+            self._same += 1
+            return
+        self._different += 1
+        if self._different == 1:
+            self._first = offset, f"the index has record {key} here, which calls itself {header.id}"
+
+    def check(self) -> None:
+        """Raise UserError if records with other ids are the exception."""
+        if 0 < self._different < self._same:
+            raise self._reader.error(*self._first)
+
+
+def _headers(reader: RecordReader) -> Iterator[tuple[int, int, Header]]:
+    """Yield key, byte offset and header of the records that the index lists, or of all where there is none, whose key then is
+    their id; with a progress bar."""
     if index := _read_index(reader):
         with tqdm(index.offsets, f"reading {reader.path}", unit=" records", mininterval=1, disable=None) as offsets:
-            for offset in offsets:
-                yield int(offset), reader.read_header(int(offset), reader.size)
+            for key, offset in zip(index.keys, offsets, strict=True):
+                yield int(key), int(offset), reader.read_header(int(offset), reader.size)
     else:
         with tqdm(None, f"reading {reader.path}", reader.size, unit="B", unit_scale=True, mininterval=1, disable=None) as bar:
             for offset, end, header in reader.headers():
-                yield offset, header
+                yield header.id, offset, header
                 bar.update(end - offset)
 
 

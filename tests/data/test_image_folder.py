@@ -32,6 +32,15 @@ def test_people_and_images_are_in_the_order_of_their_names(people):
     source.scan(6)
 
 
+def test_a_person_may_have_many_images_with_long_names(tmp_path):
+    names = [f"{person}/{'x' * 200}{number:03d}.jpg" for person in range(2) for number in range(300)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    source = ImageFolder(tmp_path)
+    assert [source.name(index) for index in range(600)] == [str(tmp_path / name) for name in names]
+
+
 def test_hidden_files_and_files_beside_the_folders_are_passed_over(people, caplog):
     directory, _ = people
     (directory / ".cache").mkdir()

@@ -122,7 +122,8 @@ def test_a_list_that_is_replaced_stays_what_it_was_and_one_that_is_changed_is_no
     assert [source._path(index) for index in range(3)] == [b"a.jpg", b"b.jpg", b"c.jpg"]
     source = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\n")
     other_order, longer = b"b.jpg\t1\na.jpg\t0\nc.jpg\t1\n", b"a.jpg\t0\nlonger.jpg\t1\nc.jpg\t1\n"
-    for content in (other_order, longer, b"aa.jpg\t0\nb.jpg\t1\n", b""):
+    within_a_path = b"a\t0\nbbbbb.jpg\t1\nc.jpg\t1\n"
+    for content in (other_order, longer, within_a_path, b"aa.jpg\t0\nb.jpg\t1\n", b""):
         (tmp_path / "label.txt").write_bytes(content)
         with pytest.raises(UserError, match="label.txt line [123]: the list has been changed since it was opened; start again"):
             for index in range(3):
@@ -137,6 +138,7 @@ def test_the_first_of_many_files_that_is_missing_is_found(tmp_path, monkeypatch,
     paths = [f"{number % 5}/{number}.jpg" for number in range(700)]
     for number, path in enumerate(paths):
         (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).with_suffix(".txt").touch()  # not listed
         if number not in missing:
             (tmp_path / path).touch()
     content = "".join(f"{path}\t{number % 2}\n" for number, path in enumerate(paths)).encode()

@@ -54,6 +54,12 @@ def sequential(directory: Path) -> Path:
     return write_layout(directory, [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES))])
 
 
+def sequential_arrays(directory: Path) -> Path:
+    """The same with labels in arrays: record 0 has two of them, as a header record has, but it is an image."""
+    records = [(key, encode([label, 1], key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES))]
+    return write_layout(directory, records)
+
+
 def identities() -> list[tuple[int, bytes]]:
     starts = np.cumsum([1, *SIZES])
     return [(11 + person, encode(starts[person : person + 2].tolist(), 11 + person, b"")) for person in range(len(SIZES))]
@@ -80,14 +86,14 @@ def test_a_data_set_is_written_byte_for_byte_as_insightface_has_it(tmp_path):
 
 
 @pytest.mark.parametrize("index", [True, False])
-@pytest.mark.parametrize("layout", [face2rec2, rec_builder, sequential])
+@pytest.mark.parametrize("layout", [face2rec2, rec_builder, sequential, sequential_arrays])
 def test_every_layout_is_read_with_and_without_its_index(tmp_path, layout, index):
     file = layout(tmp_path)
     if not index:
         (tmp_path / "train.idx").unlink()
     for _ in range(2):  # the second time from what the first kept, if it kept anything
         assert_is_whole(RecordFile(file))
-    needs_a_pass = not index or layout is sequential
+    needs_a_pass = not index or layout in (sequential, sequential_arrays)
     assert (tmp_path / "train.rec.cache").exists() == needs_a_pass
 
 
@@ -134,6 +140,32 @@ def test_ranges_that_float32_may_have_rounded_are_not_relied_on(written, monkeyp
 def test_where_identities_are_wrong_the_images_own_labels_count(tmp_path, ranges):
     images = [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
     records = [(11 + person, encode(ranges[person : person + 2], 11 + person, b"")) for person in range(4)]
+    assert_is_whole(RecordFile(write_layout(tmp_path, [*images, (0, encode([11, 15], 0, b"")), *records])))
+
+
+@pytest.mark.parametrize("header, change", [([11, 15], lambda lines: lines[:-1]), ([11, 16], list), ([11, 14], list)])
+def test_where_identities_are_missing_the_images_own_labels_count(tmp_path, header, change):
+    images = [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
+    file = write_layout(tmp_path, [*images, (0, encode(header, 0, b"")), *identities()])
+    index_of(file, change)
+    assert_is_whole(RecordFile(file))
+
+
+@pytest.mark.parametrize("layout", ["with identities", "without"])
+def test_records_that_have_no_ids_are_read_and_one_that_has_another_is_refused(tmp_path, layout):
+    about = [(0, encode([11, 15], 0, b"")), *identities()] if layout == "with identities" else []
+    images = [(key, encode(label, 0, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
+    assert_is_whole(RecordFile(write_layout(tmp_path, [*images, *about])))
+    ids = [1, 2, 3, 4, 5, 7, 6, 8, 9, 10]
+    images = [(key, encode(LABELS[key - 1], id, IMAGES[key - 1])) for key, id in enumerate(ids, 1)]
+    with pytest.raises(UserError, match=r"byte \d+: the index has record 6 here, which calls itself 7; fetch"):
+        RecordFile(write_layout(tmp_path, [*images, *about]))
+
+
+@pytest.mark.parametrize("labels", [[4], [4, 5, 6], []])
+def test_a_record_with_other_than_two_labels_is_no_identity(tmp_path, labels):
+    images = [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
+    records = [(key, encode(labels, key, b"") if key == 12 else record) for key, record in identities()]
     assert_is_whole(RecordFile(write_layout(tmp_path, [*images, (0, encode([11, 15], 0, b"")), *records])))
 
 
@@ -239,7 +271,7 @@ def set_offset(line: int, offset: str):
         (set_offset(3, "8 8"), "train.idx line 3: '3\t8 8' is not a key"),
         (set_offset(3, "40"), "train.rec byte 40: no record begins here"),
         (set_offset(11, "4"), "train.rec byte 4: no record begins here"),
-        (lambda lines: lines[:-1], "by the header record there are 15 records, the index lists 14"),
+        (lambda lines: [*lines[:5], *lines[10:]], "by the header record there are 10 images, the index lists 9 other records"),
         (lambda lines: [], "train.idx: lists no records"),
         (lambda lines: [["2", lines[0][1]], ["1", lines[1][1]], *lines[2:]], "the index has record 1 here, which calls itself 2"),
     ],
@@ -252,7 +284,7 @@ def test_an_index_of_another_file_is_refused(written, change, complaint):
 
 
 def test_two_keys_for_one_record_are_refused(tmp_path):
-    file = sequential(tmp_path)
+    file = write_layout(tmp_path, [(key, encode(label, 99, b"image")) for key, label in enumerate(LABELS)])
     offset = (tmp_path / "train.idx").read_text().splitlines()[1].split("\t")[1]
     index_of(file, set_offset(3, offset))
     with pytest.raises(UserError, match=f"train.rec byte {offset}: the index has two records here"):
@@ -266,7 +298,7 @@ def test_two_keys_for_one_record_are_refused(tmp_path):
         ([15, 11], "the identities are the records 15 to 11"),
         ([1, 15], "the identities are the records 1 to 15"),
         ([11, float("nan")], "the identities are the records 11 to nan"),
-        ([11, 16], "by the header record there are 16 records, the index lists 15"),
+        ([16, 17], "by the header record there are 15 images, the index lists 14 other records"),
     ],
 )
 def test_a_header_record_that_cannot_be_right_is_refused(tmp_path, labels, complaint):

@@ -83,11 +83,14 @@ def test_a_record_of_many_pieces_takes_time_in_proportion(tmp_path, monkeypatch)
     assert sum(read) < 3 * len(content)
 
 
-def test_a_pass_over_the_file_meets_long_and_short_records(tmp_path):
+def test_a_pass_over_the_file_meets_long_and_short_records_in_few_reads(tmp_path, monkeypatch):
     """Longer than what is read at once, and some that lie across its end."""
     lengths = [5_000_000, *range(3000, 5000), 4_194_304, 1]
     reader = reader_of(tmp_path, b"".join(encode(1, number, bytes(length)) for number, length in enumerate(lengths)))
+    read, original = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: read.append(arguments) or original(*arguments))
     headers = [header for _, _, header in reader.headers()]
+    assert len(read) < 10
     assert headers == [(1, number, length) for number, length in enumerate(lengths)]
 
 

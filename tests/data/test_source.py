@@ -8,7 +8,7 @@ import pytest
 
 from arcface.data.image_folder import ImageFolder
 from arcface.data.label_file import LabelFile
-from arcface.data.loader import Batches
+from arcface.data.loader import Batches, load
 from arcface.data.record_file import RecordFile
 from arcface.data.record_writer import write_records
 from arcface.data.source import open_source
@@ -64,6 +64,9 @@ def test_a_table_is_opened_by_its_suffix(layouts, tmp_path):
     for arguments in ((root / "list.csv",), (root, "list.csv")):
         source = open_source(*arguments)
         assert source.labels.tolist() == LABELS and source.encoded(3) == open_source(root).encoded(3)
+    listed, tabled = (load(Batches(source, 4, 1, 0, 1), 0, 3, 1) for source in (open_source(root), source))
+    for (images, labels), (others, other_labels) in zip(listed, tabled, strict=True):  # out of a worker process
+        assert (images == others).all() and (labels == other_labels).all()
 
 
 def test_a_label_file_goes_before_other_layouts_and_one_that_is_asked_for_is_not_replaced(layouts, tmp_path):
