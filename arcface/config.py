@@ -152,6 +152,8 @@ class OptimizerOptions:
     """Schedule poly: the rate is proportional to (share of steps left) ** poly_power."""
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     """Batch norm statistics of each rank's own images, of all ranks' images, or fixed (fine-tuning)."""
+    cpu_kernels: Literal["auto", "off"] = "auto"
+    """On a CPU with batch_norm local: train with kernels that are built at first use, if there is a C++ compiler."""
 
 
 @dataclass

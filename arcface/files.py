@@ -26,8 +26,15 @@ def read_file(path: str | bytes | Path) -> bytes:
 
 def write_new(path: Path, content: bytes) -> None:
     """Write a file through to the disk; raises OSError if it cannot be written, FileExistsError if it is there."""
-    with path.open("xb") as file:
+    with creating(path) as file:
         file.write(content)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[BinaryIO]:
+    """Give a new binary file to write, which is on the disk when the block ends; raises what `write_new` raises."""
+    with path.open("xb") as file:
+        yield file
         _sync(file)
 
 

@@ -46,7 +46,7 @@ def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
 def _is_cut_off(encoded: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end. A disk that ran full may have left zeros there, which can decode to pixels."""
     before, after = _MARKS.get(encoded[:2], (b"", b""))
-    return encoded.rfind(after) < encoded.rfind(before)
+    return not encoded.endswith(after) and encoded.rfind(after) < encoded.rfind(before)
 
 
 def channels_first(image: np.ndarray) -> np.ndarray:

@@ -88,7 +88,7 @@ def whole_numbers(block: Block, words: np.ndarray) -> tuple[np.ndarray, np.ndarr
         there = width > place
         digits = block.text[np.where(there, ends - 1 - place, starts)] - np.uint8(ord("0"))  # wraps: others are above 9
         sound &= ~there | (digits <= 9)
-        values += np.where(there, digits, 0) * np.int64(10**place)
+        values += np.where(there, digits, 0).astype(np.int64) * 10**place
     return values, sound
 
 

@@ -27,10 +27,11 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
         counts = np.bincount(source.labels)
         report.line("images a person", f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images:"
                     f" {histogram(counts)}")  # fmt: skip
-        repeated = _examine_rows(report, source)
-        with report.examining("files"):
-            source.scan(0)
-            report.line("files", "all are there")
+        repeated, contradictory = _examine_rows(report, source)
+        if not contradictory:  # else the scan would end with what has just been reported
+            with report.examining("files"):
+                source.scan(0)
+                report.line("files", "all are there")
         return source.num_classes, _examine_sample(report, source, repeated)
     return config.num_classes, set()
 
@@ -66,13 +67,13 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_contents: se
     )  # fmt: skip
 
 
-def _examine_rows(report: Report, source: Source) -> set[int]:
-    """Report the rows that list an image again, and return their indices."""
+def _examine_rows(report: Report, source: Source) -> tuple[set[int], bool]:
+    """Report the rows that list an image again; return their indices, and whether any has another label."""
     again, first = source.repeated()
     others = np.count_nonzero(source.labels[again] != source.labels[first])
     report.line("listed twice", f"{len(again):,} rows, {others:,} of them as another person" if len(again) else "no image",
                 f"remove rows; the first is {source.name(again[0])}" if len(again) else None)  # fmt: skip
-    return set(again.tolist())
+    return set(again.tolist()), bool(others)
 
 
 def _examine_sample(report: Report, source: Source, repeated: set[int]) -> set[bytes]:

@@ -69,6 +69,7 @@ def _train(config: TrainConfig, device: str, engine: str, source: Source, batche
         progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
     ) as monitor:
         _announce(config, source, schedule, device, progress, last_step, missing)
+        model.use_cpu_kernels()
         for images, labels in monitor.waiting_for(load(batches, progress.step, last_step, config.num_workers), config.num_workers):
             for index, complaint in batches.complaints(progress.step, labels.numpy()).items():
                 logger.warning("not in the loss: %s", complaint)
