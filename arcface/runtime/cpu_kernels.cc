@@ -6,12 +6,20 @@
 // in the cache. Sums over a piece are taken when the piece is made. The gradient by y is never stored as a whole.
 //
 // Threads share out images, and sums over images are added in a fixed order: results do not depend on the threads.
+// They are our own, not OpenMP's: where a process has two of its runtimes, as Paddle's processes have, a parallel region can be
+// one's and the loop in it the other's, and then every thread does the whole loop.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -54,6 +62,80 @@ inline Four sum_to_four(Lanes v) {
 inline float sum(Lanes v) {
   Four four = sum_to_four(v);
   return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// Hands out 0, 1, ... to whoever asks next.
+using Next = std::atomic<int64_t>;
+
+// Threads that do pieces of work together, the one that made the team being one of them.
+class Team {
+ public:
+  explicit Team(int size) {
+    try {
+      for (int i = 1; i < size; ++i) threads_.emplace_back(&Team::help, this);
+    } catch (const std::system_error&) {
+      // No more threads are to be had: those that are there do it all.
+    }
+  }
+
+  ~Team() {
+    begin(nullptr);
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  // Has every thread call work(next); returns when all are done.
+  void share(const std::function<void(Next&)>& work) {
+    begin(&work);
+    work(next_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return busy_ == 0; });
+  }
+
+ private:
+  void begin(const std::function<void(Next&)>* work) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    next_ = 0;
+    work_ = work;
+    busy_ = threads_.size();
+    ++rounds_;
+    changed_.notify_all();
+  }
+
+  void help() {
+    int64_t round = 0;
+    while (true) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      changed_.wait(lock, [&] { return rounds_ > round; });
+      round = rounds_;
+      if (!work_) return;
+      lock.unlock();
+      (*work_)(next_);
+      lock.lock();
+      if (--busy_ == 0) changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const std::function<void(Next&)>* work_ = nullptr;
+  Next next_{0};
+  int64_t rounds_ = 0;
+  size_t busy_ = 0;
+  std::vector<std::thread> threads_;  // the last, as they use the others
+};
+
+// totals[size] = the sum of parts [count][size], always in the same order.
+void add_up(Team& team, const std::vector<float>& parts, int64_t count, int64_t size, float* totals) {
+  constexpr int64_t kPiece = 512;
+  team.share([&](Next& next) {
+    for (int64_t first; (first = kPiece * next++) < size;) {
+      const int64_t length = std::min(kPiece, size - first);
+      double sums[kPiece] = {};
+      for (int64_t part = 0; part < count; ++part)
+        for (int64_t i = 0; i < length; ++i) sums[i] += parts[part * size + first + i];
+      std::copy(sums, sums + length, totals + first);
+    }
+  });
 }
 
 // Batch norm and PReLU of one layer, per channel.
@@ -204,7 +286,7 @@ inline void store_columns(float* out, const Lanes* row, int64_t columns) {
 }
 
 // Forward by matrix products: y, and the moments of each image's channels about `pivot`.
-void product_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, int threads,
+void product_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, Team& team,
                      std::vector<float>* pivot, std::vector<Moments>* moments) {
   const int64_t m = layer.channels_out, k = layer.rows(), area = layer.area(), blocks = (m + kRows - 1) / kRows;
   const int64_t piece = std::min(round_up(area, kColumns), std::max<int64_t>(kColumns, kCached / 2 / k / kColumns * kColumns));
@@ -221,11 +303,9 @@ void product_forward(const Layer& layer, const Norm* before, const float* x, int
         (*pivot)[b * kRows + r] = (sum(tile[r][0]) + sum(tile[r][1])) / columns;
     }
   }
-#pragma omp parallel num_threads(threads)
-  {
+  team.share([&](Next& next) {
     std::vector<float> input(k * stride), lanes(m * 2 * kLanes);
-#pragma omp for schedule(dynamic)
-    for (int64_t n = 0; n < images; ++n) {
+    for (int64_t n; (n = next++) < images;) {
       const float* image = x + n * layer.channels_in * layer.area_in();
       float* y = layer.y + n * m * area;
       std::fill(lanes.begin(), lanes.end(), 0.f);
@@ -259,7 +339,7 @@ void product_forward(const Layer& layer, const Norm* before, const float* x, int
       for (int64_t c = 0; c < m; ++c)
         (*moments)[n * m + c] = {sum(load(lanes.data() + c * 2 * kLanes)), sum(load(lanes.data() + c * 2 * kLanes + kLanes))};
     }
-  }
+  });
 }
 
 // Four rows of `length`, a multiple of 4, as four columns of a matrix with rows `stride_out` apart.
@@ -314,7 +394,7 @@ struct After {
 
 // Backward by matrix products: the gradients by x (unless `dx` is null) and by the weights.
 void product_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const After& after,
-                      float* by_weight, int64_t images, int threads) {
+                      float* by_weight, int64_t images, Team& team) {
   const int64_t m = layer.channels_out, k = layer.rows(), area = layer.area();
   const int64_t groups = std::min(images, kGroups);
   const int64_t depth = 2 * m + k;
@@ -323,12 +403,10 @@ void product_backward(const Layer& layer, const Norm* before, const float* x, co
   const int64_t blocks = (k + kRows - 1) / kRows;
   const std::vector<float> weight = dx ? packed(layer.weight, k, m, true) : std::vector<float>();
   std::vector<float> by_group(groups * m * k);
-#pragma omp parallel num_threads(threads)
-  {
+  team.share([&](Next& next) {
     // The gradient by y; the same and the input with positions as rows, as the weights' gradient takes them.
     std::vector<float> dy(round_up(m, 4) * stride), dy_turned(piece * m_stride), four(4 * stride), input_turned(piece * k_stride);
-#pragma omp for schedule(dynamic)
-    for (int64_t group = 0; group < groups; ++group)
+    for (int64_t group; (group = next++) < groups;)
       for (int64_t n = group * images / groups; n < (group + 1) * images / groups; ++n)
         for (int64_t first = 0; first < area; first += piece) {
           const int64_t length = std::min(piece, area - first), padded = round_up(length, kColumns);
@@ -360,13 +438,8 @@ void product_backward(const Layer& layer, const Norm* before, const float* x, co
             after(n, c, offset, dx + offset, length, k);
           }
         }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < m * k; ++i) {
-      float total = 0;
-      for (int64_t group = 0; group < groups; ++group) total += by_group[group * m * k + i];
-      by_weight[i] = total;
-    }
-  }
+  });
+  add_up(team, by_group, groups, m * k, by_weight);
 }
 
 // A depthwise 3x3 convolution, padded by 1, in a frame: the input with zeros around it, cut for stride 2 into its four
@@ -476,15 +549,13 @@ class Frame {
   std::vector<float> values, plane, row_, gradient_;
 };
 
-void depthwise_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, int threads,
+void depthwise_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, Team& team,
                        std::vector<float>* pivot, std::vector<Moments>* moments) {
   const int64_t channels = layer.channels_out, area = layer.area();
   std::fill(pivot->begin(), pivot->end(), 0.f);
-#pragma omp parallel num_threads(threads)
-  {
+  team.share([&](Next& next) {
     Frame frame(layer);
-#pragma omp for schedule(dynamic)
-    for (int64_t n = 0; n < images; ++n)
+    for (int64_t n; (n = next++) < images;)
       for (int64_t c = 0; c < channels; ++c) {
         frame.read(before, c, x + (n * channels + c) * layer.area_in());
         frame.forward(layer.weight + c * kTaps);
@@ -502,21 +573,20 @@ void depthwise_forward(const Layer& layer, const Norm* before, const float* x, i
         double total = sum(totals), square = sum(squares);
         for (; i < area; ++i) total += y[i] - first, square += (y[i] - first) * (y[i] - first);
         // About zero again, in float64, as all images are.
-        (*moments)[n * channels + c] = {total + double(first) * area, square + 2 * double(first) * total + double(first) * first * area};
+        (*moments)[n * channels + c] = {total + double(first) * area,
+                                        square + 2 * double(first) * total + double(first) * first * area};
       }
-  }
+  });
 }
 
 void depthwise_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const After& after,
-                        float* by_weight, int64_t images, int threads) {
+                        float* by_weight, int64_t images, Team& team) {
   const int64_t channels = layer.channels_out, area = layer.area(), area_in = layer.area_in();
   std::vector<float> by_image(images * channels * kTaps);
-#pragma omp parallel num_threads(threads)
-  {
+  team.share([&](Next& next) {
     Frame frame(layer);
     std::vector<float> dy(area);
-#pragma omp for schedule(dynamic)
-    for (int64_t n = 0; n < images; ++n)
+    for (int64_t n; (n = next++) < images;)
       for (int64_t c = 0; c < channels; ++c) {
         const int64_t plane = n * channels + c;
         differentiate(layer.norm, c, dz + plane * area, layer.y + plane * area, area, dy.data(), area);
@@ -528,24 +598,17 @@ void depthwise_backward(const Layer& layer, const Norm* before, const float* x, 
         frame.input_gradient(layer.weight + c * kTaps, dx + plane * area_in);
         after(n, c, plane * area_in, dx + plane * area_in, area_in, channels);
       }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < channels * kTaps; ++i) {
-      double total = 0;
-      for (int64_t n = 0; n < images; ++n) total += by_image[n * channels * kTaps + i];
-      by_weight[i] = total;
-    }
-  }
+  });
+  add_up(team, by_image, images, channels * kTaps, by_weight);
 }
 
 // A kernel as large as the plane, for each channel: y is one number.
-void global_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, int threads, std::vector<float>*,
+void global_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, Team& team, std::vector<float>*,
                     std::vector<Moments>* moments) {
   const int64_t channels = layer.channels_out, area = layer.area_in();
-#pragma omp parallel num_threads(threads)
-  {
+  team.share([&](Next& next) {
     std::vector<float> input(area);
-#pragma omp for schedule(dynamic)
-    for (int64_t n = 0; n < images; ++n)
+    for (int64_t n; (n = next++) < images;)
       for (int64_t c = 0; c < channels; ++c) {
         activate(before, c, x + (n * channels + c) * area, area, input.data(), area);
         double total = 0;
@@ -553,18 +616,16 @@ void global_forward(const Layer& layer, const Norm* before, const float* x, int6
         const float y = layer.y[n * channels + c] = total;
         (*moments)[n * channels + c] = {y, double(y) * y};
       }
-  }
+  });
 }
 
 void global_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const After& after,
-                     float* by_weight, int64_t images, int threads) {
+                     float* by_weight, int64_t images, Team& team) {
   const int64_t channels = layer.channels_out, area = layer.area_in();
-#pragma omp parallel num_threads(threads)
-  {
+  team.share([&](Next& next) {
     std::vector<float> input(area);
     std::vector<double> totals(area);
-#pragma omp for schedule(dynamic)
-    for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t c; (c = next++) < channels;) {
       std::fill(totals.begin(), totals.end(), 0.);
       for (int64_t n = 0; n < images; ++n) {
         const int64_t plane = n * channels + c;
@@ -578,7 +639,7 @@ void global_backward(const Layer& layer, const Norm* before, const float* x, con
       }
       std::copy(totals.begin(), totals.end(), by_weight + c * area);
     }
-  }
+  });
 }
 
 // Pointers that come from Python, for each layer.
@@ -634,6 +695,7 @@ void set_norm(Layer* layer, const float* mean, const float* inverse_std, const P
 extern "C" void chain_forward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
                               int64_t count, bool residual, float epsilon, float momentum, int threads, float* y, float* norms,
                               float* z) {
+  Team team(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
   for (int64_t i = 0; i < count; ++i) {
@@ -643,7 +705,7 @@ extern "C" void chain_forward(const int64_t* input, const float* x, const Shape*
     std::vector<float> pivot(channels);
     std::vector<Moments> moments(images * channels);
     (layer.kind == kDepthwise ? depthwise_forward : layer.kind == kGlobal ? global_forward : product_forward)(
-        layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, images, threads, &pivot, &moments);
+        layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, images, team, &pivot, &moments);
     for (int64_t c = 0; c < channels; ++c) {
       Moments total;
       for (int64_t n = 0; n < images; ++n)
@@ -660,20 +722,22 @@ extern "C" void chain_forward(const int64_t* input, const float* x, const Shape*
   }
   const Layer& last = layers.back();
   const int64_t channels = last.channels_out, area = last.area();
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t n = 0; n < images; ++n)
-    for (int64_t c = 0; c < channels; ++c) {
-      const int64_t offset = (n * channels + c) * area;
-      activate(&last.norm, c, last.y + offset, area, z + offset, 0);
-      if (residual)
-        for (int64_t p = 0; p < area; ++p) z[offset + p] += x[offset + p];
-    }
+  team.share([&](Next& next) {
+    for (int64_t n; (n = next++) < images;)
+      for (int64_t c = 0; c < channels; ++c) {
+        const int64_t offset = (n * channels + c) * area;
+        activate(&last.norm, c, last.y + offset, area, z + offset, 0);
+        if (residual)
+          for (int64_t p = 0; p < area; ++p) z[offset + p] += x[offset + p];
+      }
+  });
 }
 
 // Writes the gradients by x, unless `dx` is null, and by the parameters from the one by z and what the forward pass wrote.
 extern "C" void chain_backward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
                                int64_t count, bool residual, int threads, float* y, const float* norms, const float* dz,
                                const Gradients* gradients, float* dx) {
+  Team team(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
   for (int64_t i = 0; i < count; ++i) {
@@ -682,12 +746,13 @@ extern "C" void chain_backward(const int64_t* input, const float* x, const Shape
   }
   const Layer& last = layers.back();
   std::vector<Sums> sums(images * last.channels_out);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t n = 0; n < images; ++n)
-    for (int64_t c = 0; c < last.channels_out; ++c) {
-      const int64_t plane = n * last.channels_out + c, offset = plane * last.area();
-      add_sums(last.norm, c, dz + offset, last.y + offset, last.area(), &sums[plane]);
-    }
+  team.share([&](Next& next) {
+    for (int64_t n; (n = next++) < images;)
+      for (int64_t c = 0; c < last.channels_out; ++c) {
+        const int64_t plane = n * last.channels_out + c, offset = plane * last.area();
+        add_sums(last.norm, c, dz + offset, last.y + offset, last.area(), &sums[plane]);
+      }
+  });
   const float* upstream = dz;
   std::unique_ptr<float[]> of_layer, of_layer_before;  // gradients by the layers' inputs; not filled with zeros first
   for (int64_t i = count - 1; i >= 0; --i) {
@@ -720,8 +785,8 @@ extern "C" void chain_backward(const int64_t* input, const float* x, const Shape
       after.residual = dz;
     }
     (layer.kind == kDepthwise ? depthwise_backward : layer.kind == kGlobal ? global_backward : product_backward)(
-        layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, upstream, by_input, after, gradients[i].weight, images,
-        threads);
+        layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, upstream, by_input, after, gradients[i].weight,
+        images, team);
     of_layer.swap(of_layer_before);
     upstream = by_input;
   }

@@ -28,7 +28,7 @@ from arcface.runtime.tuning import threads
 logger = logging.getLogger("arcface")
 
 SOURCE = Path(__file__).with_suffix(".cc")
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-pthread", "-shared", "-fPIC"]
 
 
 @dataclass(frozen=True)
