@@ -56,8 +56,7 @@ def channels_first(image: np.ndarray) -> np.ndarray:
 
 def write_channels_first(image: np.ndarray, out: np.ndarray) -> None:
     """Write what `channels_first` returns into `out`, contiguous uint8 [3, height, width]; four times as fast as NumPy does."""
-    red, green, blue = out
-    cv2.split(image, [blue, green, red])
+    cv2.split(image, [out[2], out[1], out[0]])
 
 
 def normalise(images):

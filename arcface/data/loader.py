@@ -58,6 +58,7 @@ class Batches:
     def fill(self, rows: Rows, images: np.ndarray) -> np.ndarray:
         """Write the images of the rows into `images`, black where they cannot be read, and return which those are, bool [n]."""
         unreadable, augments = np.zeros(len(images), bool), bool(self.augmentation)
+        mirrored = np.empty((SIZE, SIZE, 3), np.uint8)
         for row, (index, flip, key) in enumerate(zip(rows.indices.tolist(), rows.flipped.tolist(), rows.keys.tolist())):
             try:
                 image = decode_crop(self.source.encoded(index), "")
@@ -65,7 +66,7 @@ class Batches:
                 images[row], unreadable[row] = 0, True
                 continue
             if flip:
-                image = cv2.flip(image, 1)
+                image = cv2.flip(image, 1, mirrored)
             if augments:
                 image = self.augmentation(image, generator(Purpose.AUGMENTATION, self.seed, rows.epoch, key))
             write_channels_first(image, images[row])
