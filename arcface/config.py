@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import re
 import sys
 from dataclasses import Field, dataclass, field, fields
@@ -51,9 +52,9 @@ class VerificationOptions:
     """Verification on InsightFace .bin sets"""
 
     data_dir: str = "MS1M_v2"
-    """Directory of the data set: label.txt, images/ and the verification .bin files."""
+    """The data set: a directory with label.txt, train.rec or a folder for each person, or a .rec file or list by itself."""
     val_dir: Optional[str] = None
-    """Directory of the verification .bin files; data_dir when not given."""
+    """Directory of the verification .bin files; data_dir, or where that is a file its directory, when not given."""
     val_targets: str = "lfw,cfp_fp,agedb_30"
     """Names of the verification sets, separated by commas: lfw reads lfw.bin; '' verifies nothing."""
     val_batch_size: Size = 16
@@ -65,7 +66,10 @@ class VerificationOptions:
     def val_files(self) -> list[Path]:
         """The verification sets' files."""
         names = [name.strip() for name in self.val_targets.split(",") if name.strip()]
-        files = [Path(self.val_dir or self.data_dir) / f"{name}.bin" for name in names]
+        directory = Path(self.val_dir or self.data_dir)
+        if not self.val_dir and os.path.isfile(directory):
+            directory = directory.parent
+        files = [directory / f"{name}.bin" for name in names]
         called = [file.stem for file in files]
         if repeated := sorted({name for name in called if called.count(name) > 1}):
             raise UserError(f"--val_targets: several sets are called {repeated[0]}; rename one or leave it out")
@@ -77,7 +81,7 @@ class DataOptions:
     """Training data"""
 
     label_file: str = "label.txt"
-    """List of the training images, relative to data_dir: lines of 'images/00000000.jpg<TAB>0'."""
+    """List of the training images, relative to data_dir: lines of 'images/00000000.jpg<TAB>0', or a .csv or .parquet file."""
     outside_paths: Literal[0, 1] = 0
     """1 lets the label file name images outside of data_dir, by an absolute path or by '..'."""
     num_classes: Optional[Count] = None
@@ -148,6 +152,8 @@ class OptimizerOptions:
     """Schedule poly: the rate is proportional to (share of steps left) ** poly_power."""
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     """Batch norm statistics of each rank's own images, of all ranks' images, or fixed (fine-tuning)."""
+    cpu_kernels: Literal["auto", "off"] = "auto"
+    """On a CPU with batch_norm local: train with kernels that are built at first use, if there is a C++ compiler."""
 
 
 @dataclass

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | bytes | Path) -> BinaryIO:
     """Open a file to read it; raises OSError if it cannot be read, or is a pipe or a device, which might never end."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        raise OSError(errno.EINVAL, "Not a regular file", os.fsdecode(path))
     return file
 
 
-def read_file(path: str | Path) -> bytes:
+def read_file(path: str | bytes | Path) -> bytes:
     """Return a file's content; raises OSError as `open_file` does."""
     with open_file(path) as file:
         return file.read()
@@ -26,8 +26,15 @@ def read_file(path: str | Path) -> bytes:
 
 def write_new(path: Path, content: bytes) -> None:
     """Write a file through to the disk; raises OSError if it cannot be written, FileExistsError if it is there."""
-    with path.open("xb") as file:
+    with creating(path) as file:
         file.write(content)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[BinaryIO]:
+    """Give a new binary file to write, which is on the disk when the block ends; raises what `write_new` raises."""
+    with path.open("xb") as file:
+        yield file
         _sync(file)
 
 

@@ -1,29 +1,59 @@
-"""How much the process settings and one process per core gain on a CPU: images/s of training steps, in one run.
+"""What the process settings, the CPU kernels and one process per core gain on a CPU: images/s of training steps, in one run.
 
-    python benchmarks/training_speed.py [--steps 6]
+    python benchmarks/training_speed.py [--steps 7] [--torch DIRECTORY]
 
-Each setting trains MobileFaceNet_128 with a head of 1,000 classes at a global batch of 64 on random images, in
-processes of its own; the first two steps are not counted. Prints a table with the ratio to Paddle as it comes.
+Each setting trains MobileFaceNet_128 with a head of 1,000 classes at a global batch of 64 on random images, in processes of
+its own that are started in turn, `--rounds` times; the first two steps of each are not counted. Where PyTorch is installed
+(or in the directory of --torch), the same network written for it is measured as it comes, and with channels_last and an
+allocator that keeps memory. Prints the median images/s and its ratio to Paddle as it comes.
 """
 
 import argparse
+import ctypes
+import importlib.util
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-SETTINGS = {"Paddle as it comes": (1, False), "tuned, 1 process": (1, True), "tuned, 2 processes": (2, True)}
+# name: ranks, kind
+SETTINGS = {
+    "Paddle as it comes": (1, "plain"),
+    "tuned": (1, "tuned"),
+    "tuned, CPU kernels": (1, "kernels"),
+    "tuned, CPU kernels, 2 processes": (2, "kernels"),
+}
+TORCH_SETTINGS = {
+    "PyTorch as it comes": (1, "torch"),
+    "PyTorch, channels_last, memory kept": (1, "torch-best"),
+}
+TORCH_BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]  # the paper's table 1
 BATCH_SIZE, CLASSES, WARM_UP = 64, 1000, 2
 
 
-def measure(tuned: bool, steps: int) -> None:
-    """Train as one rank of those that were launched; rank 0 prints the median images/s of all ranks together."""
+def measure(kind: str, steps: int) -> None:
+    """Train as one rank of those that were launched; rank 0 prints the seconds of each step that counts."""
+    step, reports = torch_step(kind == "torch-best") if kind.startswith("torch") else paddle_step(kind)
+    seconds = []
+    for number in range(WARM_UP + steps):
+        began = time.perf_counter()
+        step(number)
+        seconds.append(time.perf_counter() - began)
+    if reports:
+        print("RESULT", *seconds[WARM_UP:])
+
+
+def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
+    """Return what takes a step, and whether this rank reports."""
     sys.path.insert(0, str(REPOSITORY))
-    if tuned:
+    if kind != "plain":
         from arcface.runtime.tuning import start_paddle
 
         start_paddle()
@@ -35,39 +65,110 @@ def measure(tuned: bool, steps: int) -> None:
 
     paddle.set_device("cpu")
     start_ranks()
-    model = Model(TrainConfig(batch_size=BATCH_SIZE), CLASSES)
+    model = Model(TrainConfig(batch_size=BATCH_SIZE, cpu_kernels="auto" if kind == "kernels" else "off"), CLASSES)
+    model.use_cpu_kernels()
     images = paddle.randint(0, 256, [BATCH_SIZE // world_size(), 3, 112, 112]).astype("uint8")
     labels = paddle.randint(0, CLASSES, [BATCH_SIZE // world_size()], dtype="int64")
-    seconds = []
-    for step in range(WARM_UP + steps):
-        began = time.perf_counter()
-        loss = model.compute_gradients(images, labels, step)
+
+    def step(number: int) -> None:
+        loss = model.compute_gradients(images, labels, number)
         model.update(0.01)
         loss.item()
-        seconds.append(time.perf_counter() - began)
-    if rank() == 0:
-        print("RESULT", BATCH_SIZE / statistics.median(seconds[WARM_UP:]))
+
+    return step, rank() == 0
+
+
+def torch_step(best: bool) -> tuple[Callable[[int], None], bool]:
+    """The same for PyTorch: network, ArcFace head and momentum SGD."""
+    if best:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)
+        libc.mallopt(-1, 2**31 - 1)
+    import torch
+    from torch import nn
+
+    def block(channels_in, channels_out, kernel, stride=1, padding=0, groups=1, linear=False):
+        convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), *([] if linear else [nn.PReLU(channels_out)]))
+
+    class Bottleneck(nn.Module):
+        def __init__(self, channels_in, channels_out, stride, expansion):
+            super().__init__()
+            inner = channels_in * expansion
+            self.residual = stride == 1 and channels_in == channels_out
+            self.layers = nn.Sequential(block(channels_in, inner, 1), block(inner, inner, 3, stride, 1, inner),
+                                        block(inner, channels_out, 1, linear=True))  # fmt: skip
+
+        def forward(self, x):
+            return x + self.layers(x) if self.residual else self.layers(x)
+
+    stages = [block(3, 64, 3, 2, 1), block(64, 64, 3, 1, 1, 64)]
+    channels = 64
+    for expansion, channels_out, repeats, first_stride in TORCH_BOTTLENECKS:
+        for repeat in range(repeats):
+            stages.append(Bottleneck(channels, channels_out, first_stride if repeat == 0 else 1, expansion))
+            channels = channels_out
+    network = nn.Sequential(*stages, block(128, 512, 1), block(512, 512, 7, groups=512, linear=True),
+                            block(512, 128, 1, linear=True), nn.Flatten())  # fmt: skip
+    centres = nn.Parameter(0.01 * torch.randn(CLASSES, 128))
+    optimizer = torch.optim.SGD([*network.parameters(), centres], lr=0.01, momentum=0.9, weight_decay=2e-4)
+    images = torch.randint(0, 256, (BATCH_SIZE, 3, 112, 112), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (BATCH_SIZE,))
+    if best:
+        network, images = network.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    network.train()
+
+    def step(number: int) -> None:
+        embeddings = network((images.float() - 127.5) / 127.5)
+        cosines = nn.functional.normalize(embeddings) @ nn.functional.normalize(centres).T
+        with_margin = torch.cos(torch.acos(cosines.clamp(-1 + 1e-6, 1 - 1e-6)) + 0.5 * nn.functional.one_hot(labels, CLASSES))
+        loss = nn.functional.cross_entropy(64 * with_margin, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step, True
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6, help="steps that count (default: 6)")
-    parser.add_argument("--measure", choices=["tuned", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=7, help="steps that count, of each process (default: 7)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all settings are measured in turn (default: 1)")
+    parser.add_argument("--torch", help="directory that PyTorch was installed to (pip install --target)")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.torch:
+        sys.path.append(options.torch)
     if options.measure:
-        measure(options.measure == "tuned", options.steps)
+        measure(options.measure, options.steps)
         return
-    results = {}
-    for name, (ranks, tuned) in SETTINGS.items():
-        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", tempfile.mkdtemp()]
-        command = [sys.executable, *(launch if ranks > 1 else []), __file__, "--steps", str(options.steps),
-                   "--measure", "tuned" if tuned else "plain"]  # fmt: skip
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        results[name] = float(printed.split("RESULT")[1].split()[0])
-    first = next(iter(results.values()))
-    print(f"{os.cpu_count()} cores, batch {BATCH_SIZE}, median of {options.steps} steps")
-    for name, speed in results.items():
-        print(f"{name:20} {speed:6.1f} images/s   {speed / first:.2f}x")
+    settings = dict(SETTINGS)
+    if importlib.util.find_spec("torch"):
+        settings |= TORCH_SETTINGS
+    else:
+        print("PyTorch is not installed: its rows are left out (pip install torch, or --torch DIRECTORY)")
+    seconds = {name: [] for name in settings}
+    for _ in range(options.rounds):
+        for name, (ranks, kind) in settings.items():
+            launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", tempfile.mkdtemp()]
+            command = [sys.executable, *(launch if ranks > 1 else []), __file__, "--steps", str(options.steps), "--measure", kind,
+                       *(["--torch", options.torch] if options.torch else [])]  # fmt: skip
+            printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            seconds[name] += map(float, printed.split("RESULT")[1].splitlines()[0].split())
+    print(f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; paddlepaddle {version('paddlepaddle')}")
+    print(f"batch {BATCH_SIZE}, median of {options.rounds * options.steps} steps")
+    speeds = {name: BATCH_SIZE / statistics.median(times) for name, times in seconds.items()}
+    for name, speed in speeds.items():
+        print(f"{name:36} {speed:6.1f} images/s   {speed / speeds['Paddle as it comes']:.2f}x")
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
 
 
 if __name__ == "__main__":

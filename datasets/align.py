@@ -97,7 +97,6 @@ def detect(image):
 
 def start_worker(model):
     global detector
-    cv2.setNumThreads(1)
     detector = open_detector(model) if model else None
 
 
@@ -160,6 +159,7 @@ def main(argv=None):
             if not target.exists()]
     try:
         args.output.mkdir(parents=True, exist_ok=True)
+        cv2.setNumThreads(1)   # here, since a forked process may wait for ever for threads that it does not have
         with multiprocessing.Pool(args.num_workers, start_worker, [args.detector]) as pool:
             results = tqdm(pool.imap_unordered(make_crop, jobs, 16), "aligning", len(jobs), unit=" photos", disable=None)
             problems = sorted((path, problem) for path, problem in results if problem)

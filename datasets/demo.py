@@ -60,7 +60,6 @@ def choose_pairs(seed, people, pairs):
 
 def start_worker():
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the parent's to handle
-    cv2.setNumThreads(1)
 
 
 def write(folder, args, manifest):
@@ -70,6 +69,7 @@ def write(folder, args, manifest):
     jobs += [(args.seed, HELD_OUT, person, SHOTS_PER_PERSON) for person in range(people)]
     (folder / "images").mkdir()
     lines, held_out = [], []
+    cv2.setNumThreads(1)   # here, since a forked process may wait for ever for threads that it does not have
     with multiprocessing.Pool(args.num_workers, start_worker) as pool:
         drawn = pool.imap(draw_person, jobs)   # in the order of the jobs
         for job, jpegs in zip(jobs, tqdm(drawn, "drawing", len(jobs), unit=" people", mininterval=1)):

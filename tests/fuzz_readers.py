@@ -18,6 +18,8 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 with atheris.instrument_imports(include=["arcface"]):
+    from arcface.data import record_file
+    from arcface.data.record_io import encode
     from arcface.deploy.mxnet_params import read_params
     from arcface.errors import UserError
     from arcface.verification.bin_file import read_bin
@@ -27,6 +29,7 @@ with atheris.instrument_imports(include=["arcface"]):
 import numpy as np
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz_", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+record_file.write_cache = lambda *_: None  # a file that is written on purpose
 FORBIDDEN = ("os.", "subprocess.", "exec", "compile", "ctypes.", "shutil.", "socket.", "import", "pickle.")
 ALLOWED = ("os.listdir", "os.scandir")
 reading = False
@@ -64,6 +67,28 @@ def protocol(content: bytes) -> None:
     expect_refusal(read_protocol, FOLDER)
 
 
+def rec(content: bytes) -> None:
+    """A .rec with its .idx, property and cache; the lengths of these three come first, and what has none is not there."""
+    lengths = struct.unpack("<HHH", content[:6].ljust(6, b"\0"))
+    position = 6
+    for name, length in zip(("train.idx", "property", "train.rec.cache"), lengths, strict=True):
+        (FOLDER / name).unlink(missing_ok=True)
+        if length:
+            (FOLDER / name).write_bytes(content[position : position + length])
+            os.utime(FOLDER / name, ns=(0, 0))
+        position += length
+    (FOLDER / "train.rec").write_bytes(content[position:])
+    os.utime(FOLDER / "train.rec", ns=(0, 0))
+    expect_refusal(read_records, FOLDER / "train.rec")
+
+
+def read_records(path: Path) -> None:
+    source = record_file.RecordFile(path)
+    for index in range(min(len(source), 20)):
+        source.encoded(index)
+        source.name(index)
+
+
 def expect_refusal(reader, path: Path) -> None:
     global reading
     reading = True
@@ -88,13 +113,27 @@ def seeds(name: str) -> list[bytes]:
             return [struct.pack("<QQQ", 0x112, 0, 1) + array + struct.pack("<QQ", 1, 5) + b"arg:w"]
         case "pairs":
             return [b"1\t1\nAnn\t1\t2\nAnn\t1\tBob\t2\n", b"a/1.jpg\ta/2.jpg\t1\na/1.jpg\tb/1.jpg\t0\n", b"2\nAnn 1 2\nAnn 1 3\n"]
+        case "rec":
+            images = [(key, encode(label, key, b"image")) for key, label in ((1, 0), (2, 0), (3, [1, 1]))]
+            about = [(0, encode([4, 6], 0, b"")), (4, encode([1, 3], 4, b"")), (5, encode([3, 4], 5, b""))]
+            return [part for records in (images + about, images, [*images, (9, encode(2, 9, b"\x0a\x23\xd7\xce" * 3))])
+                    for part in rec_seeds(records)]  # fmt: skip
         case "protocol":
             listed, compared = b"a.jpg 1 1\nb.jpg 2 1\n", b"1 2 0\n1 1 1\n"
             return [b"\0".join((listed, compared, b"a.jpg" + landmarks + b"b.jpg" + landmarks)), listed + b"\0" + compared]
 
 
+def rec_seeds(records: list[tuple[int, bytes]]) -> list[bytes]:
+    """The records with an index and a property, with neither, and with a cache."""
+    content, offsets = b"".join(record for _, record in records), np.cumsum([0, *(len(record) for _, record in records)])
+    index = "".join(f"{key}\t{offset}\n" for (key, _), offset in zip(records, offsets)).encode()
+    cache = struct.pack("<8s5q3q3i", b"arcface1", len(content), 0, -1, -1, 3, *offsets[:3], 0, 0, 1)
+    parts = ((index, b"2,112,112\n", b""), (b"", b"", b""), (b"", b"", cache))
+    return [struct.pack("<HHH", *map(len, part)) + b"".join(part) + content for part in parts]
+
+
 def main() -> None:
-    targets = {"bin_file": bin_file, "params": params, "pairs": pairs, "protocol": protocol}
+    targets = {"bin_file": bin_file, "params": params, "pairs": pairs, "protocol": protocol, "rec": rec}
     if len(sys.argv) < 2 or sys.argv[1] not in targets:
         raise SystemExit(f"usage: {sys.argv[0]} {'|'.join(targets)} [libFuzzer's options]")
     name = sys.argv.pop(1)

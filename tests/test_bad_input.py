@@ -28,6 +28,7 @@ import train
 import valid
 from arcface import backbones
 from arcface.data.label_file import LabelFile
+from arcface.data.record_writer import write_records
 from arcface.deploy import weights
 from arcface.images import decode
 
@@ -120,6 +121,25 @@ def link_to_nothing(path: str):
     return in_place_of(path, lambda path: os.symlink("gone", path))
 
 
+def recorded(_):
+    """A train.rec with its train.idx and property in place of the list; two images of each of four people."""
+    images = [path.read_bytes() for path in sorted(Path("data/images").iterdir())]
+    write_records(RECORDS, ((number // 2, image) for number, image in enumerate(images)))
+    os.remove(LIST)
+
+
+def people(count: int):
+    """Folders in images/, one of them without an image."""
+
+    def prepare(_):
+        for person in range(count + 1):
+            os.makedirs(f"images/p{person}")
+            if person < count:
+                shutil.copy(IMAGE, f"images/p{person}/0.jpg")
+
+    return prepare
+
+
 def environment(name: str, value: str):
     return lambda monkeypatch: monkeypatch.setenv(name, value)
 
@@ -172,6 +192,7 @@ PNG_250 = cv2.imencode(".png", np.zeros((250, 250, 3), np.uint8))[1].tobytes()
 A, B = "images/00000000.jpg", "images/00000001.jpg"
 LINE_A, LINE_B = f"{A}\t0", f"{B}\t1"
 LIST = "data/label.txt"
+RECORDS = "data/train.rec"
 IMAGE = f"data/{A}"
 
 # id, command line (after what `COMMANDS` has), a part of the complaint, what prepares the files
@@ -202,6 +223,7 @@ TABLE = [
     ("sample rate 0", "train --sample_rate=0", "--sample_rate: Not of type Share: 0 does not conform to restriction v>0 and v<=1"),
     ("sample rate 1.5", "train --sample_rate=1.5", "--sample_rate: Not of type Share: 1.5 does not conform to restriction"),
     ("momentum 1", "train --momentum=1", "--momentum: Not of type Momentum: 1 does not conform to restriction v>=0 and v<1"),
+    ("probability 1.5", "train --augment_crop=1.5", "--augment_crop: Not of type ClosedUnitInterval: 1.5 does not conform"),
     ("margin in degrees", "train --margin2=28.6", "--margin2: Not of type Angle: 28.6 does not conform"),
     ("margin beyond all cosines", "train --margin3=3", "--margin3: Not of type CosineDifference: 3 does not conform"),
     ("scale 0", "train --scale=0", "--scale: Not of type Positive: 0 does not conform to restriction v>0"),
@@ -230,6 +252,9 @@ TABLE = [
     # ---- flags: together and with this machine
     ("batch that ranks do not divide", "train", "--batch_size 4 is the global batch and must be divisible by the 3 ranks; take 3",
      environment("PADDLE_TRAINERS_NUM", "3")),
+    ("best by a set that is not verified", "train --best_by=lfw", "--best_by lfw: not among --val_targets (tiny); name one"),
+    ("blocks of a balanced order", "train --shuffle=blocks --sampling=balanced",
+     "--shuffle blocks and --sampling balanced: the people of a balanced batch lie all over; leave out one"),
     ("no GPU", "train --device=gpu", "--device gpu: this paddlepaddle", without_gpu),
     ("no such network", "train --network=ResNet", f"--network ResNet: no such backbone; did you mean {NETWORK}?"),
     ("a path for a network", "valid --network=../x", f"--network ../x: no such backbone; did you mean {NETWORK}?"),
@@ -263,7 +288,7 @@ TABLE = [
     # ---- the list of training images
     ("no list", "train --data_dir=nowhere", "nowhere/label.txt: No such file or directory; give the data set with --data_dir"),
     ("no list of that name", "train --label_file=nothing.txt", "data/nothing.txt: No such file"),
-    ("data set that is a file", f"train --data_dir={LIST}", f"{LIST}/label.txt: Not a directory; give"),
+    ("data set that is a file", "train --data_dir=data/tiny.bin", "data/tiny.bin/label.txt: Not a directory; give"),
     ("list that is a directory", "train", f"{LIST}: Is a directory; give", directory(LIST)),
     ("list that is a pipe", "train", f"{LIST}: Not a regular file; give", pipe(LIST)),
     ("list that is a device", "train --label_file=/dev/zero", "/dev/zero: Not a regular file; give"),
@@ -317,6 +342,26 @@ TABLE = [
     ("truncated image", "train", f"{LIST} line 1: {A}: not an image but the beginning of one", cut(IMAGE)),
     ("image whose end is zeros", "train", f"{LIST} line 1: {A}: not an image but the beginning of one", zero_tail(IMAGE)),
     ("image not aligned", "train", f"{LIST} line 1: {A}: the image is 250x250 pixels, not 112x112; align", file(IMAGE, PNG_250)),
+
+    # ---- other layouts
+    ("no record file", "train --data_dir=no.rec", "no.rec: cannot be read (No such file or directory); correct"),
+    ("record file that is a pipe", "train", f"{RECORDS}: cannot be read (Not a regular file); correct", recorded, pipe(RECORDS)),
+    ("empty record file", "train", f"{RECORDS}: 0 bytes are no RecordIO file", recorded, file(RECORDS, "")),
+    ("record file cut off", "train", "data/train.idx line 6: '6 ", recorded, cut(RECORDS)),
+    ("page of an error for a record file", "train", f"{RECORDS} byte 0: no record begins here; fetch the file again, and its index",
+     recorded, file(RECORDS, "<html>404 Not Found</html>  "), file("data/train.idx", "0\t0\n")),
+    ("three numbers in an index", "train", "data/train.idx line 2: '3 4 5' is not a key, a tab and a byte offset; fetch",
+     recorded, file("data/train.idx", "0\t0\n3\t4 5\n")),
+    ("index of another record file", "train", f"{RECORDS} byte 8: no record begins here; fetch", recorded,
+     file("data/train.idx", "0\t8\n1\t0\n")),
+    ("property of another data set", "train", "data/property: '5,112,112' where the records say '4,112,112'; fetch", recorded,
+     file("data/property", "5,112,112\n")),
+    ("fewer classes than records' labels", "train --num_classes=3", "label 3 is not below --num_classes 3; leave", recorded),
+    ("folder of one person", "train --data_dir=images", "images: all images are of one person, label 0; list", people(1)),
+    ("folders with an image that is none", "train --data_dir=images --val_targets=", "images/p1/0.jpg: not an image",
+     people(2), file("images/p1/0.jpg", "text")),
+    ("table without its columns", "train --label_file=a.csv", "data/a.csv: no table of columns path and label",
+     file("data/a.csv", "a,b\n")),
     # ---- where it writes
     ("output below a file", f"train --output={LIST}/out", f"{LIST}/out cannot be written (Not a directory); choose"),
     ("output that is a file", f"train --output={LIST}", f"{LIST} cannot be written (File exists); choose another directory"),
@@ -332,6 +377,8 @@ TABLE = [
      pipe(f"weights/{BACKBONE}")),
     ("damaged weights", "train --init_from=a.pdparams", "a.pdparams: cut off, damaged or no pickle",
      file("a.pdparams", b"damaged")),
+    ("damaged safetensors", "train --init_from=a.safetensors", "a.safetensors: no safetensors file, or a damaged one",
+     file("a.safetensors", b"damaged")),
     ("weights of another size", f"train --init_from=weights/{BACKBONE} --embedding_size=64",
      f"weights/{BACKBONE}: linear1.conv.weight"
      " has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1]; give"),
@@ -353,12 +400,16 @@ TABLE = [
     ("bit-flipped centres", "resume", f"run/latest/{CENTRES}: damaged (its sha256", bit_flipped(f"run/latest/{CENTRES}")),
     ("truncated backbone", "resume", f"run/latest/{BACKBONE}: damaged (its sha256", cut(f"run/latest/{BACKBONE}")),
     ("bit-flipped backbone", "resume", f"run/latest/{BACKBONE}: damaged (its sha256", bit_flipped(f"run/latest/{BACKBONE}")),
-    ("truncated manifest", "resume", f"run: no checkpoint to resume from ({MANIFEST}: ", cut(f"run/latest/{MANIFEST}")),
-    ("empty manifest", "resume", f"run: no checkpoint to resume from ({MANIFEST}: ", file(f"run/latest/{MANIFEST}", "")),
+    ("truncated manifest", "resume", f"run/latest/{MANIFEST}: damaged (", cut(f"run/latest/{MANIFEST}")),
+    ("empty manifest", "resume", f"run/latest/{MANIFEST}: damaged (Expecting", file(f"run/latest/{MANIFEST}", "")),
+    ("manifest that is a list", "resume", f"run/latest/{MANIFEST}: format of another kind", file(f"run/latest/{MANIFEST}", "[1]")),
+    ("manifest without classes", "resume", f"run/latest/{MANIFEST}: damaged (progress, classes", in_manifest(classes_of_rank=[])),
+    ("manifest with a negative step", "resume", f"run/latest/{MANIFEST}: damaged (", in_manifest(progress={"step": -5})),
+    ("manifest with a list of files", "resume", f"run/latest/{MANIFEST}: damaged (", in_manifest(sha256=[])),
     ("manifest of the future", "resume", f"run/latest/{MANIFEST}: format 2 is not 1; update arcface", in_manifest(format=2)),
     ("manifest with other classes", "resume", f"run/latest/{CENTRES}: does not hold the classes 0 to 6; restore",
      in_manifest(classes_of_rank=[[0, 7]])),
-    ("list for centres", "resume", f"run/latest/{CENTRES}: does not hold the classes 0 to 3", in_checkpoint(CENTRES, [1, 2, 3, 4])),
+    ("list for centres", "resume", f"run/latest/{CENTRES}: does not hold an array; restore", in_checkpoint(CENTRES, [1, 2, 3, 4])),
     ("centres that run a program", "resume", f"{CENTRES}: refused, because it asks for posix.system",
      in_checkpoint(CENTRES, Attack())),
     ("backbone of another network", "resume", "run/latest: weights of another network: 283 names missing",
@@ -402,9 +453,10 @@ TABLE = [
     ("image in a set not aligned", "train", "tiny.bin image 7: the image is 250x250 pixels",
      set_of(lambda images, same: ([*images[:7], PNG_250], same))),
     # ---- weights to verify, and the report
-    ("no directory of weights", "valid --checkpoint=nowhere", f"nowhere: looked for {BACKBONE}, found no .pdparams file; give"),
+    ("no directory of weights", "valid --checkpoint=nowhere",
+     f"nowhere: looked for {BACKBONE} and {NETWORK}.safetensors, found neither"),
     ("no weights in it", "valid --checkpoint=data",
-     f"data: looked for {BACKBONE}, found no .pdparams file; give the directory with"),
+     f"data: looked for {BACKBONE} and {NETWORK}.safetensors, found neither"),
     ("file for its directory", f"valid --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; give the directory"),
     ("pipe for weights", "valid", f"weights/{BACKBONE}: cannot be read (Not a regular file); give", pipe(f"weights/{BACKBONE}")),
     ("truncated weights", "valid", f"weights/{BACKBONE}: cut off, damaged or no pickle", cut(f"weights/{BACKBONE}")),
@@ -413,7 +465,8 @@ TABLE = [
     ("list for weights", "valid", f"weights/{BACKBONE}: not a state dict; it must be", state_of(lambda state: list(state))),
     ("whole numbers for weights", "valid", f"weights/{BACKBONE}: conv1.conv.weight is of type int64, not floating point; fetch",
      state_of(lambda state: {**state, "conv1.conv.weight": state["conv1.conv.weight"].astype(np.int64)})),
-    ("weights that are not finite", "valid", f"weights/{BACKBONE}: conv1.conv.weight holds values that are not finite; fetch",
+    ("weights that are not finite", "valid",
+     f"weights/{BACKBONE}: 'conv1.conv.weight' holds values that are no finite float32; fetch",
      state_of(lambda state: {**state, "conv1.conv.weight": state["conv1.conv.weight"] * np.float32(np.nan)})),
     ("another size to verify", "valid --embedding_size=64",
      f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this"),

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,10 @@ def test_help_and_mistakes_do_not_wait_for_paddle(repository):
     for flag in ("--help", "--nonsense"):
         done = subprocess.run([sys.executable, "-c", code.format(flag)], capture_output=True, text=True, cwd=repository)
         assert done.stdout.endswith("False\n"), done
+
+
+def test_verification_sets_lie_beside_a_data_set_that_is_a_file(tmp_path):
+    (tmp_path / "train.rec").touch()
+    assert TrainConfig(data_dir=str(tmp_path / "train.rec"), val_targets="lfw").val_files == [tmp_path / "lfw.bin"]
+    assert TrainConfig(data_dir=str(tmp_path), val_targets="lfw").val_files == [tmp_path / "lfw.bin"]
+    assert TrainConfig(data_dir=str(tmp_path / "train.rec"), val_dir="sets", val_targets="lfw").val_files == [Path("sets/lfw.bin")]

@@ -8,25 +8,22 @@ from functools import partial
 
 from paddle import nn
 
+from arcface.backbones.layers import Chain, Conv2D
+
 # (expansion, channels, repeats, stride of the first repeat) of each bottleneck stage
 BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
 
 
-class ConvBlock(nn.Layer):
-    """Convolution, batch norm and, unless linear, PReLU; depthwise where `groups` equals the channels."""
+class ConvBlock(Chain):
+    """Convolution, batch norm and, unless linear, PReLU."""
 
-    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, groups=1, linear=False,
+    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False, linear=False,
                  batch_norm=nn.BatchNorm2D):  # fmt: skip
-        super().__init__()
-        self.conv = nn.Conv2D(channels_in, channels_out, kernel, stride, padding, groups=groups, bias_attr=False)
-        self.bn = batch_norm(channels_out)
-        self.linear = linear
-        if not linear:
-            self.prelu = nn.PReLU(channels_out)
-
-    def forward(self, x):
-        x = self.bn(self.conv(x))
-        return x if self.linear else self.prelu(x)
+        super().__init__(
+            ("conv", Conv2D(channels_in, channels_out, kernel, stride, padding, depthwise)),
+            ("bn", batch_norm(channels_out)),
+            *([] if linear else [("prelu", nn.PReLU(channels_out))]),
+        )
 
 
 class Bottleneck(nn.Layer):
@@ -36,19 +33,19 @@ class Bottleneck(nn.Layer):
         super().__init__()
         inner = channels_in * expansion
         self.residual = stride == 1 and channels_in == channels_out
-        self.conv = nn.Sequential(
-            nn.Conv2D(channels_in, inner, 1, bias_attr=False),
+        self.conv = Chain(
+            Conv2D(channels_in, inner, 1),
             batch_norm(inner),
             nn.PReLU(inner),
-            nn.Conv2D(inner, inner, 3, stride, 1, groups=inner, bias_attr=False),
+            Conv2D(inner, inner, 3, stride, 1, depthwise=True),
             batch_norm(inner),
             nn.PReLU(inner),
-            nn.Conv2D(inner, channels_out, 1, bias_attr=False),
+            Conv2D(inner, channels_out, 1),
             batch_norm(channels_out),
         )
 
     def forward(self, x):
-        return x + self.conv(x) if self.residual else self.conv(x)
+        return self.conv(x, self.residual)
 
 
 class MobileFaceNet(nn.Layer):
@@ -61,7 +58,7 @@ class MobileFaceNet(nn.Layer):
         super().__init__()
         conv_block = partial(ConvBlock, batch_norm=batch_norm)
         self.conv1 = conv_block(3, 64, 3, stride=2, padding=1)
-        self.dw_conv1 = conv_block(64, 64, 3, padding=1, groups=64)
+        self.dw_conv1 = conv_block(64, 64, 3, padding=1, depthwise=True)
         blocks = []
         channels = 64
         for expansion, channels_out, repeats, first_stride in BOTTLENECKS:
@@ -71,7 +68,7 @@ class MobileFaceNet(nn.Layer):
                 channels = channels_out
         self.blocks = nn.Sequential(*blocks)
         self.conv2 = conv_block(128, 512, 1)
-        self.linear7 = conv_block(512, 512, 7, groups=512, linear=True)
+        self.linear7 = conv_block(512, 512, 7, depthwise=True, linear=True)
         self.linear1 = conv_block(512, embedding_size, 1, linear=True)
 
     def forward(self, images):

@@ -142,7 +142,7 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             arrays[name] = _as_float32(state[name])
         if not np.isfinite(arrays[name]).all():
-            raise UserError(f"{where}: {name} holds values that are not finite; fetch the weights again or take earlier ones")
+            raise UserError(f"{where}: {name!a} holds values that are no finite float32; fetch the weights again")
     backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in arrays.items()})
 
 

@@ -1,205 +1,157 @@
 """The MS1M-style data set: a directory of images and a list with a line 'images/00000000.jpg<TAB>0' for each."""
 
-import logging
 import os
 import re
-import struct
-from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from arcface import safe_pickle
+from arcface.data.labels import check_labels
+from arcface.data.lines import BYTE_ORDER_MARK, LONGEST_LINE, Block, blocks, count_lines, shown, whole_numbers
+from arcface.data.listed_images import ListedImages, leads_out
 from arcface.errors import UserError
-from arcface.files import read_file
-from arcface.images import decode
+from arcface.files import open_file
 
-LONGEST_PATH = 500  # bytes; each path takes as much memory as the longest
+_LONGEST_PATH = 4095  # bytes that Linux takes
+_MAX_LABEL = 2**31 - 1
+_ROWS_AT_ONCE = 1 << 14
 
-logger = logging.getLogger("arcface")
 
-
-class LabelFile:
-    """The training images of a label file, in its order.
-
-    labels: int64 [number of images], every class 0 .. num_classes - 1 occurs. The paths are kept in one array of
-    bytes, so that worker processes share them however long they run.
+class _Rows(NamedTuple):
+    """The lines of a list that name images: where each begins in the file (uint32, or int64 in a list of 4 GiB or more), its
+    label (int64). For each line that is passed over, how many rows are above it. Rows whose path may lead out of a directory.
     """
 
-    def __init__(self, data_dir: str, label_file: str = "label.txt", num_classes: int | None = None, outside_paths: bool = False):
+    starts: np.ndarray
+    labels: np.ndarray
+    passed_over: np.ndarray
+    suspects: np.ndarray
+
+
+class LabelFile(ListedImages):
+    """The training images of a label file, in its order.
+
+    labels: int64 [number of images], every class 0 .. num_classes - 1 occurs. Of the paths only the places of their lines
+    are kept: a line is read again when its image is, and must then have the same label. A list that is replaced by another
+    file meanwhile, as editors do it, stays what it was.
+    """
+
+    unit = "line"
+
+    def __init__(self, data_dir: str | Path, label_file: str = "label.txt", num_classes: int | None = None,
+                 outside_paths: bool = False):  # fmt: skip
         """Read the list; raises UserError that names file and line for what is wrong in it.
 
         That includes paths that lead out of `data_dir`, going by their text and not by links, unless `outside_paths`
-        allows it.
+        admits them.
         """
         self.directory = Path(data_dir)
         self.file = self.directory / label_file
-        self._paths, self.labels, self._lines = _read(self.file)
-        if not outside_paths:
-            self._check_paths_stay_inside()
-        self.num_classes = self._check_labels(num_classes)
-        self._repeats = self._count_repeats()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def name(self, index: int) -> str:
-        """Return where an image is listed and which it is, for messages."""
-        return f"{self.file} line {self._lines[index]}: {self._path(index)}"
-
-    def encoded(self, index: int) -> bytes:
-        """Return the image file's bytes (JPEG, PNG, ...); raises UserError if it cannot be read."""
-        path = self.directory / self._path(index)
         try:
-            content = read_file(path)
+            self._list = open_file(self.file)
+            self._starts, self.labels, self._passed_over, suspects = _read(self._list)
         except OSError as error:
-            raise UserError(f"{self.name(index)}: {error.strerror or error}; restore the file or remove the line") from error
-        return _unpack(content, self.name(index)) if path.suffix == ".bin" else content
+            detail = error.strerror or error
+            raise UserError(f"{self.file}: {detail}; give the data set with --data_dir and --label_file") from error
+        for index in suspects if not outside_paths else ():
+            if leads_out(self._path(index)):
+                raise self.error_outside(index)
+        self.num_classes = check_labels(self.labels, num_classes, self.file, self.place, "line")
 
-    def spread(self, images: int) -> np.ndarray:
-        """Return the indices of `images` images spread evenly over the list, or of all if it has fewer."""
-        return np.unique(np.linspace(0, len(self) - 1, min(images, len(self))).astype(np.int64))
+    def number(self, index: int) -> int:
+        """Return the number of an image's line, from 1."""
+        return int(index + 1 + np.searchsorted(self._passed_over, index, side="right"))
 
-    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of the images that are listed before, ascending, and for each the index where it is first."""
-        _, first, row = np.unique(self._paths, return_index=True, return_inverse=True)
-        first = first[row]
-        again = np.flatnonzero(first != np.arange(len(self)))
-        return again, first[again]
+    def _path(self, index: int) -> bytes:
+        start, end = int(self._starts[index]), self._end(index)
+        before = min(start, 1)  # one byte, which ends the line above
+        content = self._read_list(start - before, end)
+        path, label = _split(content[before:])
+        if content[:before] not in (b"", b"\n", b"\r") or label != self.labels[index]:
+            raise UserError(f"{self.place(index)}: the list has been changed since it was opened; start again with --resume 1")
+        return path
 
-    def scan(self, images: int) -> None:
-        """Check that every listed file is there, and decode `images` of them, spread evenly over the list.
+    def _paths(self) -> Iterator[bytes]:
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            starts = self._starts[first : first + _ROWS_AT_ONCE].tolist()
+            content = self._read_list(starts[0], self._end(first + len(starts) - 1))
+            for start, end in pairwise([*starts, starts[0] + len(content)]):
+                yield _split(content[start - starts[0] : end - starts[0]])[0]
 
-        Raises UserError for the first that is missing or not a 112x112 image. Lines that repeat another are a warning.
-        """
-        if self._repeats:
-            logger.warning("%s: %d lines repeat an earlier line; such an image counts as often as it is listed",
-                           self.file, self._repeats)  # fmt: skip
-        self._check_files_exist()
-        for index in self.spread(images):
-            decode(self.encoded(index), self.name(index))
+    def _end(self, index: int) -> int:
+        """Return a place behind the image's line, which may be one behind lines that are passed over."""
+        longest = int(self._starts[index]) + LONGEST_LINE
+        return min(int(self._starts[index + 1]), longest) if index + 1 < len(self) else longest
 
-    def _path(self, index: int) -> str:
-        return os.fsdecode(self._paths[index])
-
-    def _check_paths_stay_inside(self) -> None:
-        characters = self._paths.view(np.uint8).reshape(len(self), -1)
-        dots = characters == ord(".")
-        for index in np.flatnonzero((characters[:, 0] == ord("/")) | (dots[:, 1:] & dots[:, :-1]).any(axis=1)):
-            if f"{os.path.normpath(self._path(index))}/".startswith(("/", "../")):
-                raise UserError(f"{self.name(index)}: leads out of --data_dir; correct it, or allow it with --outside_paths 1")
-
-    def _check_labels(self, num_classes: int | None) -> int:
-        # Labels beyond the number of images leave a gap below it; to count up to one of two billion would take 17 GB.
-        counts = np.bincount(np.minimum(self.labels, len(self)))
-        if (missing := np.flatnonzero(counts == 0)).size:
-            line = self._lines[np.argmax(self.labels > missing[0])]
-            raise UserError(
-                f"{self.file} line {line}: labels must count up from 0 without a gap, but no line has label {missing[0]}"
-                f" (the highest is {self.labels.max()}); relabel the people"
-            )
-        if num_classes is not None and num_classes < len(counts):
-            line = self._lines[np.argmax(self.labels >= num_classes)]
-            raise UserError(
-                f"{self.file} line {line}: label {self.labels.max()} is not below --num_classes {num_classes};"
-                f" leave the option out to take {len(counts)} from the labels"
-            )
-        if max(num_classes or 0, len(counts)) < 2:
-            raise UserError(f"{self.file}: all images are of one person, label 0; list at least two people")
-        return num_classes or len(counts)
-
-    def _count_repeats(self) -> int:
-        """Return how many lines repeat an earlier one; raises UserError if an image has two labels."""
-        first: dict[bytes, int] = {}
-        repeats = 0
-        for index in _perhaps_repeated(self._paths):
-            earlier = first.setdefault(self._paths[index], index)
-            if self.labels[index] != self.labels[earlier]:
-                raise UserError(
-                    f"{self.file} lines {self._lines[earlier]} and {self._lines[index]}: {self._path(index)} has label"
-                    f" {self.labels[earlier]} and label {self.labels[index]}; remove the wrong line"
-                )
-            repeats += index != earlier
-        return repeats
-
-    def _check_files_exist(self) -> None:
-        # One listing of each directory instead of a look at each file: data sets lie on network file systems.
-        indices = defaultdict(list)
-        for index, path in enumerate(self._paths):
-            indices[os.path.dirname(path)].append(index)
-        for directory, members in indices.items():
-            try:
-                present = set(os.listdir(os.path.join(os.fsencode(self.directory), directory)))
-            except OSError:
-                present = set()
-            for index in members:
-                if os.path.basename(self._paths[index]) not in present:
-                    raise UserError(f"{self.name(index)}: no such file; restore it or remove the line")
+    def _read_list(self, start: int, end: int) -> bytes:
+        try:
+            return os.pread(self._list.fileno(), end - start, start)
+        except OSError as error:
+            raise UserError(f"{self.file}: {error.strerror or error}; restore the list") from error
 
 
-def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return paths (bytes), labels (int64) and line numbers (from 1) of a label file."""
-    try:
-        content = read_file(file)
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror or error}; give the data set with --data_dir and --label_file") from error
-    if (zero := content.find(b"\0")) >= 0:
-        line = content.count(b"\n", 0, zero) + 1
-        raise UserError(f"{file} line {line}: holds a zero byte, as no text but UTF-16 does; save the list as UTF-8")
-    paths, labels, lines = [], [], []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith(b"#"):
+def _read(file: BinaryIO) -> _Rows:
+    lines = count_lines(file)
+    starts = np.empty(lines, np.uint32 if os.fstat(file.fileno()).st_size < 2**32 else np.int64)
+    labels = np.empty(lines, np.int64)
+    filled, passed_over, suspects = 0, [], []
+    for block in blocks(file):
+        counts, first = np.diff(block.first_words), block.first_words[:-1]
+        first = np.minimum(first, len(block.starts) - 1)  # of a last line without words: not used
+        named = counts > 0
+        named[named] = block.text[block.starts[first[named]]] != ord("#")
+        rows = np.flatnonzero(named)
+        passed_over.append(filled + np.cumsum(named)[~named])
+        suspects.append(filled + _suspects(block, rows))
+        stop = filled + len(rows)
+        starts[filled:stop] = block.offset + block.lines[rows]
+        labels[filled:stop] = _labels(block, rows, file.name)
+        filled = stop
+    if not filled:
+        raise UserError(f"{file.name}: lists no images; each line is 'images/00000000.jpg<TAB>0'")
+    starts.resize(filled, refcheck=False)
+    labels.resize(filled, refcheck=False)
+    return _Rows(starts, labels, np.concatenate(passed_over), np.concatenate(suspects))
+
+
+def _labels(block: Block, rows: np.ndarray, name: str) -> np.ndarray:
+    """Return the labels of lines; raises UserError for the first that is not a path and a label."""
+    first, last = block.first_words[rows], block.first_words[rows + 1] - 1
+    labels, sound = whole_numbers(block, last)
+    sound &= (last > first) & (labels <= _MAX_LABEL)
+    sound &= block.ends[np.maximum(last - 1, 0)] - block.starts[first] <= _LONGEST_PATH
+    for row in np.flatnonzero(~sound):
+        line = block.line(rows[row])
+        *path, label = line.rsplit(None, 1)
+        if not path or not re.fullmatch(rb"[+-]?\d{1,18}", label):
+            complaint = "is not a path, a tab and a whole number"
+        elif not 0 <= int(label) <= _MAX_LABEL:
+            complaint = "has a label that is not a class number from 0 up"
+        elif len(path[0]) > _LONGEST_PATH:
+            complaint = f"has a path of more than {_LONGEST_PATH} bytes"
+        else:
+            labels[row] = int(label)  # it has a sign
             continue
-        path, label = _parse(line, file, number)
-        paths.append(path)
-        labels.append(label)
-        lines.append(number)
-    if not paths:
-        raise UserError(f"{file}: lists no images; each line is 'images/00000000.jpg<TAB>0'")
-    return np.array(paths), np.array(labels, np.int64), np.array(lines, np.int32)
+        raise UserError(f"{name} line {block.number + rows[row]}: '{shown(line)}' {complaint}; correct or remove the line")
+    return labels
 
 
-def _parse(line: bytes, file: Path, number: int) -> tuple[bytes, int]:
-    parts = line.strip().rsplit(None, 1)
-    if len(parts) != 2 or not re.fullmatch(rb"[+-]?\d{1,18}", parts[1]):
-        complaint = "is not a path, a tab and a whole number"
-    elif not 0 <= int(parts[1]) < 2**31:
-        complaint = "has a label that is not a class number from 0 up"
-    elif len(parts[0]) > LONGEST_PATH:
-        complaint = f"has a path of more than {LONGEST_PATH} bytes"
-    else:
-        return parts[0], int(parts[1])
-    shown = line.strip()[:100].decode(errors="replace") + ("..." if len(line.strip()) > 100 else "")
-    raise UserError(f"{file} line {number}: '{shown}' {complaint}; correct or remove the line")
+def _suspects(block: Block, rows: np.ndarray) -> np.ndarray:
+    """Return the positions in `rows` of the lines that begin with a slash or hold two dots."""
+    suspect = block.text[block.starts[block.first_words[rows]]] == ord("/")
+    if b".." in block.content:
+        dots = np.flatnonzero((block.text[:-1] == ord(".")) & (block.text[1:] == ord(".")))
+        suspect |= np.isin(rows, np.searchsorted(block.lines, dots, side="right") - 1)
+    return np.flatnonzero(suspect)
 
 
-def _perhaps_repeated(paths: np.ndarray) -> list[int]:
-    """Return, ascending, the indices of all paths (bytes [n]) that occur more than once, and very rarely another.
-
-    They are told by 64-bit hashes: to sort 5.8 million of these takes 0.1 s, and to sort as many paths 12 s.
-    """
-    width = -(-paths.itemsize // 8) * 8
-    hashes = np.zeros(len(paths), np.uint64)
-    for word in paths.astype(f"S{width}").view(np.uint64).reshape(len(paths), -1).T:
-        hashes = (hashes ^ word) * np.uint64(0x9E3779B97F4A7C15)  # an odd number: no two hashes become one
-        hashes ^= hashes >> np.uint64(32)
-    ordered = np.sort(hashes)
-    return np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])).tolist()
-
-
-def _unpack(content: bytes, name: str) -> bytes:
-    """Return the image in the 2021 toolkit's one-image record: uint32 length, key, uint32 length, pickled image bytes."""
+def _split(content: bytes) -> tuple[bytes, int]:
+    """Return path and label of the first line, -1 where it has none."""
     try:
-        (key_length,) = struct.unpack_from("<I", content, 0)
-        (value_length,) = struct.unpack_from("<I", content, 4 + key_length)
-    except struct.error as error:
-        raise UserError(f"{name}: not a one-image record (key and pickled image); write it again") from error
-    value = content[8 + key_length : 8 + key_length + value_length]
-    if len(value) != value_length:
-        raise UserError(f"{name}: the record ends {value_length - len(value)} bytes early; write it again")
-    image = safe_pickle.load(value, name)
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-        image = image.tobytes()
-    if not isinstance(image, bytes):
-        raise UserError(f"{name}: the record holds {type(image).__name__}, not the bytes of an image; write it again")
-    return image
+        path, label = content.splitlines()[0].removeprefix(BYTE_ORDER_MARK).rsplit(None, 1)
+        return path.strip(), int(label)
+    except (IndexError, ValueError):
+        return b"", -1

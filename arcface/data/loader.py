@@ -8,8 +8,8 @@ import numpy as np
 import paddle
 
 from arcface.data.augment import Augmentation
-from arcface.data.label_file import LabelFile
 from arcface.data.order import EpochOrder, Rows, steps_per_epoch
+from arcface.data.source import Source
 from arcface.data.workers import Workers, available
 from arcface.errors import UserError
 from arcface.images import SIZE, decode, decode_crop, write_channels_first
@@ -25,7 +25,7 @@ class Batches:
     An item is (images uint8 [n, 3, 112, 112] RGB, labels int64 [n]) with n = batch_size / world_size, as numpy arrays.
     """
 
-    def __init__(self, source: LabelFile, batch_size: int, seed: int, rank: int, world_size: int, shuffle: str = "global",
+    def __init__(self, source: Source, batch_size: int, seed: int, rank: int, world_size: int, shuffle: str = "global",
                  sampling: str = "natural", augmentation: Augmentation = Augmentation()):  # fmt: skip
         """`shuffle` and `sampling` are the options of these names in arcface/config.py."""
         if batch_size % world_size:

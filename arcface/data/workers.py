@@ -43,6 +43,7 @@ class Workers:
         self._processes, self._connections = [], []
         self._free, self._under_way = deque(range(self.capacity)), deque()  # slots; slots with their tasks
         context = multiprocessing.get_context("fork")
+        cv2.setNumThreads(0)  # here, since a forked process may wait for ever for threads that it does not have
         atexit.register(self.close)  # comes before multiprocessing's own end, which would wait for the processes
         try:
             memory = mmap.mmap(-1, self.capacity * int(np.prod(shape)))
@@ -114,7 +115,6 @@ def _work(fill: Callable[[Any, np.ndarray], Any], slots: np.ndarray, connection:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
-    cv2.setNumThreads(0)
     gc.freeze()  # a look through all objects would copy the memory that they share with the training process
     while True:
         slot, task = connection.recv()

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from arcface.config import TrainConfig
-from arcface.data.label_file import LabelFile
+from arcface.data.labels import evenly_spread
+from arcface.data.source import Source, open_source
 from arcface.examination.images import describe_colours, describe_sizes, look
 from arcface.examination.report import Report
 from arcface.verification.bin_file import VerificationSet, read_bin
@@ -21,15 +22,16 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     Returns the number of classes, where there is no list that of the options, and the digests of the sample's images.
     """
     with report.examining("training set"):
-        source = LabelFile(config.data_dir, config.label_file, config.num_classes)
+        source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
         report.line("training set", f"{source.file}: {len(source):,} images of {source.num_classes:,} people")
         counts = np.bincount(source.labels)
         report.line("images a person", f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images:"
                     f" {histogram(counts)}")  # fmt: skip
-        repeated = _examine_rows(report, source)
-        with report.examining("files"):
-            source.scan(0)
-            report.line("files", "all are there")
+        repeated, contradictory = _examine_rows(report, source)
+        if not contradictory:  # else the scan would end with what has just been reported
+            with report.examining("files"):
+                source.scan(0)
+                report.line("files", "all are there")
         return source.num_classes, _examine_sample(report, source, repeated)
     return config.num_classes, set()
 
@@ -65,18 +67,18 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_contents: se
     )  # fmt: skip
 
 
-def _examine_rows(report: Report, source: LabelFile) -> set[int]:
-    """Report the rows that list an image again, and return their indices."""
+def _examine_rows(report: Report, source: Source) -> tuple[set[int], bool]:
+    """Report the rows that list an image again; return their indices, and whether any has another label."""
     again, first = source.repeated()
     others = np.count_nonzero(source.labels[again] != source.labels[first])
     report.line("listed twice", f"{len(again):,} rows, {others:,} of them as another person" if len(again) else "no image",
                 f"remove rows; the first is {source.name(again[0])}" if len(again) else None)  # fmt: skip
-    return set(again.tolist())
+    return set(again.tolist()), bool(others)
 
 
-def _examine_sample(report: Report, source: LabelFile, repeated: set[int]) -> set[bytes]:
+def _examine_sample(report: Report, source: Source, repeated: set[int]) -> set[bytes]:
     """Report a sample of the training images, and return the digests of their contents."""
-    indices = source.spread(SAMPLE)
+    indices = evenly_spread(len(source), SAMPLE)
     seen = look(indices, source.encoded, source.name)
     some = " spread over the list" if len(indices) < len(source) else ""
     sizes, wrong = describe_sizes(seen)

@@ -37,7 +37,7 @@ import paddle
 from arcface import safe_pickle
 from arcface.backbones.state_dict import as_state_dict, state_dict_bytes
 from arcface.errors import UserError
-from arcface.files import replacing, sync_directory, write_new
+from arcface.files import creating, read_file, replacing, sync_directory, write_new
 from arcface.head.shards import Shard
 from arcface.runtime.distributed import all_gather, rank
 
@@ -77,7 +77,7 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
     with _Caught() as writing:
         colon = _colon(folder)
         for file, array in zip(head_files(rank(), colon), (state.centres, state.centres_momentum)):
-            digests.append(_write(folder / file, pickle.dumps(array, protocol=4)))
+            digests.append(_write_pickle(folder / file, array))
     writing.raise_on_every_rank(output, step)
     # int64: a dtype that every backend gathers
     of_all_ranks = all_gather(paddle.to_tensor(np.frombuffer(b"".join(digests), np.int64))).numpy()
@@ -134,18 +134,25 @@ class Checkpoint:
     def __init__(self, directory: Path):
         """Open the current checkpoint of an output directory, or the checkpoint that `directory` itself is.
 
-        Raises UserError if there is none, or if files of it are missing (it lists them).
+        Raises UserError if there is none, if its manifest is damaged, or if files of it are missing (it lists them).
         """
         current = directory / LATEST
         if current.is_file():  # where there are no links
             current = directory / current.read_text().strip()
         self.directory = current if current.is_dir() else directory
+        file = self.directory / MANIFEST
         try:
-            self.manifest = json.loads((self.directory / MANIFEST).read_bytes())
-        except (OSError, ValueError) as error:
+            self.manifest = json.loads(read_file(file))
+        except OSError as error:
             raise UserError(f"{directory}: no checkpoint to resume from ({MANIFEST}: {error}); start with --resume 0") from error
-        if self.manifest.get("format") != FORMAT:
-            raise UserError(f"{self.directory / MANIFEST}: format {self.manifest.get('format')} is not {FORMAT}; update arcface")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file}: damaged ({error}); restore it, or resume from a copy of the directory") from error
+        if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
+            found = self.manifest.get("format") if isinstance(self.manifest, dict) else "of another kind"
+            raise UserError(f"{file}: format {found} is not {FORMAT}; update arcface")
+        if not _is_sound(self.manifest):
+            raise UserError(f"{file}: damaged (progress, classes or files are not as they are written); restore it, or resume"
+                            " from a copy of the directory")  # fmt: skip
         if missing := [file for file in self.manifest["sha256"] if not self._path(file).exists()]:
             raise UserError(f"{self.directory}: incomplete checkpoint, missing {', '.join(missing)}; restore the files")
 
@@ -174,12 +181,15 @@ class Checkpoint:
 
     def _read_rows(self, file: str) -> np.ndarray:
         rows = safe_pickle.load(self._read(file), file)
-        if not isinstance(rows, np.ndarray):
-            raise UserError(f"{self.directory / file}: does not hold an array; restore it")
+        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype != np.float32 or not np.isfinite(rows).all():
+            raise UserError(f"{self.directory / file}: does not hold finite float32 [classes, embedding_size]; restore it")
         return rows
 
     def _read(self, file: str) -> bytes:
-        content = self._path(file).read_bytes()
+        try:
+            content = read_file(self._path(file))
+        except OSError as error:
+            raise UserError(f"{self._path(file)}: cannot be read ({error.strerror}); restore the file") from error
         if hashlib.sha256(content).hexdigest() != self.manifest["sha256"][file]:
             raise UserError(f"{self._path(file)}: damaged (its sha256 is not the one in {MANIFEST}); restore the file")
         return content
@@ -188,6 +198,19 @@ class Checkpoint:
         path = self.directory / file
         # Whoever copies a checkpoint to a file system without colons has to rename these files.
         return path if path.exists() else self.directory / file.replace(":", "_")
+
+
+def _is_sound(manifest: dict) -> bool:
+    """Whether a manifest's parts are of the kinds that `save` writes."""
+    ranges, progress, digests = (manifest.get(name) for name in ("classes_of_rank", "progress", "sha256"))
+    if not (isinstance(ranges, list) and ranges and isinstance(progress, dict) and isinstance(digests, dict)):
+        return False
+    if not all(isinstance(item, list) and len(item) == 2 and all(type(number) is int for number in item) for item in ranges):
+        return False
+    starts, stops = zip(*ranges)
+    return (isinstance(manifest.get("identity", {}), dict) and type(progress.get("step")) is int and progress["step"] >= 0
+            and starts == (0, *stops[:-1]) and all(start < stop for start, stop in ranges)
+            and all(isinstance(digest, str) for digest in digests.values()))  # fmt: skip
 
 
 def head_files(owner: int, colon: str = ":") -> tuple[str, str]:
@@ -230,6 +253,22 @@ def _write(path: Path, content: bytes) -> bytes:
     """Write a file through to the disk and return its sha256."""
     write_new(path, content)
     return hashlib.sha256(content).digest()
+
+
+def _write_pickle(path: Path, array: np.ndarray) -> bytes:
+    """Write a file as `_write` would the array's pickle, without having all of that in memory."""
+    digest = hashlib.sha256()
+    with creating(path) as file:
+
+        class Both:
+            """What pickle writes to."""
+
+            def write(self, part: bytes) -> None:
+                digest.update(part)
+                file.write(part)
+
+        pickle.dump(array, Both(), protocol=4)
+    return digest.digest()
 
 
 def _free_name(output: Path, step: int) -> str:

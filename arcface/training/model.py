@@ -5,6 +5,7 @@ import paddle
 from paddle import nn
 
 from arcface.backbones import create_backbone
+from arcface.backbones.layers import use_cpu_kernels
 from arcface.backbones.state_dict import load_backbone
 from arcface.config import TrainConfig
 from arcface.head.margins import Margin
@@ -31,6 +32,11 @@ class Model:
         )  # fmt: skip
         self._statistics = []  # of batch norm before this batch, each with its tensor, where they may be needed
         self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
+
+    def use_cpu_kernels(self) -> None:
+        """Train with the CPU kernels where they are wanted, fit and can be had; builds them if they are not there."""
+        if self.config.cpu_kernels == "auto" and self.config.batch_norm == "local" and paddle.get_device() == "cpu":
+            use_cpu_kernels(self.backbone)
 
     def compute_gradients(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
         """Take a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks.
@@ -97,8 +103,8 @@ class Model:
             _velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name])
             for name, parameter in self._trained()
         })  # fmt: skip
-        self.head.weight = paddle.to_tensor(np.ascontiguousarray(state.centres))
-        self.head.momentum = paddle.to_tensor(np.ascontiguousarray(state.centres_momentum))
+        self.head.weight.set_value(np.ascontiguousarray(state.centres))
+        self.head.momentum.set_value(np.ascontiguousarray(state.centres_momentum))
 
     def _batch_norm_statistics(self) -> list[paddle.Tensor]:
         return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]

@@ -12,8 +12,8 @@ import paddle
 from arcface.backbones.state_dict import load_backbone, read_state_dict
 from arcface.config import TrainConfig
 from arcface.data.augment import Augmentation
-from arcface.data.label_file import LabelFile
 from arcface.data.loader import Batches, load
+from arcface.data.source import Source, open_source
 from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
 from arcface.files import replacing
@@ -37,7 +37,7 @@ def train(config: TrainConfig) -> None:
     """
     device = choose_device(config.device)
     engine = choose_engine(config.engine)
-    source = LabelFile(config.data_dir, config.label_file, config.num_classes)
+    source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
     augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
                                 config.augment_occlusion)  # fmt: skip
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> None:
         _train(config, device, engine, source, batches, sets, best_by)
 
 
-def _train(config: TrainConfig, device: str, engine: str, source: LabelFile, batches: Batches, sets: list[VerificationSet],
+def _train(config: TrainConfig, device: str, engine: str, source: Source, batches: Batches, sets: list[VerificationSet],
            best_by: str | None) -> None:  # fmt: skip
     output, logdir = Path(config.output), Path(config.logdir)
     identity = _identity(config, source)
@@ -69,6 +69,7 @@ def _train(config: TrainConfig, device: str, engine: str, source: LabelFile, bat
         progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
     ) as monitor:
         _announce(config, source, schedule, device, progress, last_step, missing)
+        model.use_cpu_kernels()
         for images, labels in monitor.waiting_for(load(batches, progress.step, last_step, config.num_workers), config.num_workers):
             for index, complaint in batches.complaints(progress.step, labels.numpy()).items():
                 logger.warning("not in the loss: %s", complaint)
@@ -134,7 +135,7 @@ def _best_by(config: TrainConfig, sets: list[VerificationSet]) -> str | None:
     return config.best_by
 
 
-def _identity(config: TrainConfig, source: LabelFile) -> dict:
+def _identity(config: TrainConfig, source: Source) -> dict:
     """What must be the same when a run is resumed."""
     return {
         "network": config.network,
@@ -200,7 +201,7 @@ def _count_skipped(config: TrainConfig, progress: Progress, batches: Batches, lr
     logger.warning("%s; skipped, %d of %d", what, progress.skipped, allowed)
 
 
-def _announce(config: TrainConfig, source: LabelFile, schedule: Schedule, device: str, progress: Progress,
+def _announce(config: TrainConfig, source: Source, schedule: Schedule, device: str, progress: Progress,
               last_step: int, missing: list[str]) -> None:  # fmt: skip
     if rank():
         return

@@ -1,13 +1,18 @@
 """The label file is read as users write it, and every mistake in it is named with file and line."""
 
+import os
 import pickle
 import struct
 import sys
+import tracemalloc
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from arcface.data import label_file, lines, listed_images
 from arcface.data.label_file import LabelFile
 from arcface.errors import UserError
 
@@ -72,19 +77,88 @@ def test_paths_that_lead_outside_are_read_when_that_is_allowed(tmp_path, make_da
     assert [source.encoded(index) for index in range(2)] == [path.read_bytes() for path in sorted(images.iterdir())]
 
 
-@pytest.mark.parametrize("width", [1, 7, 8, 9, 17])
-def test_lines_that_repeat_another_are_counted_and_two_labels_are_refused(tmp_path, width):
-    names = [b"%0*d" % (width, number) for number in range(10 if width == 1 else 500)]
-    lines = [b"%b\t%d\n" % (name, number % 2) for number, name in enumerate(names)]
-    assert listed(tmp_path, b"".join(lines))._repeats == 0
-    assert listed(tmp_path, b"".join([*lines, lines[3], lines[8], lines[3]]))._repeats == 3
-    with pytest.raises(UserError, match=f"lines 4 and {len(lines) + 2}: 0*3 has label 1 and label 0; remove the wrong line"):
-        listed(tmp_path, b"".join([*lines, lines[8], b"%b\t0\n" % names[3]]))
+def test_lines_that_repeat_another_are_found_and_two_labels_are_refused(tmp_path):
+    lines = [b"%d.jpg\t%d\n" % (number, number % 2) for number in range(500)]
+    assert [found.tolist() for found in listed(tmp_path, b"".join(lines)).repeated()] == [[], []]
+    again = listed(tmp_path, b"".join([*lines, lines[3], lines[8], lines[3]]))
+    assert [found.tolist() for found in again.repeated()] == [[500, 501, 502], [3, 8, 3]]
+    with pytest.raises(UserError, match="lines 4 and 502: 3.jpg has label 1 and label 0; remove the wrong line"):
+        listed(tmp_path, b"".join([*lines, lines[8], b"3.jpg\t0\n"])).scan(0)
 
 
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(UserError, match="label.txt: No such file or directory; give the data set with --data_dir"):
         LabelFile(str(tmp_path))
+
+
+NAMES = st.text(st.sampled_from("a/.0 é#"), min_size=1, max_size=6).map(str.strip).filter(lambda name: name and name[0] not in "#/")
+ROWS = st.lists(st.one_of(st.sampled_from(["", "  ", "# none", "\t#x 1"]), NAMES), min_size=1, max_size=40)
+
+
+@given(ROWS, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.integers(1, 50), st.integers(1, 5))
+def test_a_list_is_read_as_a_loop_over_its_lines_reads_it(tmp_path_factory, rows, line_end, ends, block_size, rows_at_once):
+    directory, images, written = tmp_path_factory.mktemp("list"), [], []
+    for number, row in enumerate(rows, 1):
+        if row.strip() and not row.strip().startswith("#"):
+            images.append((number, row, len(images) % 2))
+            row = f"{row}\t{images[-1][2]}"
+        written.append(row)
+    assume(len(images) > 1)
+    (directory / "label.txt").write_bytes((line_end.join(written) + line_end * ends).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_BLOCK", block_size)
+        patch.setattr(label_file, "_ROWS_AT_ONCE", rows_at_once)
+        source = LabelFile(directory, outside_paths=True)
+        assert source.labels.tolist() == [label for *_, label in images]
+        assert list(source._paths()) == [name.encode() for _, name, _ in images]
+        for index, (number, name, _) in enumerate(images):
+            assert source.name(index) == f"{directory}/label.txt line {number}: {name}"
+
+
+def test_a_list_that_is_replaced_stays_what_it_was_and_one_that_is_changed_is_noticed(tmp_path):
+    source = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\n")
+    (tmp_path / "new.txt").write_bytes(b"x.jpg\t0\n")
+    os.replace(tmp_path / "new.txt", tmp_path / "label.txt")
+    assert [source._path(index) for index in range(3)] == [b"a.jpg", b"b.jpg", b"c.jpg"]
+    source = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\n")
+    other_order, longer = b"b.jpg\t1\na.jpg\t0\nc.jpg\t1\n", b"a.jpg\t0\nlonger.jpg\t1\nc.jpg\t1\n"
+    within_a_path = b"a\t0\nbbbbb.jpg\t1\nc.jpg\t1\n"
+    for content in (other_order, longer, within_a_path, b"aa.jpg\t0\nb.jpg\t1\n", b""):
+        (tmp_path / "label.txt").write_bytes(content)
+        with pytest.raises(UserError, match="label.txt line [123]: the list has been changed since it was opened; start again"):
+            for index in range(3):
+                source._path(index)
+    (tmp_path / "label.txt").write_bytes(b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\nd.jpg\t2\n")
+    assert [source._path(index) for index in range(3)] == [b"a.jpg", b"b.jpg", b"c.jpg"]
+
+
+@pytest.mark.parametrize("missing", [[0], [699], [350, 351], range(0, 700, 7)])
+def test_the_first_of_many_files_that_is_missing_is_found(tmp_path, monkeypatch, missing):
+    monkeypatch.setattr(listed_images, "_AT_ONCE", 10)
+    paths = [f"{number % 5}/{number}.jpg" for number in range(700)]
+    for number, path in enumerate(paths):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).with_suffix(".txt").touch()  # not listed
+        if number not in missing:
+            (tmp_path / path).touch()
+    content = "".join(f"{path}\t{number % 2}\n" for number, path in enumerate(paths)).encode()
+    with pytest.raises(UserError, match=f"label.txt line {missing[0] + 1}: {paths[missing[0]]}: no such file"):
+        listed(tmp_path, content).scan(0)
+    for number in missing:
+        (tmp_path / paths[number]).touch()
+    listed(tmp_path, content).scan(0)
+
+
+def test_a_list_is_kept_in_twelve_bytes_an_image(tmp_path):
+    """Whatever the length of its paths; a list of Python strings would take ten times as much."""
+    content = b"".join(b"%s/%08d.jpg\t%d\n" % (b"x" * 80, number, number % 2) for number in range(50_000))
+    source = listed(tmp_path, content)
+    assert source.labels.nbytes + source._starts.nbytes == 12 * 50_000
+    tracemalloc.start()
+    source = listed(tmp_path, content)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 15 * 50_000 and peak < 20_000_000
 
 
 def test_the_scan_names_the_line_of_a_missing_image(make_data_set):
@@ -116,12 +190,6 @@ def test_images_that_are_listed_again_are_found_with_their_first_rows(tmp_path):
     assert again.tolist() == [2, 4, 5] and first.tolist() == [1, 0, 1]
     again, first = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\n").repeated()
     assert len(again) == len(first) == 0
-
-
-def test_a_sample_is_spread_over_the_list_from_the_first_to_the_last(tmp_path):
-    source = listed(tmp_path, b"".join(b"%d.jpg\t0\n" % index for index in range(101)))
-    assert source.spread(5).tolist() == [0, 25, 50, 75, 100]
-    assert source.spread(1000).tolist() == list(range(101)) and source.spread(0).size == 0
 
 
 def one_image_record(value: bytes) -> bytes:

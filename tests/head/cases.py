@@ -2,9 +2,12 @@
 
 import numpy as np
 
-ROWS, SIZE, SCALE = 12, 8, 16.0  # 12 rows: divisible among 1, 2, 3 and 4 ranks
+ROWS, SIZE = 12, 8  # 12 rows: divisible among 1, 2, 3 and 4 ranks
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-3
 MARGINS = {"ArcFace": (1.0, 0.5, 0.0), "CosFace": (1.0, 0.0, 0.4), "SphereFace": (4.0, 0.0, 0.0)}
+CLASSES_PER_BLOCK = 3  # a block and more for each of 4 ranks
+SCALE, LARGE_SCALE = 16.0, 100.0  # exp(100) is beyond float32
+LOSSES = [*((name, SCALE) for name in MARGINS), ("ArcFace", LARGE_SCALE)]
 EQUAL, UNEQUAL = 12, 13  # numbers of classes that 4 ranks share equally, and unequally
 
 

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import cases
 import numpy as np
+import paddle
 import pytest
 import reference
 
+from arcface.errors import UserError
+from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC, first_centres
 
 RANKS = (1, 2, 3, 4)
@@ -15,7 +18,7 @@ TOLERANCE = 1e-5  # relative to the largest entry
 
 @pytest.fixture(scope="module", params=RANKS, ids=lambda ranks: f"{ranks}ranks")
 def computed(request, run_ranks, tmp_path_factory):
-    """What the ranks computed in all cases, as a function: (margins' name, classes, sample rate) -> dict per rank."""
+    """What the ranks computed in all cases, as a function: (margins' name, scale, classes, sample rate) -> dict per rank."""
     folder = tmp_path_factory.mktemp("head")
     run_ranks(request.param, Path(__file__).parent / "worker.py", folder)
     files = [np.load(folder / f"{rank}.npz") for rank in range(request.param)]
@@ -27,16 +30,17 @@ def computed(request, run_ranks, tmp_path_factory):
     return case
 
 
-def close(actual, expected):
+def close(actual, expected, tolerance=TOLERANCE):
     assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("rate", (1.0, 0.5, 0.1))
 @pytest.mark.parametrize("classes", (cases.EQUAL, cases.UNEQUAL))
-@pytest.mark.parametrize("name", cases.MARGINS)
-def test_loss_gradients_and_updates_equal_the_formula(computed, name, classes, rate):
-    ranks = computed(name, classes, rate)
+@pytest.mark.parametrize(("name", "scale"), cases.LOSSES)
+def test_loss_gradients_and_updates_equal_the_formula(computed, name, scale, classes, rate):
+    ranks = computed(name, scale, classes, rate)
+    tolerance = TOLERANCE * scale / cases.SCALE  # an error of a cosine is as much larger in exp(scale * cosine)
     centres = cases.batch(classes, 0)[2].astype(np.float64)
     momentum = np.zeros_like(centres)
     for step in range(2):
@@ -46,24 +50,24 @@ def test_loss_gradients_and_updates_equal_the_formula(computed, name, classes, r
         columns = np.where(labels < 0, -1, np.searchsorted(sampled, labels))
 
         def loss_of(x, w):
-            return reference.loss(x, columns, w, cases.MARGINS[name], cases.SCALE)
+            return reference.loss(x, columns, w, cases.MARGINS[name], scale)
 
         for rank in ranks:
-            assert rank[f"loss{step}"] == pytest.approx(loss_of(embeddings, centres[sampled]), rel=TOLERANCE)
+            assert rank[f"loss{step}"] == pytest.approx(loss_of(embeddings, centres[sampled]), rel=tolerance)
         by_embeddings = reference.gradient(lambda x: loss_of(x, centres[sampled]), embeddings)
-        close(np.concatenate([rank[f"gradient{step}"] for rank in ranks]), by_embeddings)
+        close(np.concatenate([rank[f"gradient{step}"] for rank in ranks]), by_embeddings, tolerance)
         by_centres = reference.gradient(lambda w: loss_of(embeddings, w), centres[sampled])
         momentum[sampled] = cases.MOMENTUM * momentum[sampled] + by_centres + cases.WEIGHT_DECAY * centres[sampled]
         centres[sampled] -= cases.LR * momentum[sampled]
-        close(np.concatenate([rank[f"momentum{step}"] for rank in ranks]), momentum)
-        close(np.concatenate([rank[f"weight{step}"] for rank in ranks]), centres)
+        close(np.concatenate([rank[f"momentum{step}"] for rank in ranks]), momentum, tolerance)
+        close(np.concatenate([rank[f"weight{step}"] for rank in ranks]), centres, tolerance)
 
 
 @pytest.mark.parametrize("rate", (0.5, 0.1))
 @pytest.mark.parametrize("classes", (cases.EQUAL, cases.UNEQUAL))
 def test_sampling_takes_the_batch_s_classes_and_the_same_others_on_any_number_of_ranks(computed, classes, rate):
     centres = cases.batch(classes, 0)[2]
-    for rank in computed("ArcFace", classes, rate):
+    for rank in computed("ArcFace", cases.SCALE, classes, rate):
         start, stop = rank["shard"]
         weight, momentum = centres[start:stop], np.zeros_like(centres[start:stop])
         for step in range(2):
@@ -108,3 +112,31 @@ def test_a_centre_s_first_value_depends_on_seed_and_class_only():
     assert not np.array_equal(first_centres(0, 10, 16, seed=4), whole[:10])
     assert len(np.unique(whole[:, 0])) == 5000
     assert whole.std() == pytest.approx(0.01, rel=0.02)
+
+
+@pytest.mark.parametrize("scale", (64.0, 1000.0))
+@pytest.mark.parametrize("margins", cases.MARGINS.values(), ids=cases.MARGINS)
+@pytest.mark.parametrize("cosines", ((1, -1), (-1, 1), (-1, -1), (1, 1), (1,), (-1,)), ids=str)
+def test_loss_and_gradients_are_right_at_the_extremes_of_all_cosines(cosines, margins, scale):
+    head = PartialFC(len(cosines), 2, Margin(*margins), scale)
+    head.weight = paddle.to_tensor([[3.0 * cosine, 0.0] for cosine in cosines])
+    x = paddle.to_tensor([[2.0, 0.0]], stop_gradient=False)
+    loss = head.loss(x, paddle.to_tensor([0]), 0)
+    loss.backward()
+    head.update(1.0, 0.0, 0.0)
+    target = scale * reference.margin(cosines[0], *margins)
+    expected = np.logaddexp.reduce([target, *(scale * cosine for cosine in cosines[1:])]) - target
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5 * scale)
+    for tensor in (x.grad, head.weight, head.momentum):
+        assert np.isfinite(tensor.numpy()).all()
+
+
+def test_slices_that_would_be_copies_are_refused():
+    flag = "FLAGS_use_stride_kernel"
+    before = paddle.get_flags(flag)
+    try:
+        paddle.set_flags({flag: False})
+        with pytest.raises(UserError, match=f"{flag}=0"):
+            PartialFC(4, 2)
+    finally:
+        paddle.set_flags(before)

@@ -11,14 +11,15 @@ import cases
 import numpy as np
 import paddle
 
+from arcface.head import partial_fc
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.runtime.distributed import rank, start_ranks, world_size
 
 
-def two_steps(classes: int, margins: tuple, sample_rate: float) -> dict[str, np.ndarray]:
+def two_steps(classes: int, margins: tuple, sample_rate: float, scale: float) -> dict[str, np.ndarray]:
     rows = slice(rank() * cases.ROWS // world_size(), (rank() + 1) * cases.ROWS // world_size())
-    head = PartialFC(classes, cases.SIZE, Margin(*margins), cases.SCALE, sample_rate)
+    head = PartialFC(classes, cases.SIZE, Margin(*margins), scale, sample_rate)
     head.weight = paddle.to_tensor(cases.batch(classes, 0)[2][head.shard.start : head.shard.stop])
     result = {"shard": np.array(head.shard)}
     for step in range(2):
@@ -34,10 +35,11 @@ def two_steps(classes: int, margins: tuple, sample_rate: float) -> dict[str, np.
 
 
 start_ranks()
+partial_fc.CLASSES_PER_BLOCK["cpu"] = cases.CLASSES_PER_BLOCK
 results = {}
-for name, margins in cases.MARGINS.items():
+for name, scale in cases.LOSSES:
     for classes in (cases.EQUAL, cases.UNEQUAL):
         for rate in (1.0, 0.5, 0.1):
-            for key, value in two_steps(classes, margins, rate).items():
-                results[f"{name}/{classes}/{rate}/{key}"] = value
+            for key, value in two_steps(classes, cases.MARGINS[name], rate, scale).items():
+                results[f"{name}/{scale}/{classes}/{rate}/{key}"] = value
 np.savez(Path(sys.argv[1]) / f"{rank()}.npz", **results)

@@ -119,8 +119,8 @@ def test_well_known_names_lead_to_the_current_checkpoint(tmp_path):
     with open(tmp_path / "rank:0_softmax_weight.pkl", "rb") as file:
         rows = pickle.load(file)
     assert rows.dtype == np.float32 and np.array_equal(rows, state(2).centres)
-    with open(tmp_path / "rank:0_softmax_weight_mom.pkl", "rb") as file:
-        assert np.array_equal(pickle.load(file), state(2).centres_momentum)
+    momentum = (tmp_path / "rank:0_softmax_weight_mom.pkl").read_bytes()
+    assert momentum == pickle.dumps(state(2).centres_momentum, protocol=4)
     assert np.array_equal(paddle.load(str(tmp_path / f"{NETWORK}.pdparams"))["w"].numpy(), state(2).backbone["w"])
 
 
@@ -318,6 +318,31 @@ def test_a_later_format_is_refused(tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2}))
     with pytest.raises(UserError, match="format 2 is not 1"):
         Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["[1]", "null", "{", "[" * 100000, {"progress": None}, {"progress": {"step": -5}}, {"progress": {"step": "a"}}, {"sha256": []},
+     {"classes_of_rank": []}, {"classes_of_rank": [[0, 4], [5, 10]]}, {"classes_of_rank": [[0]]}, {"identity": 3}],
+)  # fmt: skip
+def test_a_damaged_manifest_is_told(tmp_path, damage):
+    write(tmp_path, 1)
+    file = tmp_path / "latest" / "checkpoint.json"
+    file.write_text(damage if isinstance(damage, str) else json.dumps({**json.loads(file.read_text()), **damage}))
+    with pytest.raises(UserError, match="checkpoint.json: (damaged|format of another kind)"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [np.zeros((10, 4)), np.zeros(10, np.float32), np.full((10, 4), np.nan, np.float32)])
+def test_a_head_of_another_kind_is_told_whatever_its_digest(tmp_path, rows):
+    write(tmp_path, 1)
+    file, manifest = tmp_path / "latest" / "rank:0_softmax_weight.pkl", tmp_path / "latest" / "checkpoint.json"
+    file.write_bytes(pickle.dumps(rows))
+    content = json.loads(manifest.read_text())
+    content["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="rank:0_softmax_weight.pkl: does not hold finite float32"):
+        Checkpoint(tmp_path).load(NETWORK, Shard(0, CLASSES))
 
 
 class Attack:

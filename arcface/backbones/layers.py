@@ -1,0 +1,54 @@
+"""What mobile networks are made of: chains of convolution, batch norm and PReLU."""
+
+from ctypes import CDLL
+
+import paddle
+from paddle import nn
+
+from arcface.backbones.batch_norm import EPSILON, MOMENTUM
+from arcface.runtime.cpu_kernels import Convolution, Unit, can_run, load_library, run_chain
+
+
+class Conv2D(nn.Conv2D):
+    """A square convolution without bias; a depthwise one convolves each channel by itself."""
+
+    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False):
+        groups = channels_in if depthwise else 1
+        super().__init__(channels_in, channels_out, kernel, stride, padding, groups=groups, bias_attr=False)
+        self.shape = Convolution(channels_out, kernel, stride, padding, depthwise)
+
+
+class Chain(nn.Sequential):
+    """Convolutions, each followed by batch norm and, as the case may be, PReLU; its input is added if `residual`.
+
+    In training after `use_cpu_kernels`, one call of the CPU kernels does the whole chain.
+    """
+
+    library: CDLL | None = None
+
+    def forward(self, x: paddle.Tensor, residual: bool = False) -> paddle.Tensor:
+        convolutions = [layer.shape for layer in self if isinstance(layer, Conv2D)]
+        if self.training and self.library and can_run(convolutions, x):
+            return run_chain(self.library, x, self._units(), residual, EPSILON, MOMENTUM)
+        y = x
+        for layer in self.children():  # not super().forward, on which Paddle's export recurses without end
+            y = layer(y)
+        return x + y if residual else y
+
+    def _units(self) -> list[Unit]:
+        units, layers = [], [*self, None]
+        for conv, norm, last in zip(layers, layers[1:], layers[2:]):
+            if isinstance(conv, Conv2D):
+                slope = last.parameters()[0] if isinstance(last, nn.PReLU) else None
+                of_norm = dict(norm.named_parameters())
+                norms = (of_norm[name] for name in ("weight", "bias", "_mean", "_variance"))
+                units.append(Unit(conv.shape, conv.weight, *norms, slope))
+        return units
+
+
+def use_cpu_kernels(backbone: nn.Layer) -> None:
+    """Have all chains of a backbone with local batch norm trained by the CPU kernels, if they can be had."""
+    library = load_library()
+    for layer in backbone.sublayers(include_self=True):
+        if isinstance(layer, Chain):
+            layer.library = library
