@@ -37,7 +37,7 @@ from drawn_faces import draw_person  # noqa: E402
 from arcface.data.record_writer import write_records  # noqa: E402
 from arcface.data.source import open_source  # noqa: E402
 
-BATCH_SIZE, IMAGES = 128, 4096
+BATCH_SIZE, IMAGES = 256, 4096
 STEPS = 96  # that are measured: many beside the few batches that may be ready when they begin
 QUALITY = 95  # of the JPEGs; makes drawn faces nearly as large as photos
 RATIOS = [
@@ -107,7 +107,7 @@ def loop_of_2021(encoded: list[bytes]) -> Iterator[int]:
 def loader_of_2021(encoded: list[bytes]) -> Iterator[int]:
     import paddle
 
-    for images, _ in paddle.io.DataLoader(Of2021(encoded * 4), batch_size=BATCH_SIZE, shuffle=True, num_workers=1,
+    for images, _ in paddle.io.DataLoader(Of2021(encoded * 7), batch_size=BATCH_SIZE, shuffle=True, num_workers=1,
                                           places=paddle.CPUPlace()):  # fmt: skip
         yield len(images)
 
