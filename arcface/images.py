@@ -5,6 +5,11 @@ import numpy as np
 
 from arcface.errors import UserError
 
+try:
+    from simplejpeg import decode_jpeg
+except ImportError:  # OpenCV does all
+    decode_jpeg = None
+
 SIZE = 112  # pixels, height and width: the ArcFace alignment template
 HALF_RANGE = 127.5  # of the pixels' values: see `normalise`
 
@@ -21,13 +26,19 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     return channels_first(decode_crop(encoded, name))
 
 
-def decode_crop(encoded: bytes, name: str) -> np.ndarray:
-    """Return a face crop as OpenCV has it, uint8 [112, 112, 3], BGR; errors are those of `decode`."""
-    image = decode_any_size(encoded, name)
-    if image.shape[:2] != (SIZE, SIZE):
-        height, width = image.shape[:2]
-        raise UserError(f"{name}: the image is {width}x{height} pixels, not {SIZE}x{SIZE}; align and crop it first")
-    return image
+def decode_crop(encoded: bytes, name: str, out: np.ndarray | None = None) -> np.ndarray:
+    """Return a face crop as OpenCV has it, uint8 [112, 112, 3], BGR; errors are those of `decode`.
+
+    It is in `out` if that is given, a contiguous array, which holds anything after an error.
+    """
+    crop = np.empty((SIZE, SIZE, 3), np.uint8) if out is None else out
+    if _is_cut_off(encoded) or not _decode_jpeg(encoded, crop):
+        image = decode_any_size(encoded, name)
+        if image.shape[:2] != (SIZE, SIZE):
+            height, width = image.shape[:2]
+            raise UserError(f"{name}: the image is {width}x{height} pixels, not {SIZE}x{SIZE}; align and crop it first")
+        crop[:] = image
+    return crop
 
 
 def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
@@ -43,6 +54,19 @@ def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
     return image
 
 
+def _decode_jpeg(encoded: bytes, crop: np.ndarray) -> bool:
+    """Decode a JPEG into `crop`, to the same pixels as OpenCV but sooner; return whether that was possible.
+
+    Left to OpenCV is what is not sound or has another size, and what Exif, near the beginning, may want to be turned.
+    """
+    if decode_jpeg is None or not encoded.startswith(b"\xff\xd8") or b"Exif\0\0" in encoded[:500]:
+        return False
+    try:
+        return decode_jpeg(encoded, "BGR", buffer=crop).shape == crop.shape
+    except ValueError:
+        return False
+
+
 def _is_cut_off(encoded: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end. A disk that ran full may have left zeros there, which can decode to pixels."""
     before, after = _MARKS.get(encoded[:2], (b"", b""))
@@ -54,10 +78,13 @@ def channels_first(image: np.ndarray) -> np.ndarray:
     return image.transpose(2, 0, 1)[::-1]
 
 
-def write_channels_first(image: np.ndarray, out: np.ndarray) -> None:
-    """Write what `channels_first` returns into `out`, contiguous uint8 [3, height, width]; four times as fast as NumPy does."""
-    red, green, blue = out
-    cv2.split(image, [blue, green, red])
+def batch_channels_first(images: np.ndarray) -> np.ndarray:
+    """Return what `channels_first` does for each of uint8 [n, height, width, 3], contiguous; seven times as fast as NumPy."""
+    count, height, width, _ = images.shape
+    batch = np.empty((count, 3, height, width), np.uint8)
+    planes = batch.reshape(count, 3, -1)
+    cv2.split(images.reshape(count, -1, 3), [planes[:, 2], planes[:, 1], planes[:, 0]])  # for OpenCV, an image is a row
+    return batch
 
 
 def normalise(images):

@@ -6,13 +6,14 @@ from itertools import islice
 import cv2
 import numpy as np
 import paddle
+from paddle.utils.dlpack import from_dlpack
 
 from arcface.data.augment import Augmentation
 from arcface.data.order import EpochOrder, Rows, steps_per_epoch
 from arcface.data.source import Source
 from arcface.data.workers import Workers, available
 from arcface.errors import UserError
-from arcface.images import SIZE, decode, decode_crop, write_channels_first
+from arcface.images import SIZE, batch_channels_first, decode, decode_crop
 from arcface.keyed_random import Purpose, generator
 
 NOT_COUNTED = -1  # label of a row that is padding
@@ -39,13 +40,13 @@ class Batches:
         self.steps_per_epoch = steps_per_epoch(len(source), batch_size)
         self._shuffle, self._sampling = shuffle, sampling
         per_rank = batch_size // world_size
-        self.shape = (per_rank, 3, SIZE, SIZE)  # of a step's images
+        self.shape = (per_rank, SIZE, SIZE, 3)  # of what `fill` is given
         self._part = slice(rank * per_rank, (rank + 1) * per_rank)
         self._order = None  # of the epoch of the last step asked for
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         rows, images = self.rows(step), np.empty(self.shape, np.uint8)
-        return images, self.labels(rows, self.fill(rows, images))
+        return self.put_together(rows, images, self.fill(rows, images))
 
     def rows(self, step: int) -> Rows:
         """Return what this rank's rows of a step are."""
@@ -56,25 +57,28 @@ class Batches:
         return self._order.batch(step_in_epoch).part(self._part)
 
     def fill(self, rows: Rows, images: np.ndarray) -> np.ndarray:
-        """Write the images of the rows into `images`, black where they cannot be read, and return which those are, bool [n]."""
+        """Write the images of the rows into `images`, as OpenCV has them: uint8 [n, 112, 112, 3], BGR.
+
+        Black are those that cannot be read; returns which they are, bool [n].
+        """
         unreadable, augments = np.zeros(len(images), bool), bool(self.augmentation)
         for row, (index, flip, key) in enumerate(zip(rows.indices.tolist(), rows.flipped.tolist(), rows.keys.tolist())):
+            image = images[row]
             try:
-                image = decode_crop(self.source.encoded(index), "")
+                decode_crop(self.source.encoded(index), "", out=image)
             except UserError:  # told by the training process, by `complaints`
-                images[row], unreadable[row] = 0, True
+                image[:], unreadable[row] = 0, True
                 continue
             if flip:
-                image = cv2.flip(image, 1)
+                cv2.flip(image, 1, image)
             if augments:
-                image = self.augmentation(image, generator(Purpose.AUGMENTATION, self.seed, rows.epoch, key))
-            write_channels_first(image, images[row])
+                image[:] = self.augmentation(image, generator(Purpose.AUGMENTATION, self.seed, rows.epoch, key))
         return unreadable
 
-    def labels(self, rows: Rows, unreadable: np.ndarray) -> np.ndarray:
-        """Return the labels of the rows, of which those that do not count are negative, int64 [n]."""
+    def put_together(self, rows: Rows, images: np.ndarray, unreadable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the batch, given what `fill` has written and returned; rows that do not count have a negative label."""
         labels = np.where(unreadable, UNREADABLE, self.source.labels[rows.indices])
-        return np.where(rows.padding, NOT_COUNTED, labels)
+        return batch_channels_first(images), np.where(rows.padding, NOT_COUNTED, labels)
 
     def names(self, step: int) -> list[str]:
         """Return what messages call this rank's images of a step, in the batch's order."""
@@ -108,12 +112,12 @@ def load(batches: Batches, first: int, last: int, num_workers: int) -> Iterator[
         for rows in islice(ahead, workers.capacity):
             workers.submit(rows)
         for _ in range(first, last):
-            rows, images, unreadable = workers.take()
-            tensors = _tensors(images, batches.labels(rows, unreadable))
-            for rows in islice(ahead, 1):  # into the slot that has just been copied
+            batch = batches.put_together(*workers.take())
+            for rows in islice(ahead, 1):  # into the memory that is free again
                 workers.submit(rows)
-            yield tensors
+            yield _tensors(*batch)
 
 
 def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
-    return paddle.to_tensor(images, place=paddle.CPUPlace()), paddle.to_tensor(labels, place=paddle.CPUPlace())
+    # DLPack: the tensor is the array's memory, not a copy.
+    return from_dlpack(images.__dlpack__()), from_dlpack(labels.__dlpack__())

@@ -67,11 +67,11 @@ class RecordFile:
 
     def encoded(self, index: int) -> bytes:
         """Return the image's bytes (JPEG, PNG, ...); raises UserError if the record is not sound or has another label."""
-        offset = int(self._offsets[index])
-        record = self._reader.read(offset, offset + int(self._extents[index]))
-        if record.labels[0] != self.labels[index]:
-            raise self._reader.error(offset, f"its label is {record.labels[0]:g}, not {self.labels[index]} as its identity's")
-        return record.image
+        offset = self._offsets.item(index)  # Python's numbers, with which all that follows is several times as fast
+        label, image = self._reader.read_image(offset, offset + self._extents.item(index))
+        if label != self.labels.item(index):
+            raise self._reader.error(offset, f"its label is {label:g}, not {self.labels[index]} as its identity's")
+        return image
 
     def repeated(self) -> tuple[np.ndarray, np.ndarray]:
         """Return no indices: an image is in one place."""

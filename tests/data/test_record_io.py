@@ -71,6 +71,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, records):
             record = reader.read(start, limit)
             assert list(record.labels) == (labels if isinstance(labels, list) else [labels])
             assert (record.id, record.image) == (id, image)
+            assert reader.read_image(start, limit) == (record.labels[0], image)
             assert reader.read_header(start, limit) == header == (record.labels[0], id, len(image))
         offset = end
 
@@ -131,9 +132,10 @@ def test_every_cut_of_a_file_is_refused_or_falls_between_two_records(tmp_path):
 )  # fmt: skip
 def test_a_record_that_is_none_is_named_by_its_byte(tmp_path, content, complaint):
     reader = reader_of(tmp_path, content)
-    with pytest.raises(UserError, match=f"a.rec {re.escape(complaint)}"):
-        for offset, end, _ in reader.headers():
-            reader.read(offset, end)
+    for read in (reader.read, reader.read_image):
+        with pytest.raises(UserError, match=f"a.rec {re.escape(complaint)}"):
+            for offset, end, _ in reader.headers():
+                read(offset, end)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(3), encode(0, 0, b"abcd")[:-1]])
@@ -155,7 +157,7 @@ def test_nothing_outside_the_bounds_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda file, count, at: read.append((at, at + count)) or original(file, count, at))
     for start in range(0, len(SOUND), 4):
         for end in range(start, len(SOUND) + 1):
-            for function in (reader.read, reader.read_header):
+            for function in (reader.read, reader.read_image, reader.read_header):
                 read.clear()
                 try:
                     function(start, end)
