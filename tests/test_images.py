@@ -99,5 +99,16 @@ def test_a_batch_becomes_channels_first_as_each_image_does():
     assert batch.flags.c_contiguous and np.array_equal(batch, [channels_first(image) for image in images])
 
 
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_every_beginning_of_an_image_is_refused(kind):
+    draw = np.random.default_rng(0)
+    content = cv2.imencode(kind, draw.integers(0, 256, (112, 112, 3), np.uint8))[1].tobytes()
+    for length in (*range(20), *draw.integers(20, len(content) - 12, 100), *range(len(content) - 12, len(content))):
+        for end in (b"", bytes(len(content) - length)):  # a full disk can leave zeros
+            if content[length:] != end:
+                with pytest.raises(UserError, match="cut: not an image"):
+                    decode(content[:length] + end, "cut")
+
+
 def test_normalising_maps_0_to_minus_1_and_255_to_1():
     assert normalise(np.array([0, 255], np.uint8)).tolist() == [-1.0, 1.0]
