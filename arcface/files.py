@@ -24,6 +24,18 @@ def read_file(path: str | bytes | Path) -> bytes:
         return file.read()
 
 
+def check_places(directories: list[Path], files: list[Path]) -> None:
+    """Raise OSError for directories that something else stands in the way of, and for files that are there but no regular ones."""
+    for directory in directories:
+        there = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+        if not there.is_dir():
+            number = errno.EEXIST if there == directory else errno.ENOTDIR
+            raise OSError(number, os.strerror(number), os.fspath(directory))
+    for file in files:
+        if file.parent.is_dir() and file.exists() and not file.is_file():
+            raise OSError(errno.EINVAL, "Not a regular file", os.fspath(file))
+
+
 def write_new(path: Path, content: bytes) -> None:
     """Write a file through to the disk; raises OSError if it cannot be written, FileExistsError if it is there."""
     with creating(path) as file:

@@ -368,6 +368,16 @@ TABLE = [
     ("output that is a link to itself", "train", "--output out and --logdir log: out cannot be written (File exists); choose",
      loop("out")),
     ("output that nobody can write", "train --output=/proc/nowhere", "/proc/nowhere cannot be written"),
+    ("logdir that is a file", f"train --logdir={LIST}", f"{LIST} cannot be written (File exists); choose another directory"),
+    ("logdir below a file", f"train --logdir={LIST}/log", f"{LIST}/log cannot be written (Not a directory); choose"),
+    ("log that is a pipe", "train --output=old", "old/training.log cannot be written (Not a regular file); choose",
+     in_place_of("old", os.mkdir), in_place_of("old/training.log", os.mkfifo)),
+    ("metrics that are a directory", "train --logdir=old", "old/metrics.jsonl cannot be written (Not a regular file); choose",
+     in_place_of("old", os.mkdir), in_place_of("old/metrics.jsonl", os.mkdir)),
+    ("ranks without a number", "train", "PADDLE_TRAINERS_NUM=x: not a number; leave it to paddle.distributed.launch",
+     lambda monkeypatch: monkeypatch.setenv("PADDLE_TRAINERS_NUM", "x")),
+    ("more classes than memory holds", "train --num_classes=2000000000", "data: the centres of 2000000000 classes and their"
+     " momentum do not fit into memory (2048.0 GB a rank); correct --num_classes"),
     ("name too long", f"train --output={'x' * 300}", f"{'x' * 300} cannot be written (File name too long); choose"),
     # ---- weights to start from
     ("no weights", "train --init_from=nothing.pdparams", "nothing.pdparams: cannot be read (No such file or directory); give a"),

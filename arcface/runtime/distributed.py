@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import paddle
 import paddle.distributed as dist
 
+from arcface.errors import UserError
 from arcface.runtime.roll_call import Member, Roll
 
 _member: Member | None = None  # of this process in the roll call, while there is one
@@ -19,12 +20,19 @@ _member: Member | None = None  # of this process in the roll call, while there i
 
 def rank() -> int:
     """This process's number, 0 .. world_size() - 1."""
-    return int(os.environ.get("PADDLE_TRAINER_ID", 0))
+    return _number_from_launcher("PADDLE_TRAINER_ID", 0)
 
 
 def world_size() -> int:
     """How many processes train together; 1 without a launcher."""
-    return int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+    return _number_from_launcher("PADDLE_TRAINERS_NUM", 1)
+
+
+def _number_from_launcher(variable: str, default: int) -> int:
+    value = os.environ.get(variable, str(default))
+    if not value.isdecimal():
+        raise UserError(f"{variable}={value}: not a number; leave it to paddle.distributed.launch")
+    return int(value)
 
 
 def start_ranks() -> None:

@@ -194,8 +194,8 @@ class Records:
         self._file = logdir / METRICS_FILE
         self._run = progress.run
         recorded = _read_records(self._file)
-        kept = [record for record in recorded if record.get("run") == self._run and record["step"] <= progress.step]
-        if any(record.get("run") != self._run for record in recorded):
+        kept = [record for record in recorded if record and record["run"] == self._run and record["step"] <= progress.step]
+        if any(not record or record["run"] != self._run for record in recorded):
             _set_aside(logdir)
         (logdir / VISUALDL_FILE).unlink(missing_ok=True)  # it is written again from the records kept
         self._visualdl = LogWriter(str(logdir), file_name=VISUALDL_FILE)
@@ -226,13 +226,17 @@ class Records:
         self._visualdl.flush()
 
 
-def _read_records(file: Path) -> list[dict]:
+def _read_records(file: Path) -> list[dict | None]:
+    """Return the file's records; None for lines that are none. Lines that a crash or a full disk cut off are left out."""
     records = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    for line in file.read_bytes().splitlines() if file.exists() else []:
         try:
-            records.append(json.loads(line))
-        except ValueError:  # a line that a crash or a full disk cut off
+            record = json.loads(line)
+        except ValueError:
+            if not line.startswith(b'{"run": '):
+                records.append(None)
             continue
+        records.append(record if isinstance(record, dict) and {"run", "step", "kind", "time"} <= record.keys() else None)
     return records
 
 

@@ -16,14 +16,14 @@ from arcface.data.loader import Batches, load
 from arcface.data.source import Source, open_source
 from arcface.deploy.engines import choose_engine, open_engine
 from arcface.errors import UserError
-from arcface.files import replacing
+from arcface.files import check_places, replacing
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import all_reduce_sum, rank, ranks_together, show_life, world_size
 from arcface.training.checkpoint import Checkpoint, save
 from arcface.training.interruptions import Interruptions
 from arcface.training.lock import locked
 from arcface.training.model import Model
-from arcface.training.monitor import Monitor, Progress, logger, start_log
+from arcface.training.monitor import METRICS_FILE, Monitor, Progress, logger, start_log
 from arcface.training.rank_files import RankFiles, has_only_rank_files
 from arcface.training.schedule import Schedule
 from arcface.verification.bin_file import VerificationSet, read_bin
@@ -55,7 +55,12 @@ def _train(config: TrainConfig, device: str, engine: str, source: Source, batche
            best_by: str | None) -> None:  # fmt: skip
     output, logdir = Path(config.output), Path(config.logdir)
     identity = _identity(config, source)
-    model = Model(config, source.num_classes)
+    try:
+        model = Model(config, source.num_classes)
+    except MemoryError as error:
+        gigabytes = 8 * source.num_classes * config.embedding_size / world_size() / 1e9
+        raise UserError(f"{config.data_dir}: the centres of {source.num_classes} classes and their momentum do not fit into memory"
+                        f" ({gigabytes:.1f} GB a rank); correct --num_classes or train on more ranks") from error  # fmt: skip
     if config.init_from and not config.resume:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     progress, missing = _resume(output, identity, model) if config.resume else (Progress(), [])
@@ -165,12 +170,14 @@ def _started_output(output: Path, logdir: Path) -> Iterator[None]:
     if rank():
         yield
         return
+    log = output / "training.log"
     with ExitStack() as held:
         try:
+            check_places([output, logdir], [log, logdir / METRICS_FILE])
             for directory in (output, logdir):
                 directory.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(output))
-            start_log(output / "training.log")
+            start_log(log)
         except OSError as error:
             raise UserError(f"--output {output} and --logdir {logdir}: {error.filename} cannot be written"
                             f" ({error.strerror}); choose another directory") from error  # fmt: skip

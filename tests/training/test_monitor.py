@@ -44,3 +44,20 @@ def test_the_share_of_the_time_that_data_was_waited_for_is_recorded_and_told_whe
 def test_the_start_of_the_workers_is_not_a_wait(run):
     lines, records = run((5, 1), (0, 1))
     assert records[0]["data_wait"] == 0 and len(lines) == 1
+
+
+OF_ANOTHER_RUN = b'{"run": "another", "step": 1, "kind": "training", "time": 0}\n'
+
+
+@pytest.mark.parametrize("foreign", [b"3\n", b"\xff\xfe notes\n", OF_ANOTHER_RUN])
+def test_another_s_metrics_are_set_aside_whole(run, tmp_path, foreign):
+    (tmp_path / "metrics.jsonl").write_bytes(foreign)
+    assert [record["step"] for record in run((0, 1), (0, 1))[1]] == [2]
+    (folder,) = tmp_path.glob("until_*")
+    assert (folder / "metrics.jsonl").read_bytes() == foreign
+
+
+def test_a_record_that_a_crash_cut_off_is_dropped(run, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"run": "12')
+    assert [record["step"] for record in run((0, 1), (0, 1))[1]] == [2]
+    assert not [*tmp_path.glob("until_*")]
