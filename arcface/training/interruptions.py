@@ -40,12 +40,17 @@ class Interruptions(AbstractContextManager):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agree(self, bad_step: bool) -> Agreement:
-        """Return what any rank wants, the same on every rank; called by every rank once a step."""
+    def agree(self, finite: paddle.Tensor) -> Agreement:
+        """Return what any rank wants, the same on every rank; called by every rank once a step.
+
+        finite: bool [], whether the step may be taken. That it is read here, with the rest, is a step's one wait for the device;
+        sampling classes waits for the labels, too.
+        """
         save = self._save
         if save:  # a signal that comes after the line above is kept for the next step
             self._save = False
-        wishes = paddle.to_tensor([bad_step, self._stop, save], "float32")  # a dtype that every backend reduces
+        signals = paddle.to_tensor([self._stop, save], "float32")  # a dtype that every backend reduces
+        wishes = paddle.concat([1 - finite.astype("float32").reshape([1]), signals])
         return Agreement(*(wish > 0 for wish in all_reduce_max(wishes).tolist()))
 
     def _ask_to_stop(self, number: int, _) -> None:

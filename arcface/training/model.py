@@ -65,24 +65,27 @@ class Model:
             tensor.set_value(before)
 
     @paddle.no_grad()
+    def is_finite(self, loss: paddle.Tensor) -> paddle.Tensor:
+        """Return whether loss and gradients of `compute_gradients` are finite, bool [], without waiting for the device.
+
+        The head's gradient is finite if the loss is: it is a product of softmax and unit vectors.
+        """
+        return paddle.stack([tensor.isfinite().all() for tensor in (loss, *self._gradients().values())]).all()
+
+    @paddle.no_grad()
     def first_bad_tensor(self, loss: paddle.Tensor) -> str | None:
-        """Return what is not finite after `compute_gradients`, or None if loss and gradients are.
+        """Return what is not finite after `compute_gradients`, None if all is.
 
         Causes come before their effects: weights, then the statistics that batch norm took in the forward pass, in the
-        network's order, then the loss, then the gradients. The head's gradient is finite if the loss is: it is a product
-        of softmax and unit vectors.
+        network's order, then the loss, then the gradients.
         """
-        gradients = [(name, parameter.grad) for name, parameter in self._trained() if parameter.grad is not None]
-        finite = paddle.stack([tensor.isfinite().all() for tensor in (loss, *(gradient for _, gradient in gradients))])
-        if finite.all():
-            return None
         statistics = [item for item in self.backbone.state_dict().items() if item[1].stop_gradient]
         candidates = [
             *((f"the weight {name}", weight) for name, weight in self._trained()), ("a class centre", self.head.weight),
             *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics), ("the loss", loss),
-            *((f"the gradient of {name}", gradient) for name, gradient in gradients),
+            *((f"the gradient of {name}", gradient) for name, gradient in self._gradients().items()),
         ]  # fmt: skip
-        return next(name for name, tensor in candidates if not tensor.isfinite().all())
+        return next((name for name, tensor in candidates if not tensor.isfinite().all()), None)
 
     def share_statistics(self) -> None:
         """Give every rank the batch norm statistics of rank 0, which are the ones that checkpoints hold."""
@@ -108,6 +111,9 @@ class Model:
 
     def _batch_norm_statistics(self) -> list[paddle.Tensor]:
         return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]
+
+    def _gradients(self) -> dict[str, paddle.Tensor]:
+        return {name: parameter.grad for name, parameter in self._trained() if parameter.grad is not None}
 
     def _trained(self) -> list[tuple[str, paddle.Tensor]]:
         """The parameters that have gradients; Paddle counts the statistics of batch norm among the parameters."""

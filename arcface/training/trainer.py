@@ -83,10 +83,9 @@ def _train(config: TrainConfig, device: str, engine: str, source: Source, batche
             show_life(f"step {progress.step + 1}")
             lr = schedule(progress.step)
             loss = model.compute_gradients(images.to(device), labels.to(device), progress.step)
-            bad_tensor = model.first_bad_tensor(loss)
-            agreed = interruptions.agree(bad_step=bad_tensor is not None)
+            agreed = interruptions.agree(model.is_finite(loss))
             if agreed.bad_step:
-                _count_skipped(config, progress, batches, lr, loss, bad_tensor)
+                _count_skipped(config, progress, batches, lr, loss, model.first_bad_tensor(loss))
                 model.drop_gradients()
             else:
                 model.update(lr)
