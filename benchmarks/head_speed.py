@@ -2,11 +2,11 @@
 
     python benchmarks/head_speed.py [--steps 9]
 
-One process, tuned as train.py tunes it, takes turns between our head at sample rates 1.0 and 0.1, the three products of
-matrices that any such head needs, and the naive formulation (one-hot labels, the margin on all cosines, automatic
-gradients, plain updates); a second one between 100,000 classes and a tenth of 1,000,000. The naive one and, where PyTorch
-is installed, a Partial FC of ours in PyTorch run as they come, too, each in a process of its own. Memory is what the
-largest head adds to the peak of a process that has run a small one.
+One process, tuned as train.py tunes it, takes turns between our head at sample rates 1.0 and 0.1, with the CPU kernels and
+without, and the three products of matrices that any such head needs; a second one between 100,000 classes and a tenth of
+1,000,000. The naive formulation (one-hot labels, the margin on all cosines, automatic gradients, plain updates) and, where
+PyTorch is installed, a Partial FC of ours in PyTorch have processes of their own: the gigabytes that they go through would
+slow the others. Memory is what the largest head adds to the peak of a process that has run a small one.
 """
 
 import argparse
@@ -34,14 +34,16 @@ def start_tuned() -> None:
     paddle.set_device("cpu")
 
 
-def our_step(classes: int, sample_rate: float) -> Callable[[], None]:
+def our_step(classes: int, sample_rate: float, kernels: bool = True) -> Callable[[], None]:
     import paddle
 
     from arcface.head.partial_fc import PartialFC
+    from arcface.runtime.cpu_kernels import load_library
     from arcface.runtime.distributed import world_size
 
     rows = BATCH_SIZE // world_size()
     head, steps = PartialFC(classes, SIZE, scale=SCALE, sample_rate=sample_rate), iter(range(10**9))
+    head.library = load_library() if kernels else None
 
     def step():
         x = paddle.randn([rows, SIZE])
@@ -158,7 +160,10 @@ def measure(what: str, steps: int) -> None:
         start_tuned()
         as_written, fastest = three_products()
         median_seconds(steps, full=our_step(CLASSES, 1.0), tenth=our_step(CLASSES, 0.1), products=as_written,
-                       fastest_products=fastest, naive=naive_step())  # fmt: skip
+                       fastest_products=fastest, of_paddle=our_step(CLASSES, 1.0, kernels=False))  # fmt: skip
+    elif what == "naive, tuned":
+        start_tuned()
+        median_seconds(steps, naive=naive_step())
     elif what == "many":
         start_tuned()
         median_seconds(steps, few=our_step(FEW, 1.0), many=our_step(MANY, 0.1))
@@ -188,7 +193,7 @@ def main():
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; batch {BATCH_SIZE}, size {SIZE}, {CLASSES:,} classes, median of"
           f" {options.steps} steps", flush=True)  # fmt: skip
     seconds = {}
-    for what in ("tuned", "many", "naive as it comes", "pytorch"):
+    for what in ("tuned", "many", "naive, tuned", "naive as it comes", "pytorch"):
         try:
             seconds |= results_of(what, options.steps)
         except subprocess.CalledProcessError as error:
@@ -203,6 +208,7 @@ def main():
     row("our head", "full", ("products", "the products"), ("fastest_products", "them at their fastest"), ("naive", "naive"),
         ("naive_as_it_comes", "naive as it comes"), ("pytorch", "PyTorch"))  # fmt: skip
     row("our head, sample rate 0.1", "tenth", ("full", "all classes"), ("pytorch_tenth", "PyTorch's"))
+    row("our head, without the CPU kernels", "of_paddle", ("products", "the products"))
     row("three products, as the formula writes them", "products")
     row("three products, classes along the rows", "fastest_products")
     row("naive: one-hot, in our tuned process", "naive")

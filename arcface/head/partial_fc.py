@@ -19,6 +19,7 @@ others_i the sum of exp(logit_ij) over j != y_i:
 """
 
 from collections.abc import Callable, Iterator
+from ctypes import CDLL
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from arcface.errors import UserError
 from arcface.head.margins import Margin, apply_margin
 from arcface.head.shards import shard_of
 from arcface.keyed_random import Purpose, generator
+from arcface.runtime import cpu_kernels
 from arcface.runtime.distributed import all_gather, all_reduce_max, all_reduce_sum, rank, world_size
 
 CENTRES_PER_KEY = 1024  # class centres are drawn in blocks of so many, each block by its own key
@@ -46,8 +48,11 @@ class PartialFC:
     weight, momentum: float32 [classes of this rank, embedding_size]. A centre's first value depends on seed and class
     only, so that any number of ranks starts from the same centres. With sample_rate < 1 each step uses the classes of
     the batch and random others up to about that share of all classes, the same on any number of ranks (but for a shard
-    without any, which gets one); only their rows are read, updated and decayed.
+    without any, which gets one); only their rows are read, updated and decayed. With `library`, the CPU kernels make the
+    passes over a block of classes.
     """
+
+    library: CDLL | None = None
 
     def __init__(self, num_classes: int, embedding_size: int, margin: Margin = Margin(), scale: float = 64.0,
                  sample_rate: float = 1.0, seed: int = 0):  # fmt: skip
@@ -93,17 +98,15 @@ class PartialFC:
 
         scaled = (x_all * self.scale).t().contiguous()
         weight = self.weight if self.rows is None else paddle.gather(self.weight, self.rows)
-        plain = self.scale <= LARGEST_PLAIN_SCALE
-        shift = paddle.zeros([1, len(labels)]) if plain else _highest(weight, scaled, columns, self.scale)
+        shift = paddle.zeros([1, len(labels)])
+        if self.scale > LARGEST_PLAIN_SCALE:
+            shift = _highest(weight, scaled, columns, self.scale)
         logits, inverses = paddle.matmul(weight, scaled), paddle.empty([len(weight), 1])
         others, pull = 0, 0  # pull: sum of exponential * unit centre
         for block in _blocks(len(weight)):
-            inverse = _inverse_lengths(weight[block])
-            e = _hide(logits[block].multiply_(inverse), columns - block.start)
-            e = (e if plain else e.subtract_(shift)).exp_()
-            others += paddle.matmul(paddle.ones([1, len(e)]), e)
-            pull += paddle.matmul(e.multiply_(inverse), weight[block], transpose_x=True)
-            inverses[block] = inverse
+            inverses[block], sums = self._exponentials(weight[block], logits[block], columns - block.start, shift)
+            others += sums
+            pull += paddle.matmul(logits[block], weight[block], transpose_x=True)
 
         of_mine = paddle.concat([with_margin * self.scale, slope * true], 1)
         shared = paddle.concat([others.t(), pull, paddle.where(mine, of_mine, paddle.zeros_like(of_mine))], 1)
@@ -123,22 +126,41 @@ class PartialFC:
         n = embeddings.shape[0]
         return loss, _through_normalise(x_gradient[rank() * n : (rank() + 1) * n], x, x_inverse)
 
+    def _exponentials(self, weight: paddle.Tensor, logits: paddle.Tensor, columns: paddle.Tensor, shift: paddle.Tensor,
+                      ) -> tuple[paddle.Tensor, paddle.Tensor]:  # fmt: skip
+        """Turn products with centres [rows, N] in place into exponentials by the centres' lengths, 0 for the true classes.
+
+        Returns one by the lengths [rows, 1], and the sums of the exponentials [1, N].
+        """
+        if self.library:
+            return cpu_kernels.exponentials(self.library, weight, logits, columns, shift, SMALLEST_NORM)
+        inverse = _inverse_lengths(weight)
+        e = _hide(logits.multiply_(inverse), columns)
+        e = (e.subtract_(shift) if self.scale > LARGEST_PLAIN_SCALE else e).exp_()
+        sums = paddle.matmul(paddle.ones([1, len(e)]), e)
+        e.multiply_(inverse)
+        return inverse, sums
+
     @paddle.no_grad()
     def update(self, lr: float, momentum: float, weight_decay: float) -> None:
         """Momentum SGD on the rows of the last `loss`: m = momentum * m + g + weight_decay * w;  w = w - lr * m."""
         kept, self._kept = self._kept, None
         for block in _blocks(len(kept.weight)):
-            rows = None if self.rows is None else self.rows[block]
-            weight, inverse = kept.weight[block], kept.inverses[block]
-            velocity = self.momentum[block] if rows is None else paddle.gather(self.momentum, rows)
             gradient = paddle.matmul(kept.factors[block], kept.x_factor)
-            along = _row_sums(gradient * weight) * inverse.square()  # of the centre: a change of length changes nothing
+            if self.library:
+                rows = paddle.arange(block.start, block.stop) if self.rows is None else self.rows[block]
+                cpu_kernels.update(self.library, self.weight, self.momentum, rows, gradient, kept.inverses[block],
+                                   lr, momentum, weight_decay)  # fmt: skip
+                continue
+            weight, rows = kept.weight[block], None if self.rows is None else self.rows[block]
+            velocity = self.momentum[block] if rows is None else paddle.gather(self.momentum, rows)
+            # The part along the centre would change its length, which changes nothing.
+            along = _row_sums(gradient * weight) * kept.inverses[block].square()
             velocity.scale_(momentum).add_(gradient).add_(weight * (weight_decay - along))
             weight.subtract_(velocity * lr)
             if rows is not None:
+                self.weight.scatter_(rows, weight)
                 self.momentum.scatter_(rows, velocity)
-        if self.rows is not None:
-            self.weight.scatter_(self.rows, kept.weight)
         self.momentum.index_add_(kept.true_rows, 0, kept.true_gradient)
         self.weight.index_add_(kept.true_rows, 0, kept.true_gradient * -lr)
 

@@ -1,4 +1,5 @@
-"""The fast way through chains of convolution, batch norm and PReLU in training on a CPU: cpu_kernels.cc, built and called.
+"""The fast way through training on a CPU, for chains of convolution, batch norm and PReLU and for the head: cpu_kernels.cc,
+built and called.
 
 The library is built once for each kind of CPU, at first use, and kept in $XDG_CACHE_HOME or ~/.cache. It is plain C++ that
 gets pointers: it needs a compiler, but neither Paddle's nor Python's headers, and serves every version of both.
@@ -134,6 +135,35 @@ def _described(x: paddle.Tensor, units: Sequence[Unit]) -> tuple:
         parameters += map(_pointer, [unit.weight, unit.scale, unit.shift, unit.slope, unit.running_mean, unit.running_variance])
     return ((ctypes.c_int64 * 4)(*x.shape), _pointer(x), (ctypes.c_int64 * len(shapes))(*shapes),
             (ctypes.c_void_p * len(parameters))(*parameters), ctypes.c_int64(len(units)))  # fmt: skip
+
+
+def exponentials(library: ctypes.CDLL, weight: paddle.Tensor, logits: paddle.Tensor, hidden: paddle.Tensor,
+                 shift: paddle.Tensor, smallest_norm: float) -> tuple[paddle.Tensor, paddle.Tensor]:  # fmt: skip
+    """Turn a head's products `logits` [rows, N] in place into exp(logit / |w| - shift) / |w|, with w the rows of weight [rows, D].
+
+    Returns 1 / |w| [rows, 1], where a norm below `smallest_norm` counts as that, and the sums of the exponentials [1, N]. They
+    are 0 at `hidden`, int64 [N]: a row for each column, beyond the rows for none. shift: [1, N]. All float32, contiguous.
+    """
+    (rows, n), size = logits.shape, weight.shape[1]
+    inverses, sums = paddle.empty([rows, 1]), paddle.empty([1, n])
+    library.head_exponentials(
+        *map(ctypes.c_int64, (rows, n, size)), _pointer(weight), _pointer(hidden), _pointer(shift), ctypes.c_float(smallest_norm),
+        threads(), _pointer(logits), _pointer(inverses), _pointer(sums),
+    )  # fmt: skip
+    return inverses, sums
+
+
+def update(library: ctypes.CDLL, weight: paddle.Tensor, velocity: paddle.Tensor, rows: paddle.Tensor, gradient: paddle.Tensor,
+           inverses: paddle.Tensor, lr: float, momentum: float, weight_decay: float) -> None:  # fmt: skip
+    """Take a step of momentum SGD in place on some rows of weight and velocity [any number, D]; rows: int64 [R], each once.
+
+    gradient: [R, D], of which the part along each row of weight is left out; inverses: [R, 1], of these rows' lengths. All are
+    contiguous and, but for `rows`, float32.
+    """
+    library.head_update(
+        *map(ctypes.c_int64, gradient.shape), _pointer(rows), _pointer(gradient), _pointer(inverses),
+        *map(ctypes.c_float, (lr, momentum, weight_decay)), threads(), _pointer(weight), _pointer(velocity),
+    )  # fmt: skip
 
 
 def _pointer(tensor: paddle.Tensor | None) -> ctypes.c_void_p:

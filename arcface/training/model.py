@@ -11,6 +11,7 @@ from arcface.config import TrainConfig
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.images import normalise
+from arcface.runtime.cpu_kernels import load_library
 from arcface.runtime.distributed import broadcast, world_size
 from arcface.training.checkpoint import State
 
@@ -35,8 +36,10 @@ class Model:
 
     def use_cpu_kernels(self) -> None:
         """Train with the CPU kernels where they are wanted, fit and can be had; builds them if they are not there."""
-        if self.config.cpu_kernels == "auto" and self.config.batch_norm == "local" and paddle.get_device() == "cpu":
-            use_cpu_kernels(self.backbone)
+        if self.config.cpu_kernels == "auto" and paddle.get_device() == "cpu":
+            self.head.library = load_library()
+            if self.config.batch_norm == "local":
+                use_cpu_kernels(self.backbone)
 
     def compute_gradients(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
         """Take a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks.

@@ -1,4 +1,4 @@
-"""Runs the head on all cases as one rank of some; writes what it computed to <folder>/<rank>.npz."""
+"""Runs the head on all cases as one rank of some; writes what it computed to <folder>/<rank>.npz. Takes folder, "kernels" or ""."""
 
 import sys
 from pathlib import Path
@@ -14,12 +14,14 @@ import paddle
 from arcface.head import partial_fc
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
+from arcface.runtime.cpu_kernels import load_library
 from arcface.runtime.distributed import rank, start_ranks, world_size
 
 
 def two_steps(classes: int, margins: tuple, sample_rate: float, scale: float) -> dict[str, np.ndarray]:
     rows = slice(rank() * cases.ROWS // world_size(), (rank() + 1) * cases.ROWS // world_size())
     head = PartialFC(classes, cases.SIZE, Margin(*margins), scale, sample_rate)
+    head.library = load_library() if sys.argv[2] == "kernels" else None
     head.weight = paddle.to_tensor(cases.batch(classes, 0)[2][head.shard.start : head.shard.stop])
     result = {"shard": np.array(head.shard)}
     for step in range(2):
