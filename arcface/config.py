@@ -153,7 +153,7 @@ class OptimizerOptions:
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     """Batch norm statistics of each rank's own images, of all ranks' images, or fixed (fine-tuning)."""
     cpu_kernels: Literal["auto", "off"] = "auto"
-    """On a CPU: train with kernels that are built at first use, if there is a C++ compiler; the backbone with batch_norm local only."""
+    """On a CPU, if there is a C++ compiler: train with kernels built at first use; the backbone with batch_norm local only."""
 
 
 @dataclass
