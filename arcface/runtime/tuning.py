@@ -13,7 +13,7 @@ import platform
 import sys
 import warnings
 
-from arcface.runtime.processes import die_with_parent
+from arcface.runtime.processes import die_with_launcher
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
 
@@ -24,7 +24,7 @@ def start_paddle() -> None:
     To be called before anything imports Paddle. Under Paddle's launcher, this process will not outlive it.
     """
     if "PADDLE_LOCAL_SIZE" in os.environ:
-        die_with_parent()
+        die_with_launcher()
     _use_fast_blas_on_amd()
     _keep_freed_memory()
     _share_cores_between_ranks()
