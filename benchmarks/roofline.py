@@ -5,8 +5,8 @@
 Measures what the machine gives (a product of matrices, a copy of memory; all threads), counts, and prints the larger of the
 two times as the floor. Compare what training_speed.py, head_speed.py and one_image.py measure on the same idle machine.
 
-Counted is float32: 2 operations for each multiply-add of convolutions, linear layers and the head's products; a backward pass
-has twice the forward's. Bytes are those of arrays too large for the caches: of the network, each convolution's output is
+Counted is float32: 2 operations for each multiply-add of convolutions and of the head's products; a backward pass has
+twice the forward's. Bytes are those of arrays too large for the caches: of the network, each convolution's output is
 written and read in the forward pass, and read twice in the backward pass, which writes and reads its gradient; of the head,
 the centres are read for the logits, and read and written with their momentum by the update, and of the logits what is kept is
 written and read. One image's activations stay in the caches: the weights are read.
@@ -24,14 +24,14 @@ from arcface.runtime.tuning import start_paddle, threads  # noqa: E402
 
 start_paddle()
 
+import head_speed  # noqa: E402
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
+import training_speed  # noqa: E402
 
 from arcface.backbones import create_backbone  # noqa: E402
 
-NETWORK, EMBEDDING_SIZE = "MobileFaceNet_128", 128
-TRAINING_BATCH, TRAINING_CLASSES = 64, 1000  # as training_speed.py
-HEAD_BATCH, HEAD_CLASSES = 128, 85_742  # as head_speed.py
+NETWORK, EMBEDDING_SIZE = "MobileFaceNet_128", head_speed.SIZE
 FLOAT = 4  # bytes
 
 
@@ -86,11 +86,13 @@ def main():
     def head(batch, classes):
         return 3 * 2 * batch * classes * EMBEDDING_SIZE, FLOAT * (5 * EMBEDDING_SIZE + 2 * batch) * classes
 
-    of_head = head(TRAINING_BATCH, TRAINING_CLASSES)
+    images, classes = training_speed.BATCH_SIZE, training_speed.CLASSES
+    operations, transferred = head(images, classes)
     rows = {
-        f"training step, batch {TRAINING_BATCH}, {TRAINING_CLASSES:,} classes":
-            (3 * 2 * multiply_adds * TRAINING_BATCH + of_head[0], 6 * FLOAT * outputs * TRAINING_BATCH + of_head[1]),
-        f"head step, batch {HEAD_BATCH}, {HEAD_CLASSES:,} classes": head(HEAD_BATCH, HEAD_CLASSES),
+        f"training step, batch {images}, {classes:,} classes":
+            (operations + 3 * 2 * multiply_adds * images, transferred + 6 * FLOAT * outputs * images),
+        f"head step, batch {head_speed.BATCH_SIZE}, {head_speed.CLASSES:,} classes":
+            head(head_speed.BATCH_SIZE, head_speed.CLASSES),
         "one image": (2 * multiply_adds, FLOAT * weights),
     }  # fmt: skip
     print(f"{'':42}{'GFLOP':>8}{'MB':>8}{'compute':>11}{'memory':>11}{'floor':>11}")

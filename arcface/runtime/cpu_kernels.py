@@ -1,5 +1,5 @@
-"""The fast way through training on a CPU, for chains of convolution, batch norm and PReLU and for the head: cpu_kernels.cc,
-built and called.
+"""The fast way through training on a CPU, for chains of convolution, batch norm and PReLU and for the head:
+cpu_kernels_*.cc, built and called.
 
 The library is built once for each kind of CPU, at first use, and kept in $XDG_CACHE_HOME or ~/.cache. It is plain C++ that
 gets pointers: it needs a compiler, but neither Paddle's nor Python's headers, and serves every version of both.
@@ -28,7 +28,8 @@ from arcface.runtime.tuning import threads
 
 logger = logging.getLogger("arcface")
 
-SOURCE = Path(__file__).with_suffix(".cc")
+HEADER = Path(__file__).with_suffix(".h")
+SOURCES = sorted(Path(__file__).parent.glob("cpu_kernels_*.cc"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-pthread", "-shared", "-fPIC"]
 
 
@@ -210,7 +211,7 @@ def _compiled(scratch: Path, file: Path) -> bytes:
         raise FileNotFoundError(f"no C++ compiler ({compiler}); install g++, or name one in CXX")
     logger.info("building CPU kernels, a few seconds, once for this kind of CPU: %s", file)
     new = scratch / "new.so"
-    subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(new)], check=True, capture_output=True, text=True)
+    subprocess.run([compiler, *FLAGS, *map(str, SOURCES), "-o", str(new)], check=True, capture_output=True, text=True)
     return new.read_bytes()
 
 
@@ -220,4 +221,5 @@ def _key() -> str:
         cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         cpu = platform.processor()
-    return hashlib.sha256(repr((SOURCE.read_bytes(), FLAGS, platform.machine(), cpu)).encode()).hexdigest()[:16]
+    sources = [file.read_bytes() for file in (HEADER, *SOURCES)]
+    return hashlib.sha256(repr((sources, FLAGS, platform.machine(), cpu)).encode()).hexdigest()[:16]

@@ -1,46 +1,20 @@
-// What training on a CPU takes most time for, in float32. Knows no Paddle: cpu_kernels.py hands it pointers.
+// A chain of convolutions, each followed by batch norm over the batch and, where it has slopes, PReLU, for training on a CPU in
+// float32; the chain's input may be added to its output.
 //
-// First, a chain of convolutions, each followed by batch norm over the batch and, where it has slopes, PReLU; the chain's input
-// may be added to its output. Second, at the end, the head's passes over a block of classes.
-//
-// What limits a chain's step is memory, so each pass over the activations does all it can. Only the convolutions' outputs y are
+// What limits such a step is memory, so each pass over the activations does all it can. Only the convolutions' outputs y are
 // kept; what comes after them, z = prelu(scale * y + shift), is computed again wherever it is read, a piece at a time
 // in the cache. Sums over a piece are taken when the piece is made. The gradient by y is never stored as a whole.
 //
 // Threads share out images, and sums over images are added in a fixed order: results do not depend on the threads.
-// They are our own, not OpenMP's: where a process has two of its runtimes, as Paddle's processes have, a parallel region can be
-// one's and the loop in it the other's, and then every thread does the whole loop.
 
-#include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <condition_variable>
-#include <cstdint>
-#include <cstring>
-#include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
 
-#include <sys/types.h>
-#include <unistd.h>
+#include "cpu_kernels.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
-typedef int32_t Mask __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
-typedef float Four __attribute__((vector_size(16), aligned(sizeof(float)), may_alias));
-typedef int32_t FourIndices __attribute__((vector_size(16)));
+using namespace kernels;
 
 constexpr int kRows = 6, kColumns = 2 * kLanes;  // of a matrix product's tile: its sums fill the registers
 constexpr int kTaps = 9;
@@ -52,102 +26,6 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 
 // Floats from row to row of a matrix: rows an even number of cache lines apart would share few of the cache's sets.
 int64_t spread(int64_t columns) { return round_up(columns, 16) / 16 % 2 ? round_up(columns, 16) : round_up(columns, 16) + 16; }
-
-inline Lanes load(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
-inline void store(float* p, Lanes v) { *reinterpret_cast<Lanes*>(p) = v; }
-inline Lanes select(Mask mask, Lanes a, Lanes b) { return mask ? a : b; }
-
-inline Four sum_to_four(Lanes v) {
-  Four parts[kLanes / 4];
-  std::memcpy(parts, &v, sizeof(v));
-  for (int width = kLanes / 8; width; width /= 2)
-    for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
-  return parts[0];
-}
-
-inline float sum(Lanes v) {
-  Four four = sum_to_four(v);
-  return (four[0] + four[2]) + (four[1] + four[3]);
-}
-
-// Hands out 0, 1, ... to whoever asks next.
-using Next = std::atomic<int64_t>;
-
-// Threads that do pieces of work together, the one that asks them to being one of them. They stay, asleep, until the process
-// ends: to start them takes longer than much of the work.
-class Team {
- public:
-  // The team of so many of this process; threads do not come along into a process that is forked.
-  static Team& of(int size) {
-    static std::mutex mutex;
-    static std::map<int, Team*> teams;
-    static pid_t process = 0;
-    std::lock_guard<std::mutex> lock(mutex);
-    if (process != getpid()) teams.clear(), process = getpid();
-    Team*& team = teams[size];
-    if (!team) team = new Team(size);  // for good: no thread may find its team gone
-    return *team;
-  }
-
-  // Has every thread call work(next); returns when all are done.
-  void share(const std::function<void(Next&)>& work) {
-    std::lock_guard<std::mutex> only(in_use_);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      next_ = 0;
-      work_ = &work;
-      busy_ = helpers_;
-      ++rounds_;
-    }
-    wake_.notify_all();
-    work(next_);
-    std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return busy_ == 0; });
-  }
-
- private:
-  explicit Team(int size) {
-    try {
-      for (; helpers_ < size - 1; ++helpers_) std::thread(&Team::help, this).detach();
-    } catch (const std::system_error&) {
-      // No more threads are to be had: those that are there do it all.
-    }
-  }
-
-  void help() {
-    int64_t round = 0;
-    while (true) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return rounds_ > round; });
-      round = rounds_;
-      lock.unlock();
-      (*work_)(next_);
-      lock.lock();
-      if (--busy_ == 0) done_.notify_one();
-    }
-  }
-
-  std::mutex in_use_, mutex_;
-  std::condition_variable wake_, done_;
-  const std::function<void(Next&)>* work_ = nullptr;
-  Next next_{0};
-  int64_t rounds_ = 0;
-  int helpers_ = 0, busy_ = 0;
-};
-
-// totals[size] = the sum of parts [count][size], always in the same order.
-void add_up(Team& team, const std::vector<float>& parts, int64_t count, int64_t size, float* totals) {
-  constexpr int64_t kPiece = 512;
-  team.share([&](Next& next) {
-    for (int64_t first; (first = kPiece * next++) < size;) {
-      const int64_t length = std::min(kPiece, size - first);
-      double sums[kPiece] = {};
-      for (int64_t part = 0; part < count; ++part)
-        for (int64_t i = 0; i < length; ++i) sums[i] += parts[part * size + first + i];
-      std::copy(sums, sums + length, totals + first);
-    }
-  });
-}
 
 // Batch norm and PReLU of one layer, per channel.
 struct Norm {
@@ -699,21 +577,6 @@ void set_norm(Layer* layer, const float* mean, const float* inverse_std, const P
   }
 }
 
-// e to the power of x, for x below 88, to two units in the last place: 2^k * e^r with |r| <= ln(2) / 2. NaN stays NaN.
-inline Lanes exponential(Lanes x) {
-  const Lanes lowest = Lanes{} - 87.f;  // whose exponential is about the least number that float32 holds in full
-  const Lanes bounded = select(x < lowest, lowest, x);
-  const float magic = 12582912.f;  // 1.5 * 2^23: to add it rounds to whole numbers
-  const Lanes k = (bounded * 1.44269504f + magic) - magic;
-  const Lanes r = (bounded - k * 0.693359375f) + k * 2.12194440e-4f;  // ln(2) in two parts, the first exact
-  Lanes sum = Lanes{} + 1.f / 5040;
-  for (float factor : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f}) sum = sum * r + factor;
-  Mask power = (__builtin_convertvector(k, Mask) + 127) << 23;
-  Lanes scale;
-  std::memcpy(&scale, &power, sizeof(scale));
-  return select(x < lowest, Lanes{}, sum * scale);
-}
-
 }  // namespace
 
 // `input` is the shape of x, [N, C, H, W]. Writes z, all layers' y one after the other, and all layers' mean and
@@ -816,81 +679,4 @@ extern "C" void chain_backward(const int64_t* input, const float* x, const Shape
     of_layer.swap(of_layer_before);
     upstream = by_input;
   }
-}
-
-// For a block of classes. `logits` [rows, n], products of the centres `weight` [rows, size] with scaled unit embeddings, become
-// exp(logit / |w| - shift) / |w|, 0 where `hidden` [n] names the row, if it is one of these; `inverses` [rows] become 1 / |w|,
-// and `sums` [n] those of the exponentials, before the division.
-extern "C" void head_exponentials(int64_t rows, int64_t n, int64_t size, const float* weight, const int64_t* hidden,
-                                  const float* shift, float smallest_norm, int threads, float* logits, float* inverses,
-                                  float* sums) {
-  constexpr int64_t kPiece = 64;  // rows whose sums are taken together, whatever the number of threads
-  const int64_t pieces = (rows + kPiece - 1) / kPiece;
-  std::vector<float> by_piece(pieces * n);
-  for (int64_t i = 0; i < n; ++i)
-    if (hidden[i] >= 0 && hidden[i] < rows) logits[hidden[i] * n + i] = -INFINITY;
-  Team& team = Team::of(threads);
-  team.share([&](Next& next) {
-    for (int64_t piece; (piece = next++) < pieces;) {
-      float* totals = by_piece.data() + piece * n;
-      for (int64_t row = piece * kPiece; row < std::min((piece + 1) * kPiece, rows); ++row) {
-        const float* centre = weight + row * size;
-        Lanes squares{};
-        int64_t d = 0;
-        for (; d + kLanes <= size; d += kLanes) squares += load(centre + d) * load(centre + d);
-        float square = sum(squares);
-        for (; d < size; ++d) square += centre[d] * centre[d];
-        const float inverse = inverses[row] = 1 / std::max(std::sqrt(square), smallest_norm);  // in this order: keeps NaN
-        float* values = logits + row * n;
-        int64_t i = 0;
-        for (; i + kLanes <= n; i += kLanes) {
-          const Lanes e = exponential(load(values + i) * inverse - load(shift + i));
-          store(totals + i, load(totals + i) + e);
-          store(values + i, e * inverse);
-        }
-        for (; i < n; ++i) {
-          const float e = exponential(Lanes{} + (values[i] * inverse - shift[i]))[0];
-          totals[i] += e;
-          values[i] = e * inverse;
-        }
-      }
-    }
-  });
-  add_up(team, by_piece, pieces, n, sums);
-}
-
-// A step of momentum SGD for a block of classes, which are rows `at` [rows] of all centres and their momentum `velocity`, by the
-// gradient [rows, size] without the part along each centre, which changes only its length; `inverses` [rows] are 1 / |w|.
-extern "C" void head_update(int64_t rows, int64_t size, const int64_t* at, const float* gradient, const float* inverses,
-                            float lr, float momentum, float weight_decay, int threads, float* weight, float* velocity) {
-  constexpr int64_t kPiece = 64, kAhead = 4;
-  Team& team = Team::of(threads);
-  team.share([&](Next& next) {
-    for (int64_t first; (first = kPiece * next++) < rows;)
-      for (int64_t row = first; row < std::min(first + kPiece, rows); ++row) {
-        if (row + kAhead < rows)  // sampled rows lie anywhere: the processor does not foresee them
-          for (int64_t d = 0; d < size; d += 16) {
-            __builtin_prefetch(weight + at[row + kAhead] * size + d, 1);
-            __builtin_prefetch(velocity + at[row + kAhead] * size + d, 1);
-          }
-        const float* g = gradient + row * size;
-        float *w = weight + at[row] * size, *v = velocity + at[row] * size;
-        Lanes products{};
-        int64_t d = 0;
-        for (; d + kLanes <= size; d += kLanes) products += load(g + d) * load(w + d);
-        float product = sum(products);
-        for (; d < size; ++d) product += g[d] * w[d];
-        const float pull = weight_decay - product * inverses[row] * inverses[row];
-        d = 0;
-        for (; d + kLanes <= size; d += kLanes) {
-          const Lanes moved = load(v + d) * momentum + load(g + d) + load(w + d) * pull;
-          store(v + d, moved);
-          store(w + d, load(w + d) - moved * lr);
-        }
-        for (; d < size; ++d) {
-          v[d] = v[d] * momentum + g[d] + w[d] * pull;
-          w[d] -= v[d] * lr;
-        }
-      }
-  });
 }
