@@ -1,7 +1,7 @@
 """Backbones by name: networks that map images [N, 3, 112, 112] to embeddings [N, embedding_size].
 
 To add one, write it in a file of its own with arguments (embedding_size, batch_norm) and name it in BACKBONES; the
-tests in tests/backbones then hold it to what all of them promise.
+tests in tests/unit/backbones then hold it to what all of them promise.
 """
 
 import difflib

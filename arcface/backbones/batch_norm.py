@@ -1,7 +1,6 @@
 """Batch norm over one rank's images, over all ranks' images, or with fixed statistics."""
 
 from collections.abc import Callable
-from functools import partial
 
 import paddle
 from paddle import nn
@@ -18,11 +17,16 @@ def batch_norm_layer(kind: str) -> Callable[[int], nn.Layer]:
 
     All have the same parameters and buffers under the same names, so a state dict fits any of them.
     """
-    if kind == "frozen":
-        return partial(nn.BatchNorm2D, use_global_stats=True)
     if kind == "sync" and paddle.get_device() == "cpu":
         return AllReduceBatchNorm2D  # Paddle's SyncBatchNorm has no CPU kernel
-    return {"local": nn.BatchNorm2D, "sync": nn.SyncBatchNorm}[kind]
+    layer = nn.SyncBatchNorm if kind == "sync" else nn.BatchNorm2D
+    fixed = {"use_global_stats": True} if kind == "frozen" else {}
+
+    def create(channels: int) -> nn.Layer:
+        one, zero = (paddle.ParamAttr(initializer=nn.initializer.Constant(value)) for value in (1.0, 0.0))
+        return layer(channels, weight_attr=one, bias_attr=zero, **fixed)
+
+    return create
 
 
 class AllReduceBatchNorm2D(nn.Layer):

@@ -1,5 +1,6 @@
 """What mobile networks are made of: chains of convolution, batch norm and PReLU."""
 
+import math
 from ctypes import CDLL
 
 import paddle
@@ -9,13 +10,28 @@ from arcface.backbones.batch_norm import EPSILON, MOMENTUM
 from arcface.runtime.cpu_kernels import Convolution, Unit, can_run, load_library, run_chain
 
 
+PRELU_SLOPE = 0.25  # at the start; He et al. 2015
+
+
 class Conv2D(nn.Conv2D):
-    """A square convolution without bias; a depthwise one convolves each channel by itself."""
+    """A square convolution without bias; a depthwise one convolves each channel by itself.
+
+    Its weights start normal with a standard deviation of sqrt(2 / fan_in) (He et al. 2015, arXiv:1502.01852). The fan is
+    what one output sums over: one channel in a depthwise convolution. (Paddle's default counts all channels.)
+    """
 
     def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False):
         groups = channels_in if depthwise else 1
-        super().__init__(channels_in, channels_out, kernel, stride, padding, groups=groups, bias_attr=False)
+        fan_in = channels_in // groups * kernel * kernel
+        initial = nn.initializer.Normal(0.0, math.sqrt(2 / fan_in))
+        super().__init__(channels_in, channels_out, kernel, stride, padding, groups=groups,
+                         weight_attr=paddle.ParamAttr(initializer=initial), bias_attr=False)  # fmt: skip
         self.shape = Convolution(channels_out, kernel, stride, padding, depthwise)
+
+
+def prelu(channels: int) -> nn.PReLU:
+    """Return a PReLU with a slope for each channel."""
+    return nn.PReLU(channels, init=PRELU_SLOPE)
 
 
 class Chain(nn.Sequential):

@@ -8,7 +8,7 @@ from functools import partial
 
 from paddle import nn
 
-from arcface.backbones.layers import Chain, Conv2D
+from arcface.backbones.layers import Chain, Conv2D, prelu
 
 # (expansion, channels, repeats, stride of the first repeat) of each bottleneck stage
 BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
@@ -22,7 +22,7 @@ class ConvBlock(Chain):
         super().__init__(
             ("conv", Conv2D(channels_in, channels_out, kernel, stride, padding, depthwise)),
             ("bn", batch_norm(channels_out)),
-            *([] if linear else [("prelu", nn.PReLU(channels_out))]),
+            *([] if linear else [("prelu", prelu(channels_out))]),
         )
 
 
@@ -36,10 +36,10 @@ class Bottleneck(nn.Layer):
         self.conv = Chain(
             Conv2D(channels_in, inner, 1),
             batch_norm(inner),
-            nn.PReLU(inner),
+            prelu(inner),
             Conv2D(inner, inner, 3, stride, 1, depthwise=True),
             batch_norm(inner),
-            nn.PReLU(inner),
+            prelu(inner),
             Conv2D(inner, channels_out, 1),
             batch_norm(channels_out),
         )

@@ -7,7 +7,7 @@ from arcface.runtime.tuning import start_paddle
 
 start_paddle()
 
-import cases
+import head_cases as cases
 import numpy as np
 import paddle
 

@@ -16,6 +16,8 @@ from arcface.data.record_io import encode
 from arcface.data.source import open_source
 from arcface.errors import UserError
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "check.py"
 LABELS = [0, 0, 0, 1, 2, 2, 3, 3, 3, 3]
 
@@ -172,7 +174,7 @@ def test_a_killed_check_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     (source / "images" / "5.jpg").write_bytes(b"no image")
     kept = tmp_path / "report" / "contents.partial"
     command = ["--source", str(source), "--report", str(tmp_path / "report")]
-    running = subprocess.Popen([sys.executable, Path(__file__).parent / "held.py", "390.jpg", "check", *command, "--num_workers=2"],
+    running = subprocess.Popen([sys.executable, HELPERS / "held.py", "390.jpg", "check", *command, "--num_workers=2"],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     for _ in range(1200):
         if kept.exists() and np.count_nonzero(np.fromfile(kept, np.uint64)) == 2 + 384 - 1:  # all before the last 64

@@ -12,6 +12,8 @@ from arcface.images import decode
 from arcface.verification.bin_file import VerificationSet, read_bin
 from arcface.verification.evaluator import check_images, verify
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+
 
 def plain_verification(pairs: VerificationSet):
     """Every image of every pair embedded by itself, plain and mirrored; folds and thresholds in loops."""
@@ -50,7 +52,7 @@ def test_any_batch_size_gives_the_plain_loop_s_figures(pairs, batch_size):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_gives_the_plain_loop_s_figures_on_each(pairs, run_ranks, tmp_path, ranks):
     (tmp_path / "tiny.bin").write_bytes(pickle.dumps((pairs.images, pairs.same.tolist())))
-    run_ranks(ranks, Path(__file__).parent / "evaluator_worker.py", tmp_path)
+    run_ranks(ranks, HELPERS / "evaluator_worker.py", tmp_path)
     for rank in range(ranks):
         assert np.load(tmp_path / f"{rank}.npy") == pytest.approx(np.array(plain_verification(pairs)), rel=1e-6)
 

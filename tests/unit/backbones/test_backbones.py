@@ -10,6 +10,8 @@ from arcface.backbones import BACKBONES, create_backbone
 from arcface.backbones.batch_norm import AllReduceBatchNorm2D
 from arcface.errors import UserError
 
+HELPERS = Path(__file__).parents[2] / "helpers"
+
 
 @pytest.fixture(params=BACKBONES)
 def name(request):
@@ -57,6 +59,29 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale(name):
     assert len(before) - len(learned) == sum(key.endswith(("._mean", "._variance")) for key in before)
 
 
+def test_every_layer_starts_from_he_s_values_with_the_fan_that_it_has(name):
+    """He et al. 2015: sqrt(2 / fan_in), within four standard errors of a standard deviation; in a depthwise layer, fan_in is k * k."""
+    starts = []
+    for seed in (0, 1):
+        paddle.seed(seed)
+        backbone = create_backbone(name, 128)
+        starts.append({key: tensor.numpy() for key, tensor in backbone.named_parameters()})
+        for key, layer in backbone.named_sublayers():
+            if isinstance(layer, paddle.nn.Conv2D):
+                weight = layer.weight.numpy().astype(np.float64)
+                expected = np.sqrt(2 / np.prod(weight.shape[1:]))
+                assert abs(weight.std() / expected - 1) < 4 / np.sqrt(2 * weight.size), key
+                assert abs(weight.mean()) < 4 * expected / np.sqrt(weight.size), key
+                assert not np.array_equal(starts[0][f"{key}.weight"], weight) or seed == 0
+            elif isinstance(layer, paddle.nn.PReLU):
+                assert (layer.parameters()[0].numpy() == 0.25).all(), key
+            elif isinstance(layer, paddle.nn.BatchNorm2D):
+                values = [layer.state_dict()[part].numpy() for part in ("weight", "bias", "_mean", "_variance")]
+                assert [set(value) for value in values] == [{1.0}, {0.0}, {0.0}, {1.0}], key
+            else:
+                assert not layer.parameters(include_sublayers=False), f"{key}: its initial values are not tested"
+
+
 def test_mobilefacenet_128_has_the_published_size_and_the_2021_toolkit_s_names():
     state = create_backbone("MobileFaceNet_128", 128).state_dict()
     assert sum(int(np.prod(tensor.shape)) for tensor in state.values()) == 1_022_720
@@ -95,7 +120,7 @@ def test_all_reduce_batch_norm_equals_paddle_s_on_one_rank():
 
 def test_two_ranks_with_sync_batch_norm_have_the_outputs_and_gradients_of_one(run_ranks, tmp_path):
     for ranks in (1, 2):
-        run_ranks(ranks, Path(__file__).parent / "sync_worker.py", tmp_path / f"{ranks}.npz")
+        run_ranks(ranks, HELPERS / "sync_worker.py", tmp_path / f"{ranks}.npz")
     one, two = (np.load(tmp_path / f"{ranks}.npz") for ranks in (1, 2))
     assert set(one) == set(two) and len(one) > 100
     largest = max(np.abs(one[name]).max() for name in one if name.endswith("weight"))

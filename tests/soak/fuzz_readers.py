@@ -1,6 +1,6 @@
 """Feed mutated files to the readers of strangers' files; not part of the tests. Needs `pip install atheris`.
 
-    python tests/fuzz_readers.py READER -max_total_time=600 -rss_limit_mb=2048
+    python tests/soak/fuzz_readers.py READER -max_total_time=600 -rss_limit_mb=2048
 
 READER is one of the functions below; further options are libFuzzer's. A finding is any exception but UserError, anything
 that the reader would run, import or write, a hang, or memory above the limit.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["arcface"]):
     from arcface.data import record_file
     from arcface.data.record_io import encode

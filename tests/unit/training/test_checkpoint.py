@@ -19,6 +19,8 @@ from arcface.head.shards import Shard, shard_of
 from arcface.training.checkpoint import Checkpoint, State, save
 from arcface.training.rank_files import RankFiles, has_only_rank_files
 
+HELPERS = Path(__file__).parents[2] / "helpers"
+
 CLASSES = 10
 NETWORK = "MobileFaceNet_128"
 
@@ -238,7 +240,7 @@ def test_what_is_not_its_own_is_left_alone(tmp_path):
 
 
 def test_a_rank_that_cannot_write_ends_all_of_them_with_one_message_and_the_old_checkpoint_whole(run_ranks, tmp_path):
-    run_ranks(2, Path(__file__).parent / "save_worker.py", tmp_path)
+    run_ranks(2, HELPERS / "save_worker.py", tmp_path)
     messages = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert "step 2 cannot be written (see the log of rank 1)" in messages[0]
     assert "step 2 cannot be written (No space left on device)" in messages[1]

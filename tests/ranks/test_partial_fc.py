@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-import cases
+import head_cases as cases
 import numpy as np
 import paddle
 import pytest
-import reference
+import head_reference as reference
 
 from arcface.errors import UserError
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC, first_centres
 from arcface.runtime.cpu_kernels import load_library
+
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 # How many, and with what: "kernels" or Paddle's operations.
 RANKS = [(1, ""), (2, ""), (3, ""), (4, ""), (1, "kernels"), (3, "kernels")]
@@ -24,7 +26,7 @@ def computed(request, run_ranks, tmp_path_factory):
     folder, (ranks, how) = tmp_path_factory.mktemp("head"), request.param
     if how == "kernels" and load_library() is None:
         pytest.skip("no C++ compiler: the kernels cannot be built")
-    run_ranks(ranks, Path(__file__).parent / "worker.py", folder, how)
+    run_ranks(ranks, HELPERS / "head_worker.py", folder, how)
     files = [np.load(folder / f"{rank}.npz") for rank in range(ranks)]
 
     def case(*name):

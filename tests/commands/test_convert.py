@@ -20,6 +20,8 @@ from arcface.data.record_writer import write_records
 from arcface.data.source import open_source
 from arcface.errors import UserError
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "convert.py"
 OUTPUTS = {"rec": "made/train.rec", "label": "made/list", "folder": "made/folders"}
 MANY = 400  # images, so that chunks are in flight when a run is killed
@@ -169,7 +171,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, layout, damage):
     made.parent.mkdir()
     command = ["--source", str(source), "--output", str(made), "--layout", layout, "--num_workers=2"]
     partial = made.with_name(f"{made.name}.partial")
-    held = [Path(__file__).parent / "held.py", f"{MANY - 30}.jpg", "convert"]
+    held = [HELPERS / "held.py", f"{MANY - 30}.jpg", "convert"]
     running = subprocess.Popen([sys.executable, *held, *command], stderr=subprocess.DEVNULL)
     before = 320  # images in chunks of 64 before the one with the late image
     size = sum(32 + len(content) for content in contents[:before])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+
 TIMEOUT = 6  # seconds
 
 
@@ -28,7 +30,7 @@ def start(repository):
                 **os.environ, "PYTHONPATH": str(repository), "PADDLE_TRAINER_ID": str(rank), "PADDLE_TRAINERS_NUM": str(ranks),
                 "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints), "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
             }  # fmt: skip
-            command = [sys.executable, Path(__file__).parent / "lost_rank_worker.py", *map(str, arguments)]
+            command = [sys.executable, HELPERS / "lost_rank_worker.py", *map(str, arguments)]
             started.append(
                 subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             )

@@ -17,6 +17,8 @@ import train
 from arcface.head.partial_fc import PartialFC
 from arcface.training.checkpoint import Checkpoint
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+
 NETWORK = "MobileFaceNet_128"
 
 
@@ -232,7 +234,7 @@ def test_skipped_steps_change_nothing_and_are_limited(train_here, refused, tmp_p
 
 
 def test_ranks_stop_together_when_one_has_a_bad_step(run_ranks, options, tmp_path):
-    done = run_ranks(2, Path(__file__).parent / "bad_step_worker.py", *options, "--max_steps=5", check=False)
+    done = run_ranks(2, HELPERS / "bad_step_worker.py", *options, "--max_steps=5", check=False)
     assert done.returncode != 0
     for rank in range(2):
         known = json.loads((tmp_path / "out" / f"nonfinite_step_00000002_rank_{rank}.json").read_text())
