@@ -15,6 +15,7 @@ from arcface.backbones import create_backbone
 from arcface.backbones.state_dict import load_backbone, read_state_dict
 from arcface.command_line import run
 from arcface.errors import UserError
+from arcface.extras import how_to_install
 from arcface.images import SIZE
 
 Format = Literal["paddle", "onnx"]
@@ -29,7 +30,7 @@ def export(backbone: paddle.nn.Layer, folder: Path, format: Format) -> Path:
     Raises UserError if ONNX is asked for and paddle2onnx is not installed.
     """
     if format == "onnx" and not find_spec("paddle2onnx"):
-        raise UserError("ONNX needs paddle2onnx; run: pip install -r requirements-engines.txt")
+        raise UserError(f"ONNX needs paddle2onnx; {how_to_install('engines')}")
     backbone.eval()
     paddle.jit.save(backbone, str(folder / NAME), input_spec=[paddle.static.InputSpec([None, 3, SIZE, SIZE], "float32")])
     model = next(file for file in (folder / f"{NAME}.json", folder / f"{NAME}.pdmodel") if file.exists())

@@ -208,5 +208,10 @@ def _usage_error(message: str) -> None:
     raise UserError(f"{message}; see --help")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`arcface-weights`, and `python -m arcface.deploy.weights`."""
     run(main)
+
+
+if __name__ == "__main__":
+    command()
