@@ -22,7 +22,7 @@ examine() {
     for goal in setup demo setup-tests; do
         # shellcheck disable=SC2086
         ${MAKE:-make} --no-print-directory "$goal" $settings >"$home/$goal.log" 2>&1 || {
-            echo "make $goal failed: $(tail -n 1 "$home/$goal.log"); see $home/$goal.log"
+            echo "make $goal failed: $(grep -v '^make' "$home/$goal.log" | tail -n 1); see $home/$goal.log"
             return 1
         }
     done

@@ -61,7 +61,7 @@ def export_in_child(state_dict: Path, network: str, embedding_size: int, folder:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "FLAGS_selected"))}
     package = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", __name__, state_dict, network, str(embedding_size), folder, format]
+    command = [sys.executable, "-m", __name__, str(state_dict), network, str(embedding_size), str(folder), format]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
@@ -74,7 +74,7 @@ def main() -> None:
     paddle.set_device("cpu")
     backbone = create_backbone(network, int(embedding_size))
     load_backbone(backbone, read_state_dict(Path(state_dict)), state_dict)
-    print(export(backbone, Path(folder), format))
+    print(export(backbone, Path(folder), "onnx" if format == "onnx" else "paddle"))
 
 
 if __name__ == "__main__":

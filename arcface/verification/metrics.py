@@ -16,11 +16,11 @@ Folds, the counts of a ROC and its area are scikit-learn's. It takes a second to
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # On the squared Euclidean distance of unit vectors, which lies between 0 and 4.
 THRESHOLDS = np.arange(0, 4, 0.01)
@@ -166,7 +166,7 @@ def roc(similarities: np.ndarray, same: np.ndarray) -> Roc:
 
     similarities, same = _checked_pairs(similarities, same, "similarities")
     positives, negatives = np.count_nonzero(same), np.count_nonzero(~same)
-    _check_both_kinds(positives > 0, negatives > 0)
+    _check_both_kinds(bool(positives), bool(negatives))
     far, tar, thresholds = roc_curve(same, similarities, drop_intermediate=False)  # dropped points would be thresholds too
     # Rates of whole numbers: rounding gives these back exactly up to 2**51 pairs.
     return Roc(thresholds, *(np.rint(rate * count).astype(np.int64) for rate, count in ((tar, positives), (far, negatives))))
@@ -256,7 +256,7 @@ def equal_error_rate(roc: Roc) -> tuple[float, float]:
     return float(rate), float(threshold)
 
 
-def tar_at_far(roc: Roc, targets: Sequence[float] = FAR_TARGETS) -> list[OperatingPoint]:
+def tar_at_far(roc: Roc, targets: ArrayLike = FAR_TARGETS) -> list[OperatingPoint]:
     """For each target FAR, the lowest threshold observed whose FAR does not exceed it, and the TAR there.
 
     Nothing is interpolated: an operator who sets this threshold gets at most the target FAR on these pairs.
@@ -275,7 +275,7 @@ def tar_at_far(roc: Roc, targets: Sequence[float] = FAR_TARGETS) -> list[Operati
     return [point if 1 / roc.negatives <= point.far else OperatingPoint(point.far, None, None) for point in points]
 
 
-def tar_band(roc: Roc, fars: Sequence[float], resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def tar_band(roc: Roc, fars: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """95 % confidence band of the TAR at each FAR, by the percentile bootstrap over pairs (Efron, 1979).
 
     Positive and negative pairs are resampled apart, each with replacement, and TAR is that of `tar_at_far`. Pairs
@@ -339,9 +339,9 @@ def _checked_thresholds(thresholds: np.ndarray) -> np.ndarray:
     return thresholds
 
 
-def _checked_rates(rates: Sequence[float]) -> np.ndarray:
+def _checked_rates(rates: ArrayLike) -> np.ndarray:
     """Return float64 [f], all from 0 to 1; raises ValueError otherwise."""
-    rates = np.asarray(rates, np.float64)
-    if rates.ndim != 1 or not ((rates >= 0) & (rates <= 1)).all():
-        raise ValueError(f"false accept rates are a list of numbers from 0 to 1, not {rates.tolist()}")
-    return rates
+    array = np.asarray(rates, np.float64)
+    if array.ndim != 1 or not ((array >= 0) & (array <= 1)).all():
+        raise ValueError(f"false accept rates are a list of numbers from 0 to 1, not {array.tolist()}")
+    return array

@@ -39,7 +39,7 @@ def histogram_figure(similarities: np.ndarray, same: np.ndarray, threshold: floa
     bins = np.linspace(similarities.min(), similarities.max() + 1e-6, 81)
     for chosen, colour, label in ((~same, DIFFERENT, "different people"), (same, SAME, "same person")):
         weights = np.full(np.count_nonzero(chosen), 100 / np.count_nonzero(chosen))
-        axes.hist(similarities[chosen], bins, weights=weights, color=colour, alpha=0.55, label=label)
+        axes.hist(similarities[chosen], bins.tolist(), weights=weights, color=colour, alpha=0.55, label=label)
     if np.isfinite(threshold):
         axes.axvline(threshold, color="#222222", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.3f}")
     axes.set(xlabel="cosine similarity", ylabel="% of these pairs")

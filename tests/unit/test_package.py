@@ -14,6 +14,7 @@ from arcface.command_line import run
 from arcface.deploy import weights
 from arcface.runtime import tuning
 
+
 @pytest.fixture
 def project(repository):
     tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
