@@ -1,25 +1,49 @@
-# make demo    a first training run on drawn faces, from nothing to an accuracy
-# make test    all tests
-# make setup   only the virtual environment that both use
+# make demo           a first training run on drawn faces, from nothing to an accuracy
+# make test           the tests
+# make test-pythons   the demo and the core tests on each Python; PYTHONS='python3.12 python3.13' chooses
+# make lint           ruff and mypy
+# make setup          only the virtual environment of the demo; PYTHON=python3.12 chooses its Python
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DEMO_RUN ?= runs/demo_cpu
+export CORE_TESTS ?= tests/unit tests/commands/test_errors.py tests/commands/test_installed.py
 
-.PHONY: setup demo test
+# What Paddle has wheels for.
+SUPPORTED := 3.10 3.11 3.12 3.13
+PYTHON_VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-setup: .venv/ready
+.PHONY: setup setup-tests demo test test-pythons lint
 
-.venv/ready: requirements.txt requirements-engines.txt tests/requirements.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+setup: $(VENV)/ready
+setup-tests: $(VENV)/ready-tests
+
+$(VENV)/ready: requirements.txt
+	$(if $(filter $(PYTHON_VERSION),$(SUPPORTED)),,$(error $(PYTHON) $(if $(PYTHON_VERSION),is Python $(PYTHON_VERSION),cannot be run); Python 3.10 to 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12))
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements.txt
+	touch $@
+
+$(VENV)/ready-tests: $(VENV)/ready requirements-engines.txt tests/requirements.txt
+	$(PIP) -r tests/requirements.txt
 	touch $@
 
 demo: setup
 	$(BIN)/python datasets/demo.py --output datasets/demo
-	$(BIN)/python -m paddle.distributed.launch --nproc_per_node 2 --log_dir runs/demo_cpu/launch --log_level WARNING \
-		train.py --config configs/demo_cpu.yaml
-	$(BIN)/python valid.py --checkpoint runs/demo_cpu --data_dir datasets/demo --val_targets demo
-	@echo "Curves: $(BIN)/visualdl --logdir runs/demo_cpu/log --language en"
+	$(BIN)/python -m paddle.distributed.launch --nproc_per_node 2 --log_dir $(DEMO_RUN)/launch --log_level WARNING \
+		train.py --config configs/demo_cpu.yaml --output $(DEMO_RUN) --logdir $(DEMO_RUN)/log
+	$(BIN)/python valid.py --checkpoint $(DEMO_RUN) --data_dir datasets/demo --val_targets demo
+	@echo "Curves: $(BIN)/visualdl --logdir $(DEMO_RUN)/log --language en"
 
-test: setup
+test: setup-tests
 	$(BIN)/python -m pytest
+
+test-pythons:
+	@MAKE="$(MAKE)" tests/pythons.sh $(PYTHONS)
+
+lint: setup-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,22 +1,8 @@
-"""Train a face-recognition model.
+"""Train a face-recognition model from a checkout: `python train.py --help`; arcface/train.py shows how to launch it."""
 
-    python train.py --config configs/demo_cpu.yaml                             one process, CPU or GPU
-    python -m paddle.distributed.launch train.py --network MobileFaceNet_128   one process per GPU of this machine
-    python -m paddle.distributed.launch --nproc_per_node 2 train.py ...        two processes, also on a CPU
-"""
+from arcface.train import command, main
 
-from arcface.command_line import run
-from arcface.config import TrainConfig, parse
-from arcface.runtime.tuning import start_paddle
-
-
-def main():
-    config = parse(TrainConfig, description=__doc__.splitlines()[0])
-    start_paddle()
-    from arcface.training.trainer import train  # imports Paddle, which --help and a wrong flag need not wait for
-
-    train(config)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    run(main)
+    command()

@@ -7,28 +7,45 @@ import re
 import sys
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
-from jsonargparse.typing import ClosedUnitInterval, restricted_number_type, restricted_string_type
+from jsonargparse.typing import restricted_number_type, restricted_string_type
 
 from arcface.errors import UserError
 from arcface.files import read_file
 
 # No sensible value reaches the upper bounds. A slip such as 1e999 or a digit too many is found before it fills the memory.
-Count = restricted_number_type("Count", int, [(">", 0), ("<", 2**31)])
-CountOrZero = restricted_number_type("CountOrZero", int, [(">=", 0), ("<", 2**31)])
-Size = restricted_number_type("Size", int, [(">", 0), ("<=", 2**16)])
-Workers = restricted_number_type("Workers", int, [(">=", 0), ("<=", 2**10)])
-Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
-Positive = restricted_number_type("Positive", float, [(">", 0), ("<=", 1e9)])
-PositiveOrZero = restricted_number_type("PositiveOrZero", float, [(">=", 0), ("<=", 1e9)])
-Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
-Momentum = restricted_number_type("Momentum", float, [(">=", 0), ("<", 1)])
-Angle = restricted_number_type("Angle", float, [(">=", 0), ("<=", math.pi)])
-CosineDifference = restricted_number_type("CosineDifference", float, [(">=", 0), ("<=", 2)])
-OnNonfinite = restricted_string_type("OnNonfinite", r"^(stop|skip:[1-9]\d{0,8})$")
+if TYPE_CHECKING:  # mypy accepts no variable as a type
+    Count: TypeAlias = int
+    CountOrZero: TypeAlias = int
+    Size: TypeAlias = int
+    Workers: TypeAlias = int
+    Seed: TypeAlias = int
+    Positive: TypeAlias = float
+    PositiveOrZero: TypeAlias = float
+    Share: TypeAlias = float
+    Momentum: TypeAlias = float
+    Angle: TypeAlias = float
+    CosineDifference: TypeAlias = float
+    OnNonfinite: TypeAlias = str
+    ClosedUnitInterval: TypeAlias = float
+else:
+    from jsonargparse.typing import ClosedUnitInterval
+
+    Count = restricted_number_type("Count", int, [(">", 0), ("<", 2**31)])
+    CountOrZero = restricted_number_type("CountOrZero", int, [(">=", 0), ("<", 2**31)])
+    Size = restricted_number_type("Size", int, [(">", 0), ("<=", 2**16)])
+    Workers = restricted_number_type("Workers", int, [(">=", 0), ("<=", 2**10)])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
+    Positive = restricted_number_type("Positive", float, [(">", 0), ("<=", 1e9)])
+    PositiveOrZero = restricted_number_type("PositiveOrZero", float, [(">=", 0), ("<=", 1e9)])
+    Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
+    Momentum = restricted_number_type("Momentum", float, [(">=", 0), ("<", 1)])
+    Angle = restricted_number_type("Angle", float, [(">=", 0), ("<=", math.pi)])
+    CosineDifference = restricted_number_type("CosineDifference", float, [(">=", 0), ("<=", 2)])
+    OnNonfinite = restricted_string_type("OnNonfinite", r"^(stop|skip:[1-9]\d{0,8})$")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -53,7 +70,7 @@ class VerificationOptions:
 
     data_dir: str = "MS1M_v2"
     """The data set: a directory with label.txt, train.rec or a folder for each person, or a .rec file or list by itself."""
-    val_dir: Optional[str] = None
+    val_dir: str | None = None
     """Directory of the verification .bin files; data_dir, or where that is a file its directory, when not given."""
     val_targets: str = "lfw,cfp_fp,agedb_30"
     """Names of the verification sets, separated by commas: lfw reads lfw.bin; '' verifies nothing."""
@@ -84,7 +101,7 @@ class DataOptions:
     """List of the training images, relative to data_dir: lines of 'images/00000000.jpg<TAB>0', or a .csv or .parquet file."""
     outside_paths: Literal[0, 1] = 0
     """1 lets the label file name images outside of data_dir, by an absolute path or by '..'."""
-    num_classes: Optional[Count] = None
+    num_classes: Count | None = None
     """Number of people; read from the labels when not given."""
     num_workers: Workers = 2
     """Processes per rank that read and decode images (on Linux); 0 decodes in the training process."""
@@ -138,7 +155,7 @@ class OptimizerOptions:
     """Scale the backbone's gradients down to this global norm when they exceed it; 0 never clips."""
     num_epoch: Count = 32
     """Passes over the training images."""
-    max_steps: Optional[Count] = None
+    max_steps: Count | None = None
     """Stop after this many steps in all, with a checkpoint; the schedule stays that of num_epoch."""
     schedule: Literal["step", "poly"] = "step"
     """How the rate falls after the warm-up: by decay_rate at decay_epochs, or as a polynomial to 0."""
@@ -166,13 +183,13 @@ class RunOptions:
     """Directory for VisualDL's records and metrics.jsonl."""
     resume: Literal[0, 1] = 0
     """1 continues from the checkpoint in output."""
-    init_from: Optional[str] = None
+    init_from: str | None = None
     """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); --resume 1 passes over it."""
     save_interval: CountOrZero = 0
     """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
     keep_every: CountOrZero = 0
     """Keep every so many-th checkpoint for good; 0 keeps only the last and the best."""
-    best_by: Optional[str] = None
+    best_by: str | None = None
     """Verification set by whose accuracy the best checkpoint is kept; the first of val_targets when not given."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """When a checkpoint cannot be written: stop, or go on with the one before it; at the end, always stop."""
@@ -197,7 +214,7 @@ class ValidConfig(VerificationOptions, NetworkOptions):
 
     checkpoint: str = "emore_arcface"
     """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
-    report: Optional[str] = None
+    report: str | None = None
     """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
     template_flip: Literal[0, 1] = 1
     """IJB-style sets: add the embedding of the mirror image."""

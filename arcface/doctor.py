@@ -24,5 +24,10 @@ def main():
     sys.exit(1 if findings and "PADDLE_LOCAL_SIZE" not in os.environ else 0)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`arcface-doctor`, and `python -m arcface.doctor`."""
     run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -15,7 +15,8 @@ import math
 import pickletools
 import re
 from collections import OrderedDict
-from typing import BinaryIO, Callable, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -229,7 +230,7 @@ class _Interpreter:
             raise TypeError("a call of tuple with another value")
         return items
 
-    def ordered_dict(self, items: list = ()) -> OrderedDict:
+    def ordered_dict(self, items: Sequence = ()) -> OrderedDict:
         """`collections.OrderedDict`; Python 2 gives it a list of pairs."""
         self.pay(len(items))
         self.stack.append(OrderedDict())
@@ -238,10 +239,10 @@ class _Interpreter:
 
     def dtype(self, code: str | bytes, *_) -> np.dtype:
         """`numpy.dtype`. Always a copy, because BUILD sets its byte order in place."""
-        code = code.decode("ascii") if type(code) is bytes else code
-        if not _DTYPE_CODES.fullmatch(code):
-            raise _Refused(f"a NumPy array of dtype {code}")
-        return np.dtype(code, copy=True)
+        text = code.decode("ascii") if isinstance(code, bytes) else code
+        if not _DTYPE_CODES.fullmatch(text):
+            raise _Refused(f"a NumPy array of dtype {text}")
+        return np.dtype(text, copy=True)
 
     def scalar(self, dtype: np.dtype, content: bytes) -> np.generic:
         """`scalar`: one NumPy number or bytes."""
@@ -249,7 +250,7 @@ class _Interpreter:
         self.pay(len(content))
         return np.frombuffer(content, dtype)[0]
 
-    def from_buffer(self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: str,
+    def from_buffer(self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: Literal["C", "F", "K"],
                     axes: tuple | None = None) -> np.ndarray:
         """`_frombuffer`: contiguous arrays in protocol 5. Recent NumPy 2 also writes order "K" with axes."""
         _check_content(content, dtype, shape)
@@ -268,17 +269,18 @@ class _Interpreter:
     def fill_array(self, array: np.ndarray, state: tuple) -> None:
         """`numpy.ndarray.__setstate__`, once an array, and only with a state that cannot surprise it."""
         shape, dtype, fortran_order, content = state[-4:]  # before them NumPy writes a version
-        if isinstance(dtype, np.dtype) and dtype == object:
+        if isinstance(dtype, np.dtype) and dtype == np.dtype(object):
             if type(content) is not list or len(content) != _size(shape):
                 raise ValueError("an array and its shape do not agree")
             # NumPy frees object arrays in object arrays by recursion; a deep nest overflows the C stack.
-            if any(type(item) is np.ndarray and (item.dtype == object or id(item) in self.unfilled)
+            if any(type(item) is np.ndarray and (item.dtype == np.dtype(object) or id(item) in self.unfilled)
                    for item in content):
                 raise _Refused("an object array in an object array")
         else:
             _check_content(content, dtype, shape)
         self.pay(len(content))
-        array.__setstate__((1, shape, dtype, bool(fortran_order), content))
+        unfilled: Any = array
+        unfilled.__setstate__((1, shape, dtype, bool(fortran_order), content))
         del self.unfilled[id(array)]
 
 
@@ -287,12 +289,13 @@ def _set_byte_order(dtype: np.dtype, state: tuple) -> None:
     order = state[1].decode("ascii") if type(state[1]) is bytes else state[1]
     if order not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
         raise _Refused("an unusual kind of NumPy dtype")
-    version, own_order, *rest = dtype.__reduce__()[2]
-    dtype.__setstate__((version, "|" if own_order == "|" else order, *rest))
+    own: Any = dtype
+    version, own_order, *rest = own.__reduce__()[2]
+    own.__setstate__((version, "|" if own_order == "|" else order, *rest))
 
 
 def _check_content(content: bytes | bytearray, dtype: np.dtype, shape: tuple) -> None:
-    if not isinstance(dtype, np.dtype) or dtype == object or type(content) not in (bytes, bytearray):
+    if not isinstance(dtype, np.dtype) or dtype == np.dtype(object) or type(content) not in (bytes, bytearray):
         raise TypeError("an array that is not made of bytes")
     if len(content) != _size(shape) * dtype.itemsize:
         raise ValueError("an array and its shape do not agree")
@@ -325,7 +328,7 @@ def _printable(text: str) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-_INSTRUCTIONS = {
+_INSTRUCTIONS: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
     opcode.code.encode("latin-1"): (opcode.name, opcode.arg.reader if opcode.arg else None)
     for opcode in pickletools.opcodes
 } | {b"S": ("STRING", _python2_string)}  # pickletools admits only ASCII there

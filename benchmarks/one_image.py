@@ -56,7 +56,7 @@ def main():
             results = {}
             for engine, embed in embeds.items():
                 time.sleep(PAUSE)
-                results[engine], taken = zip(*(timed(embed, image) for image in turn))
+                results[engine], taken = zip(*(timed(embed, image) for image in turn), strict=True)
                 milliseconds[engine] += taken[WARM_UP:]
             if max(np.abs(np.array(result) - results["paddle"]).max() for result in results.values()) > 1e-3:
                 raise SystemExit("the engines disagree")

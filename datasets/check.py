@@ -173,7 +173,7 @@ def check(args):
                 report.line("repaired", write(rows.pick(np.flatnonzero(keep)), args.repair, layout, args.num_workers))
         if args.report:
             write_list(args.report / "copies.txt", (f"{copy}\t{labels[copy]}\t{original}\t{labels[original]}"
-                                                    for copy, original in zip(copies, originals)))  # fmt: skip
+                                                    for copy, original in zip(copies, originals, strict=True)))  # fmt: skip
             with replacing(args.report / "images_a_person.png") as file:
                 file.write(picture(counts))
             write_list(args.report / "bad.txt", bad)

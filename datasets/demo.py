@@ -54,7 +54,7 @@ def choose_pairs(seed, people, pairs):
             who, shots = [len(chosen) // 2 % people] * 2, rng.choice(SHOTS_PER_PERSON, 2, replace=False)
         else:
             who, shots = rng.choice(people, 2, replace=False), rng.integers(SHOTS_PER_PERSON, size=2)
-        chosen.setdefault(tuple(sorted((int(person), int(shot)) for person, shot in zip(who, shots))))
+        chosen.setdefault(tuple(sorted((int(person), int(shot)) for person, shot in zip(who, shots, strict=True))))
     return list(chosen)
 
 
@@ -72,7 +72,7 @@ def write(folder, args, manifest):
     cv2.setNumThreads(1)   # here, since a forked process may wait for ever for threads that it does not have
     with multiprocessing.Pool(args.num_workers, start_worker) as pool:
         drawn = pool.imap(draw_person, jobs)   # in the order of the jobs
-        for job, jpegs in zip(jobs, tqdm(drawn, "drawing", len(jobs), unit=" people", mininterval=1)):
+        for job, jpegs in zip(jobs, tqdm(drawn, "drawing", len(jobs), unit=" people", mininterval=1), strict=True):
             if job[1] == HELD_OUT:
                 held_out.append(jpegs)
                 continue

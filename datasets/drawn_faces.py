@@ -61,7 +61,7 @@ def random_shot(rng):
 
 def mix(colour, other, share):
     """The RGB colour that is `share` of `other` and the rest of `colour`."""
-    return tuple((1 - share) * a + share * b for a, b in zip(colour, other))
+    return tuple((1 - share) * a + share * b for a, b in zip(colour, other, strict=True))
 
 
 def dark(colour, share):

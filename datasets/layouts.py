@@ -210,7 +210,7 @@ def write_records(rows, output, workers):
             starts = [1, *(np.flatnonzero(np.diff(rows.labels)) + 2).tolist(), len(rows) + 1]
             people = range(len(rows) + 1, len(rows) + len(starts))
             append([encode([people.start, people.stop], 0, b"")])
-            for key, start, stop in zip(people, starts, starts[1:]):
+            for key, start, stop in zip(people, starts, starts[1:], strict=False):
                 append([encode([start, stop], key, b"")])
             keys = itertools.chain(keys, [0], people)
         os.fsync(file.fileno())
@@ -280,7 +280,7 @@ def write_files(rows, output, layout, workers):
             there += skipped
         if layout == "label":
             with replacing(partial / "label.txt") as list_file:
-                for row, (ending, label) in enumerate(zip(ending_of, rows.labels)):
+                for row, (ending, label) in enumerate(zip(ending_of, rows.labels, strict=True)):
                     list_file.write(b"%s\t%d\n" % (path_of(row, endings[ending]).encode(), label))
         if folders != rows.people:
             write_names(rows, partial)
@@ -295,7 +295,7 @@ def folder_names(people):
     """A folder's name for each label, in ascending order: the people's own where that is possible, else numbers."""
     names = list(map(os.fsencode, people))
     possible = all(0 < len(name) < 256 and not name.startswith(b".") and not set(name) & set(b"/\0\n") for name in names)
-    if possible and all(name < following for name, following in zip(names, names[1:])):
+    if possible and all(name < following for name, following in zip(names, names[1:], strict=False)):
         return people
     return list(map(number_name, range(len(people))))
 

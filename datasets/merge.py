@@ -116,7 +116,7 @@ def main(argv=None):
     sources = [open_source(path) for path in args.sources]
     check_output(args.output, layout, sources)
     tables, people = join(sources, args.same_names, read_mapping(args.mapping, sources) if args.mapping else {})
-    labels = np.concatenate([table[source.labels] for table, source in zip(tables, sources)])
+    labels = np.concatenate([table[source.labels] for table, source in zip(tables, sources, strict=True)])
     number = np.repeat(np.arange(len(sources), dtype=np.uint8), list(map(len, sources)))
     rows = Rows(sources, number, np.concatenate([np.arange(len(source)) for source in sources]), labels, people)
     out = people_in(rows, args.without, args.num_workers) if args.without else []

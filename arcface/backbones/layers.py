@@ -9,7 +9,6 @@ from paddle import nn
 from arcface.backbones.batch_norm import EPSILON, MOMENTUM
 from arcface.runtime.cpu_kernels import Convolution, Unit, can_run, load_library, run_chain
 
-
 PRELU_SLOPE = 0.25  # at the start; He et al. 2015
 
 
@@ -53,12 +52,12 @@ class Chain(nn.Sequential):
 
     def _units(self) -> list[Unit]:
         units, layers = [], [*self, None]
-        for conv, norm, last in zip(layers, layers[1:], layers[2:]):
+        for conv, norm, last in zip(layers, layers[1:], layers[2:], strict=False):
             if isinstance(conv, Conv2D):
                 slope = last.parameters()[0] if isinstance(last, nn.PReLU) else None
                 of_norm = dict(norm.named_parameters())
-                norms = (of_norm[name] for name in ("weight", "bias", "_mean", "_variance"))
-                units.append(Unit(conv.shape, conv.weight, *norms, slope))
+                scale, shift, mean, variance = (of_norm[name] for name in ("weight", "bias", "_mean", "_variance"))
+                units.append(Unit(conv.shape, conv.weight, scale, shift, mean, variance, slope))
         return units
 
 

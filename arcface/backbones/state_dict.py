@@ -10,6 +10,7 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -75,7 +76,7 @@ def as_state_dict(loaded: object, where: str) -> dict[str, np.ndarray]:
     return _joined(arrays, loaded[_SLICES], where) if _SLICES in loaded else arrays
 
 
-def _joined(arrays: dict[str, np.ndarray], wholes: object, where: str) -> dict[str, np.ndarray]:
+def _joined(arrays: dict[str, np.ndarray], wholes: Any, where: str) -> dict[str, np.ndarray]:
     """Put together what Paddle cuts in pickle protocols 2 and 3, which hold no 4 GiB: arrays of 1 GiB and more."""
     left = sum({id(array): array.nbytes for array in arrays.values()}.values())
     try:

@@ -132,8 +132,8 @@ class ListedImages:
         if not found.all():
             missing = hashes[~found]
             for index, path in enumerate(self._paths()):
-                at = bisect_left(missing, hash(path))
-                if at < len(missing) and missing[at] == hash(path):
+                place = bisect_left(missing, hash(path))
+                if place < len(missing) and missing[place] == hash(path):
                     raise UserError(f"{self.name(index)}: no such file; restore it or remove the {self.unit}")
 
     def _listed(self, directory: bytes) -> Iterator[bytes]:

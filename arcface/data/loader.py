@@ -42,7 +42,7 @@ class Batches:
         per_rank = batch_size // world_size
         self.shape = (per_rank, SIZE, SIZE, 3)  # of what `fill` is given
         self._part = slice(rank * per_rank, (rank + 1) * per_rank)
-        self._order = None  # of the epoch of the last step asked for
+        self._order: EpochOrder | None = None  # of the epoch of the last step asked for
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         rows, images = self.rows(step), np.empty(self.shape, np.uint8)
@@ -62,7 +62,8 @@ class Batches:
         Black are those that cannot be read; returns which they are, bool [n].
         """
         unreadable, augments = np.zeros(len(images), bool), bool(self.augmentation)
-        for row, (index, flip, key) in enumerate(zip(rows.indices.tolist(), rows.flipped.tolist(), rows.keys.tolist())):
+        draws = zip(rows.indices.tolist(), rows.flipped.tolist(), rows.keys.tolist(), strict=True)
+        for row, (index, flip, key) in enumerate(draws):
             image = images[row]
             try:
                 decode_crop(self.source.encoded(index), "", out=image)

@@ -66,7 +66,7 @@ class EpochOrder:
 
 def shuffled(images: int, random: np.random.Generator) -> np.ndarray:
     """Return the indices of the images, each once, in an order all of which are equally likely."""
-    order = np.arange(images, dtype=_index_type(images))
+    order: np.ndarray = np.arange(images, dtype=_index_type(images))
     random.shuffle(order)
     return order
 
@@ -76,7 +76,7 @@ def blocks_shuffled(images: int, random: np.random.Generator) -> np.ndarray:
 
     Blocks of BLOCK consecutive images are shuffled, then the images of each WINDOW among one another.
     """
-    blocks = shuffled(-(-images // BLOCK), random).astype(_index_type(images))
+    blocks: np.ndarray = shuffled(-(-images // BLOCK), random).astype(_index_type(images))
     order = (blocks[:, None] * BLOCK + np.arange(BLOCK, dtype=blocks.dtype)).ravel()
     order = order[order < images]  # the last block may be shorter
     for first in range(0, images, WINDOW):
@@ -100,7 +100,7 @@ def balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     def of_each_draw(value_of_class: np.ndarray) -> np.ndarray:
         return np.repeat(value_of_class.astype(index_type), draws)
 
-    order = np.arange(images, dtype=index_type)
+    order: np.ndarray = np.arange(images, dtype=index_type)
     order -= of_each_draw(np.cumsum(draws) - draws)  # counts the draws of each class from 0
     order %= of_each_draw(of_class[classes])  # all members come once before one comes again
     order += of_each_draw((np.cumsum(of_class) - of_class)[classes])

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from arcface.files import open_file, replacing
 # The file: a mark of the format, sizes and times of change of .rec and .idx, number of rows; then the columns.
 _FORMAT = b"arcface1"
 _HEADER = struct.Struct("<8s5q")
-_COLUMNS = (np.dtype("<i8"), np.dtype("<i4"))  # byte offsets, labels
+_COLUMNS: tuple[np.dtype, ...] = (np.dtype("<i8"), np.dtype("<i4"))  # byte offsets, labels
 
 
 def read_cache(record_file: Path) -> list[np.ndarray] | None:
@@ -31,7 +32,7 @@ def read_cache(record_file: Path) -> list[np.ndarray] | None:
     return [offsets, labels] if sound else None
 
 
-def write_cache(record_file: Path, columns: tuple[np.ndarray, ...]) -> None:
+def write_cache(record_file: Path, columns: Sequence[np.ndarray]) -> None:
     """Keep byte offsets and labels for the next time, if the directory can be written."""
     with suppress(OSError), replacing(_cache_of(record_file)) as file:
         file.write(_HEADER.pack(*_stamp(record_file), len(columns[0])))
@@ -44,6 +45,6 @@ def _cache_of(record_file: Path) -> Path:
 
 
 def _stamp(record_file: Path) -> list:
-    record, index = record_file.stat(), record_file.with_suffix(".idx")
-    index = index.stat() if index.exists() else None
+    record, index_file = record_file.stat(), record_file.with_suffix(".idx")
+    index = index_file.stat() if index_file.exists() else None
     return [_FORMAT, record.st_size, record.st_mtime_ns, index.st_size if index else -1, index.st_mtime_ns if index else -1]

@@ -124,7 +124,9 @@ def _from_identities(reader: RecordReader) -> _Images | None:
     one for each identity, with the labels (its first image, one past its last image).
     """
     index = _read_index(reader)
-    at_zero = np.flatnonzero(index.keys == 0) if index else []
+    if not index:
+        return None
+    at_zero = np.flatnonzero(index.keys == 0)
     if len(at_zero) != 1:
         return None
     offset = int(index.offsets[at_zero[0]])

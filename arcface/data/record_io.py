@@ -29,7 +29,7 @@ _BLOCK = 1 << 22  # bytes read at once in a pass over the whole file
 class Record(NamedTuple):
     """The payload of a record: labels (float32, 1 or more), id, and the encoded image, empty in a record about others."""
 
-    labels: memoryview
+    labels: "memoryview[float]"
     id: int
     image: bytes
 
@@ -137,7 +137,8 @@ class RecordReader:
 
     def _payload(self, offset: int, end: int) -> tuple[bytes, int]:
         """Return the record's payload put together, and where the record ends."""
-        data, pieces, position = self._bytes(offset, min(_AT_ONCE, end - offset)), [], 0
+        data, position = self._bytes(offset, min(_AT_ONCE, end - offset)), 0
+        pieces: list[bytes] = []
         while True:
             if position + _FRAME.size > len(data):
                 data = self._more(data, offset, position + _FRAME.size, end)

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 from arcface.data.record_io import encode
 from arcface.errors import UserError
@@ -36,12 +37,15 @@ def write_records(path: str | Path, images: Iterable[tuple[int, bytes]], overwri
             raise UserError(f"{file}: exists already; choose another directory, or replace it on purpose")
     try:
         with ExitStack() as opened:
-            _write(*(opened.enter_context(replacing(file)) for file in files), images)
+            record_file, index_file, property_file = (opened.enter_context(replacing(file)) for file in files)
+            _write(record_file, index_file, property_file, images)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place or make room") from error
 
 
-def _write(record_file, index_file, property_file, images: Iterable[tuple[int, bytes]]) -> None:
+def _write(
+    record_file: BinaryIO, index_file: BinaryIO, property_file: BinaryIO, images: Iterable[tuple[int, bytes]]
+) -> None:
     def write(key: int, labels, image: bytes = b"") -> None:
         index_file.write(b"%d\t%d\n" % (key, record_file.tell()))
         record_file.write(encode(labels, key, image))

@@ -41,7 +41,8 @@ class Workers:
         """Start the processes; raises UserError if the system refuses them or their memory."""
         self.capacity = count * SLOTS_PER_WORKER  # tasks that may be under way at once
         self._processes, self._connections = [], []
-        self._free, self._under_way = deque(range(self.capacity)), deque()  # slots; slots with their tasks
+        self._free = deque(range(self.capacity))  # slots
+        self._under_way: deque[tuple[int, Any]] = deque()  # slots with their tasks
         context = multiprocessing.get_context("fork")
         cv2.setNumThreads(0)  # here, since a forked process may wait for ever for threads that it does not have
         atexit.register(self.close)  # comes before multiprocessing's own end, which would wait for the processes
@@ -119,7 +120,7 @@ def _work(fill: Callable[[Any, np.ndarray], Any], slots: np.ndarray, connection:
     while True:
         slot, task = connection.recv()
         try:
-            answer = fill(task, slots[slot]), None
+            answer, error = fill(task, slots[slot]), None
         except Exception:
-            answer = None, traceback.format_exc()
-        connection.send(answer)
+            answer, error = None, traceback.format_exc()
+        connection.send((answer, error))

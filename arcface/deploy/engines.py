@@ -1,8 +1,8 @@
 """Engines: what computes embeddings when nothing is trained. All give the backbone's own embeddings, at their own speed.
 
-    openvino           OpenVINO on the CPU; pip install -r requirements-engines.txt
+    openvino           OpenVINO on the CPU; the extra engines
     paddle-inference   Paddle Inference with oneDNN on the CPU; comes with Paddle
-    onnxruntime        ONNX Runtime on the CPU; pip install -r requirements-engines.txt
+    onnxruntime        ONNX Runtime on the CPU; the extra engines
     paddle             Paddle's layers, on the CPU or a GPU: what trains
     auto               on a GPU paddle, on a CPU the first of the list that is installed
 
@@ -22,6 +22,7 @@ import paddle
 from arcface.backbones.state_dict import state_dict_bytes
 from arcface.deploy.export import export_in_child
 from arcface.errors import UserError
+from arcface.extras import how_to_install
 from arcface.images import HALF_RANGE, normalise
 from arcface.runtime.tuning import threads
 from arcface.verification.evaluator import Embed
@@ -42,7 +43,7 @@ def choose_engine(name: str) -> str:
             return "paddle"
         return next(engine for engine, packages in _NEEDS.items() if all(map(find_spec, packages)))
     if missing := [package for package in _NEEDS[name] if not find_spec(package)]:
-        raise UserError(f"--engine {name} needs {' and '.join(missing)}; run: pip install -r requirements-engines.txt")
+        raise UserError(f"--engine {name} needs {' and '.join(missing)}; {how_to_install('engines')}")
     return name
 
 

@@ -15,6 +15,7 @@ from arcface.backbones import create_backbone
 from arcface.backbones.state_dict import load_backbone, read_state_dict
 from arcface.command_line import run
 from arcface.errors import UserError
+from arcface.extras import how_to_install
 from arcface.images import SIZE
 
 Format = Literal["paddle", "onnx"]
@@ -29,7 +30,7 @@ def export(backbone: paddle.nn.Layer, folder: Path, format: Format) -> Path:
     Raises UserError if ONNX is asked for and paddle2onnx is not installed.
     """
     if format == "onnx" and not find_spec("paddle2onnx"):
-        raise UserError("ONNX needs paddle2onnx; run: pip install -r requirements-engines.txt")
+        raise UserError(f"ONNX needs paddle2onnx; {how_to_install('engines')}")
     backbone.eval()
     paddle.jit.save(backbone, str(folder / NAME), input_spec=[paddle.static.InputSpec([None, 3, SIZE, SIZE], "float32")])
     model = next(file for file in (folder / f"{NAME}.json", folder / f"{NAME}.pdmodel") if file.exists())
@@ -60,7 +61,7 @@ def export_in_child(state_dict: Path, network: str, embedding_size: int, folder:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "FLAGS_selected"))}
     package = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", __name__, state_dict, network, str(embedding_size), folder, format]
+    command = [sys.executable, "-m", __name__, str(state_dict), network, str(embedding_size), str(folder), format]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
@@ -73,7 +74,7 @@ def main() -> None:
     paddle.set_device("cpu")
     backbone = create_backbone(network, int(embedding_size))
     load_backbone(backbone, read_state_dict(Path(state_dict)), state_dict)
-    print(export(backbone, Path(folder), format))
+    print(export(backbone, Path(folder), "onnx" if format == "onnx" else "paddle"))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from arcface.files import open_file
 LIST_MAGIC = 0x112
 ARRAY_MAGICS = VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DENSE = 0
-DTYPES = {0: np.dtype("<f4"), 1: np.dtype("<f8"), 2: np.dtype("<f2")}  # of weights; the other flags are integers
+# Of weights; the other flags are integers.
+DTYPES: dict[int, np.dtype] = {0: np.dtype("<f4"), 1: np.dtype("<f8"), 2: np.dtype("<f2")}
 
 _LEAST_ARRAY_BYTES = 4 + 4 + 8 + 8 + 4 + 2  # version 1, one dimension, one value
 _LEAST_NAME_BYTES = 8 + 1

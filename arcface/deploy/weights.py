@@ -21,6 +21,7 @@ import argparse
 import os
 import shlex
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -174,9 +175,12 @@ def write(state: dict[str, np.ndarray], destination: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m arcface.deploy.weights", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.error = _usage_error
+    parser = _Parser(
+        "python -m arcface.deploy.weights",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="file of weights, see above")
     parser.add_argument("destination", type=Path, metavar="DESTINATION",
                         help="file to write: DIRECTORY/NETWORK.pdparams or .safetensors")  # fmt: skip
@@ -204,9 +208,15 @@ def main(arguments: list[str] | None = None) -> None:
           f"--checkpoint {shlex.quote(str(destination.parent))} --data_dir MS1M_v2 --val_targets lfw")  # fmt: skip
 
 
-def _usage_error(message: str) -> None:
-    raise UserError(f"{message}; see --help")
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def command() -> None:
+    """`arcface-weights`, and `python -m arcface.deploy.weights`."""
+    run(main)
 
 
 if __name__ == "__main__":
-    run(main)
+    command()

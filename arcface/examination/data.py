@@ -51,7 +51,7 @@ def examine_verification_sets(report: Report, files: list[Path], training_conten
 
 
 def _examine_pairs(report: Report, pairs: VerificationSet, training_contents: set[bytes]) -> None:
-    positions = {}
+    positions: dict[bytes, int] = {}
     for position, image in enumerate(pairs.images):
         positions.setdefault(image, position)
     seen = look(list(positions.values()), pairs.images.__getitem__, "image {}".format)
@@ -79,14 +79,15 @@ def _examine_rows(report: Report, source: Source) -> tuple[set[int], bool]:
 def _examine_sample(report: Report, source: Source, repeated: set[int]) -> set[bytes]:
     """Report a sample of the training images, and return the digests of their contents."""
     indices = evenly_spread(len(source), SAMPLE)
-    seen = look(indices, source.encoded, source.name)
+    seen = look(indices.tolist(), source.encoded, source.name)
     some = " spread over the list" if len(indices) < len(source) else ""
     sizes, wrong = describe_sizes(seen)
     report.line("sample", f"{len(indices):,} images{some}: {sizes}", wrong)
     colours, swapped = describe_colours(seen)
     report.line("its colours", colours, swapped)
-    originals, copies = {}, []
-    for index, content in zip(indices.tolist(), seen.contents):
+    originals: dict[bytes, int] = {}
+    copies = []
+    for index, content in zip(indices.tolist(), seen.contents, strict=True):
         if content is not None and index not in repeated and originals.setdefault(content, index) != index:
             copies.append((index, originals[content]))
     others = sum(source.labels[index] != source.labels[original] for index, original in copies)
@@ -100,5 +101,5 @@ def histogram(counts: np.ndarray) -> str:
     """Return how many of the counts, whole numbers from 1, are 1, 2-3, 4-7 and so on, from the first such class that has any."""
     people = np.bincount(np.frexp(counts)[1] - 1)
     ranges = [f"{2**power}-{2 ** (power + 1) - 1}" if power else "1" for power in range(len(people))]
-    shown = list(zip(ranges, people))[np.argmax(people > 0) :]
+    shown = list(zip(ranges, people, strict=True))[np.argmax(people > 0) :]
     return ", ".join(f"{range_}: {number:,}" for range_, number in shown)

@@ -17,6 +17,7 @@ import arcface
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.deploy.engines import choose_engine
 from arcface.examination.report import Report, size
+from arcface.extras import how_to_install
 from arcface.images import SIZE
 from arcface.runtime import machine
 from arcface.runtime.device import choose_device
@@ -41,13 +42,13 @@ def examine_software(report: Report, device: str, engine: str) -> None:
     needed = [f"{name} {_version(name)}" for name in ("jsonargparse", "visualdl") if name not in missing]
     optional = [f"{name} {_version(name)}" if _version(name) else f"no {name}" for name in OPTIONAL]
     report.line("packages", ", ".join([f"numpy {np.__version__}", f"opencv {cv2.__version__}", *needed, *optional]),
-                f"not installed: {', '.join(missing)}; run: pip install -r requirements.txt" if missing else None)  # fmt: skip
+                f"not installed: {', '.join(missing)}; {how_to_install('cpu')}" if missing else None)  # fmt: skip
     gpus = machine.gpus()
     advice = None
     if with_cuda and not gpus:
         advice = "this Paddle is built for GPUs and finds none: see nvidia-smi, and in Docker give --gpus all"
     elif not with_cuda and machine.has_nvidia_driver():
-        advice = "this machine has an NVIDIA driver, and Paddle is built for CPU: see requirements-gpu.txt"
+        advice = f"this machine has an NVIDIA driver, and Paddle is built for CPU; {how_to_install('gpu')}"
     report.line("GPUs", ", ".join(f"{name} ({size(total)})" for name, total in gpus) or "none", advice)
     paddle.set_device("cpu")
     chosen = "cpu"

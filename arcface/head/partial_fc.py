@@ -60,13 +60,14 @@ class PartialFC:
             raise UserError("FLAGS_use_stride_kernel=0: slices would be copies, and class centres would not be trained; unset it")
         self.shard = shard_of(num_classes, rank(), world_size())
         self.num_classes, self.margin, self.scale, self.sample_rate, self.seed = num_classes, margin, scale, sample_rate, seed
-        self.rows = None  # that the last step used: int64, sorted, counted from the shard's start; None for all
+        # The rows that the last step used: int64, sorted, counted from the shard's start; None for all.
+        self.rows: paddle.Tensor | None = None
         self.weight = paddle.empty([self.shard.size, embedding_size])
         for block in _blocks(self.shard.size):  # the memory of a whole copy would not be given back to the system
             first = self.shard.start
             self.weight[block] = paddle.to_tensor(first_centres(first + block.start, first + block.stop, embedding_size, seed))
         self.momentum = paddle.zeros_like(self.weight)
-        self._kept = None  # of the last `loss`, for `update`
+        self._kept: _Kept | None = None  # of the last `loss`, for `update`
 
     def loss(self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
         """Return the mean loss over all ranks' rows, a scalar; its backward gives the embeddings' gradient.
@@ -102,7 +103,8 @@ class PartialFC:
         if self.scale > LARGEST_PLAIN_SCALE:
             shift = _highest(weight, scaled, columns, self.scale)
         logits, inverses = paddle.matmul(weight, scaled), paddle.empty([len(weight), 1])
-        others, pull = 0, 0  # pull: sum of exponential * unit centre
+        others: paddle.Tensor = 0  # sum of exponentials
+        pull: paddle.Tensor = 0  # sum of exponential * unit centre
         for block in _blocks(len(weight)):
             inverses[block], sums = self._exponentials(weight[block], logits[block], columns - block.start, shift)
             others += sums
@@ -145,6 +147,7 @@ class PartialFC:
     def update(self, lr: float, momentum: float, weight_decay: float) -> None:
         """Momentum SGD on the rows of the last `loss`: m = momentum * m + g + weight_decay * w;  w = w - lr * m."""
         kept, self._kept = self._kept, None
+        assert kept, "an update follows a loss"
         for block in _blocks(len(kept.weight)):
             gradient = paddle.matmul(kept.factors[block], kept.x_factor)
             if self.library:

@@ -129,7 +129,8 @@ class _Chain(PyLayer):
 
 def _described(x: paddle.Tensor, units: Sequence[Unit]) -> tuple:
     """The first arguments of both functions of the library."""
-    shapes, parameters = [], []
+    shapes: list[int] = []
+    parameters: list[ctypes.c_void_p | None] = []
     for unit in units:
         convolution = unit.convolution
         shapes += [convolution.channels_out, convolution.kernel, convolution.stride, convolution.padding, convolution.depthwise]

@@ -4,6 +4,7 @@ import paddle
 from paddle.distributed import ParallelEnv
 
 from arcface.errors import UserError
+from arcface.extras import how_to_install
 
 
 def choose_device(name: str) -> str:
@@ -13,8 +14,10 @@ def choose_device(name: str) -> str:
     """
     gpus = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
     if name == "gpu" and gpus == 0:
-        reason = "finds no GPU" if paddle.device.is_compiled_with_cuda() else "is built for CPU (see requirements-gpu.txt)"
-        raise UserError(f"--device gpu: this paddlepaddle {paddle.__version__} {reason}; use --device cpu or auto")
+        paddle_is = f"--device gpu: this paddlepaddle {paddle.__version__}"
+        if paddle.device.is_compiled_with_cuda():
+            raise UserError(f"{paddle_is} finds no GPU; use --device cpu or auto")
+        raise UserError(f"{paddle_is} is built for CPU; use --device cpu or auto, or {how_to_install('gpu')}")
     device = "cpu" if name == "cpu" or gpus == 0 else f"gpu:{ParallelEnv().device_id}"
     paddle.set_device(device)
     return device

@@ -91,7 +91,7 @@ def all_gather(x: paddle.Tensor) -> paddle.Tensor:
     if world_size() == 1:
         return x
     _begin()
-    parts = []
+    parts: list[paddle.Tensor] = []
     dist.all_gather(parts, x.detach())
     return paddle.concat(parts)
 

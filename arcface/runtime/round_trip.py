@@ -104,7 +104,7 @@ def wrong_collectives() -> list[str]:
     }
     here = [not bool((result == expected).all()) for result, expected in results.values()]
     anywhere = all_reduce_max(paddle.to_tensor(here, "float32")).tolist()
-    return [name for name, *wrong in zip(results, here, anywhere) if any(wrong)]
+    return [name for name, *wrong in zip(results, here, anywhere, strict=True) if any(wrong)]
 
 
 def _all_reduce_seconds(size: int) -> float:

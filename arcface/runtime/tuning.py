@@ -7,12 +7,14 @@ thread that Paddle's launcher gives each rank.
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import io
 import os
 import platform
 import sys
 import warnings
 
+from arcface.extras import no_paddle
 from arcface.runtime.processes import die_with_launcher
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
@@ -22,7 +24,10 @@ def start_paddle() -> None:
     """Set up this process for CPU arithmetic and import Paddle; no effect on results but rounding.
 
     To be called before anything imports Paddle. Under Paddle's launcher, this process will not outlive it.
+    Raises UserError if Paddle is not installed.
     """
+    if not importlib.util.find_spec("paddle"):
+        raise no_paddle()
     if "PADDLE_LOCAL_SIZE" in os.environ:
         die_with_launcher()
     _use_fast_blas_on_amd()

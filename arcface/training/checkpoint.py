@@ -76,7 +76,7 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
     digests = []
     with _Caught() as writing:
         colon = _colon(folder)
-        for file, array in zip(head_files(rank(), colon), (state.centres, state.centres_momentum)):
+        for file, array in zip(head_files(rank(), colon), (state.centres, state.centres_momentum), strict=True):
             digests.append(_write_pickle(folder / file, array))
     writing.raise_on_every_rank(output, step)
     # int64: a dtype that every backend gathers
@@ -91,7 +91,7 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
                 ),
             }
             heads = [file for owner in range(len(ranges)) for file in head_files(owner, colon)]
-            files |= zip(heads, (row.tobytes() for row in of_all_ranks.reshape(len(heads), -1)))
+            files |= zip(heads, (row.tobytes() for row in of_all_ranks.reshape(len(heads), -1)), strict=True)
             manifest = {"format": FORMAT, **manifest, "keep": keep, "classes_of_rank": ranges,
                         "sha256": {file: digest.hex() for file, digest in files.items()}}  # fmt: skip
             _write(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
@@ -175,7 +175,7 @@ class Checkpoint:
         colon = ":" if head_files(0)[0] in self.manifest["sha256"] else "_"
         of_ranks = [head_files(owner, colon) for owner in range(len(ranges))]
         centres, centres_momentum = (
-            collect_rows(self.directory, files, ranges, shard, self._read_rows) for files in zip(*of_ranks)
+            collect_rows(self.directory, files, ranges, shard, self._read_rows) for files in zip(*of_ranks, strict=True)
         )
         return State(backbone, momentum, centres, centres_momentum)
 
@@ -207,7 +207,7 @@ def _is_sound(manifest: dict) -> bool:
         return False
     if not all(isinstance(item, list) and len(item) == 2 and all(type(number) is int for number in item) for item in ranges):
         return False
-    starts, stops = zip(*ranges)
+    starts, stops = zip(*ranges, strict=True)
     return (isinstance(manifest.get("identity", {}), dict) and type(progress.get("step")) is int and progress["step"] >= 0
             and starts == (0, *stops[:-1]) and all(start < stop for start, stop in ranges)
             and all(isinstance(digest, str) for digest in digests.values()))  # fmt: skip
@@ -225,7 +225,7 @@ def collect_rows(directory: Path, files: Iterable[str], ranges: list[tuple[int, 
     Raises UserError if a file does not hold as many rows as its range.
     """
     parts = []
-    for file, (start, stop) in zip(files, ranges):
+    for file, (start, stop) in zip(files, ranges, strict=True):
         low, high = max(start, shard.start), min(stop, shard.stop)
         if low < high:
             rows = read(file)
@@ -288,8 +288,8 @@ def _make_current(output: Path, name: str, files: Iterable[str], best: bool) -> 
             _remove([copied])
             os.rename(current, copied)  # the files beside `latest` are a complete checkpoint then
         if not _link(current, name):
-            with replacing(current) as file:
-                file.write(name.encode())
+            with replacing(current) as pointer:
+                pointer.write(name.encode())
     for file in files:
         if not _link(output / file, f"{LATEST}/{file}"):
             with replacing(output / file) as copy, open(output / name / file, "rb") as original:

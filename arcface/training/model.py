@@ -31,7 +31,8 @@ class Model:
             momentum=config.momentum, parameters=self.backbone.parameters(), weight_decay=config.weight_decay,
             grad_clip=nn.ClipGradByGlobalNorm(config.clip_norm) if config.clip_norm else None,
         )  # fmt: skip
-        self._statistics = []  # of batch norm before this batch, each with its tensor, where they may be needed
+        # Of batch norm before this batch, each with its tensor, where they may be needed.
+        self._statistics: list[tuple[paddle.Tensor, paddle.Tensor]] = []
         self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
 
     def use_cpu_kernels(self) -> None:

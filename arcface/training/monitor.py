@@ -36,7 +36,7 @@ def start_log(file: Path | None = None) -> None:
     """Send log lines to stdout, and to the end of `file` if one is given."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
-    handlers = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if file:
         handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
@@ -137,7 +137,7 @@ class Monitor:
         data_wait = all_reduce_max(paddle.to_tensor([self._waited / (now - self._clock)], "float32")).item()
         hours = (now - self._started) / (step - self._first_step) * (self._last_step - step) / 3600
         epoch = (step - 1) // self._steps_per_epoch
-        if self._reports:
+        if self._records:
             logger.info(
                 "Speed %.2f samples/sec   Loss %.4f   Epoch: %d   Global Step: %d   Required: %.0f hours,"
                 " lr_backbone_value: %f, lr_pfc_value: %f",
@@ -164,7 +164,7 @@ class Monitor:
         """Report a verification, remember the highest accuracy, and return whether this is a new one."""
         before = self.progress.highest.get(name, 0.0)
         highest = self.progress.highest[name] = max(result.accuracy.mean, before)
-        if self._reports:
+        if self._records:
             log_verification(name, self.progress.step, result, highest)
             from arcface.verification.plots import thinned  # imports matplotlib, which only rank 0 needs
 
@@ -228,7 +228,7 @@ class Records:
 
 def _read_records(file: Path) -> list[dict | None]:
     """Return the file's records; None for lines that are none. Lines that a crash or a full disk cut off are left out."""
-    records = []
+    records: list[dict | None] = []
     for line in file.read_bytes().splitlines() if file.exists() else []:
         try:
             record = json.loads(line)

@@ -37,10 +37,10 @@ class RankFiles:
         found = _found(directory)
         if absent := sorted(set(range(max(found) + 1)) - found.keys()):
             raise UserError(f"{directory}: {head_files(absent[0])[0]} is missing, of {max(found) + 1} ranks; restore it")
-        self._files, self._momentum_files = zip(*(head_files(owner, found[owner]) for owner in sorted(found)))
+        self._files, self._momentum_files = zip(*(head_files(owner, found[owner]) for owner in sorted(found)), strict=True)
         shapes = [self._read(file).shape for file in self._files]
         ends = np.cumsum([classes for classes, _ in shapes]).tolist()
-        self._ranges = list(zip([0, *ends[:-1]], ends))
+        self._ranges = list(zip([0, *ends[:-1]], ends, strict=True))
         self._embedding_sizes = [size for _, size in shapes]
         self._has_momentum = all((directory / file).exists() for file in self._momentum_files)
         self.missing = ["the step", "the best accuracies", "the backbone's momentum",
@@ -48,11 +48,12 @@ class RankFiles:
 
     def check_identity(self, identity: dict) -> None:
         """Raise UserError if they hold other classes or embeddings than the run has."""
-        held = ", ".join(f"{file} the classes {start} to {stop - 1}" for file, (start, stop) in zip(self._files, self._ranges))
+        ranges = zip(self._files, self._ranges, strict=True)
+        held = ", ".join(f"{file} the classes {start} to {stop - 1}" for file, (start, stop) in ranges)
         if self._ranges[-1][1] != identity["num_classes"]:
             raise UserError(f"--resume 1: {self.directory} is of {self._ranges[-1][1]} classes, not {identity['num_classes']}"
                             f" ({held}); give the data set that it was trained on")  # fmt: skip
-        for file, size in zip(self._files, self._embedding_sizes):
+        for file, size in zip(self._files, self._embedding_sizes, strict=True):
             if size != identity["embedding_size"]:
                 raise UserError(f"--resume 1: {self.directory / file} was trained with embedding_size {size},"
                                 f" not {identity['embedding_size']}; resume with the same embedding_size")  # fmt: skip

@@ -117,12 +117,16 @@ def _checked_flags(path: str | Path, same: Sequence, images: int) -> np.ndarray:
     if images != 2 * len(same):
         raise UserError(f"{path}: {images} images for {len(same)} pairs, not two a pair; pack it again")
     flags = np.array(same, bool)
-    check_both_kinds(path, flags)
+    check_both_kinds(path, flags.tolist())
     return flags
 
 
 def _is_list_array(part: object) -> bool:
     return isinstance(part, np.ndarray) and part.ndim == 1 and part.dtype.kind in "Obiuf"
+
+
+def _is_encoded(image: object) -> bool:
+    return isinstance(image, (bytes, bytearray)) or (isinstance(image, np.ndarray) and image.dtype == np.uint8)
 
 
 def _as_bytes(images: Sequence, path: str | Path, file_size: int) -> list[bytes]:
@@ -132,9 +136,10 @@ def _as_bytes(images: Sequence, path: str | Path, file_size: int) -> list[bytes]
     are therefore paid for: in an honest file each array has bytes of its own, so all of them are below its size.
     """
     copies: dict[int, bytes] = {}
-    allowance, result = file_size, []
+    allowance = file_size
+    result: list[bytes] = []
     for number, image in enumerate(images):
-        if not isinstance(image, (bytes, bytearray)) and not (isinstance(image, np.ndarray) and image.dtype == np.uint8):
+        if not _is_encoded(image):
             raise _wrong_format(path, f"image {number} is a {type(image).__name__}, not an encoded image")
         if type(image) is not bytes and id(image) not in copies:
             view = memoryview(image)

@@ -42,7 +42,7 @@ def check_images(pairs: VerificationSet) -> None:
 
 def _first_positions(pairs: VerificationSet) -> dict[bytes, int]:
     """Return the distinct images, each with the position in `pairs.images` where it occurs first."""
-    positions = {}
+    positions: dict[bytes, int] = {}
     for position, image in enumerate(pairs.images):
         positions.setdefault(image, position)
     return positions

@@ -11,14 +11,16 @@ Two protocols, each with the quantity and the comparison that the field uses for
   (two people) and TAR that of the positive pairs (one person) that are accepted.
 
 For unit vectors, similarity = 1 - squared distance / 2.
+
+Folds, the counts of a ROC and its area are scikit-learn's. It takes a second to import, which waits until it is needed.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # On the squared Euclidean distance of unit vectors, which lies between 0 and 4.
 THRESHOLDS = np.arange(0, 4, 0.01)
@@ -108,9 +110,9 @@ def kfold_accuracy(
 ) -> KFoldAccuracy:
     """Accuracy of "same if distance < threshold", each fold with the threshold that is best on the others.
 
-    Folds are contiguous and not shuffled, as `sklearn.model_selection.KFold` makes them: the first n % folds
-    of them have one pair more. Of equally good thresholds the first is taken. With fewer pairs than folds,
-    each pair is a fold; a single pair, which leaves nothing to choose on, gets the first threshold.
+    Folds are those of `sklearn.model_selection.KFold`: contiguous, not shuffled, the first n % folds of them
+    with one pair more. Of equally good thresholds the first is taken. With fewer pairs than folds, each pair
+    is a fold; a single fold, which leaves nothing to choose on, gets the first threshold.
 
     Args:
         distances: float [n].
@@ -126,26 +128,21 @@ def kfold_accuracy(
     thresholds = _checked_thresholds(thresholds)
     if folds < 1:
         raise ValueError(f"{folds} folds: at least one is needed")
-    folds = min(folds, len(same))
-    parts = list(zip(np.array_split(distances, folds), np.array_split(same, folds), strict=True))
+    parts = _fold_members(len(same), min(folds, len(same)))
     # Whole numbers, so that equally good thresholds are exactly equal.
-    right = np.array([_count_right(*part, thresholds) for part in parts])  # [folds, t]
+    right = np.array([_count_right(distances[part], same[part], thresholds) for part in parts])  # [folds, t]
     best = np.argmax(right.sum(axis=0) - right, axis=1)  # the first maximum on the other folds
-    accuracies = right[np.arange(folds), best] / [len(flags) for _, flags in parts]
+    accuracies = right[np.arange(len(parts)), best] / [len(part) for part in parts]
     return KFoldAccuracy(float(accuracies.mean()), float(accuracies.std()), accuracies, thresholds[best])
 
 
-def best_threshold(distances: np.ndarray, same: np.ndarray, thresholds: np.ndarray = THRESHOLDS) -> tuple[float, float]:
-    """The threshold with which "same if distance < threshold" is right most often, and its accuracy.
+def _fold_members(pairs: int, folds: int) -> list[np.ndarray]:
+    """The indices of each fold's pairs, int64 [pairs of the fold]."""
+    from sklearn.model_selection import KFold
 
-    Both are of all pairs together, so that the accuracy is optimistic: `kfold_accuracy` gives the honest one.
-    Of equally good thresholds the first is taken. Arguments and errors are those of `kfold_accuracy`.
-    """
-    distances, same = _checked_pairs(distances, same, "distances")
-    thresholds = _checked_thresholds(thresholds)
-    right = _count_right(distances, same, thresholds)
-    best = int(np.argmax(right))
-    return float(thresholds[best]), int(right[best]) / len(same)
+    if folds == 1:  # which KFold, where each fold is the test of the others, does not make
+        return [np.arange(pairs)]
+    return [members for _, members in KFold(folds).split(np.empty(pairs))]
 
 
 def _count_right(distances: np.ndarray, same: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -165,8 +162,14 @@ def roc(similarities: np.ndarray, same: np.ndarray) -> Roc:
     Raises:
         ValueError: a similarity that is not finite, only one kind of pair, or shapes that do not agree.
     """
+    from sklearn.metrics import roc_curve
+
     similarities, same = _checked_pairs(similarities, same, "similarities")
-    return _accumulated(similarities, same, ~same)
+    positives, negatives = np.count_nonzero(same), np.count_nonzero(~same)
+    _check_both_kinds(bool(positives), bool(negatives))
+    far, tar, thresholds = roc_curve(same, similarities, drop_intermediate=False)  # dropped points would be thresholds too
+    # Rates of whole numbers: rounding gives these back exactly up to 2**51 pairs.
+    return Roc(thresholds, *(np.rint(rate * count).astype(np.int64) for rate, count in ((tar, positives), (far, negatives))))
 
 
 def roc_from_counts(thresholds: np.ndarray, positives_per_threshold: np.ndarray, negatives_per_threshold: np.ndarray) -> Roc:
@@ -193,19 +196,31 @@ def roc_from_counts(thresholds: np.ndarray, positives_per_threshold: np.ndarray,
         raise ValueError("counts of pairs are whole numbers from 0")
     if not np.isfinite(thresholds).all():
         raise ValueError("a threshold is not finite")
-    occupied = (counts[0] > 0) | (counts[1] > 0)
-    return _accumulated(thresholds[occupied], counts[0][occupied], counts[1][occupied])
+    _check_both_kinds(*(bool(count.any()) for count in counts))
+    # Not scikit-learn's, which would want each bin twice, with weights: cumulative sums of whole numbers are all it takes.
+    occupied = np.flatnonzero((counts[0] > 0) | (counts[1] > 0))
+    order = occupied[np.argsort(thresholds[occupied])[::-1]]
+    descending = thresholds[order]
+    last_of_ties = np.append(descending[1:] != descending[:-1], True)
+    accepts = [np.cumsum(count[order], dtype=np.int64)[last_of_ties] for count in counts]
+    return Roc(np.append(np.inf, descending[last_of_ties]), *(np.append(0, count) for count in accepts))
 
 
-def _accumulated(values: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> Roc:
-    """The ROC of `positives[i]` and `negatives[i]` pairs of similarity `values[i]`, in any order, none empty."""
-    if not positives.any() or not negatives.any():
+def _check_both_kinds(has_positives: bool, has_negatives: bool) -> None:
+    if not (has_positives and has_negatives):
         raise ValueError("a ROC needs pairs of one person and pairs of two people")
-    order = np.argsort(values)[::-1]
-    values = values[order]
-    last_of_ties = np.append(values[1:] != values[:-1], True)
-    accepts = [np.cumsum(kind[order], dtype=np.int64)[last_of_ties] for kind in (positives, negatives)]
-    return Roc(np.append(np.inf, values[last_of_ties]), *(np.append(0, count) for count in accepts))
+
+
+def best_threshold(roc: Roc) -> tuple[float, int]:
+    """The threshold with the fewest mistakes over all pairs, and how many mistakes that is.
+
+    Exact: a mistake is a pair on the wrong side of "accept if similarity >= threshold", and the number of them changes at
+    similarities that are observed only. Of equally good thresholds the highest is taken; inf, where it is best to
+    accept nothing. The pairs that are judged chose it, so that its accuracy is optimistic: `kfold_accuracy` gives the honest one.
+    """
+    mistakes = roc.false_accepts + (roc.positives - roc.true_accepts)
+    best = int(np.argmin(mistakes))
+    return float(roc.thresholds[best]), int(mistakes[best])
 
 
 def auc(roc: Roc) -> float:
@@ -213,10 +228,11 @@ def auc(roc: Roc) -> float:
 
     That is Mann and Whitney's U over the number of its comparisons, and the area of the curve's trapezoids.
     """
-    # Whole numbers in float64: exact up to 2**53, and no overflow beyond, where int64 would have one.
-    true_accepts, false_accepts = roc.true_accepts.astype(np.float64), roc.false_accepts.astype(np.float64)
-    twice = np.dot(np.diff(false_accepts), true_accepts[1:] + true_accepts[:-1])
-    return float(twice) / (2 * roc.positives * roc.negatives)
+    from sklearn.metrics import auc as area
+
+    # Of counts, not rates: exact while it is below 2**53, and float64, since int64 might overflow.
+    counts = area(roc.false_accepts.astype(np.float64), roc.true_accepts.astype(np.float64))
+    return float(counts) / (roc.positives * roc.negatives)
 
 
 def equal_error_rate(roc: Roc) -> tuple[float, float]:
@@ -240,7 +256,7 @@ def equal_error_rate(roc: Roc) -> tuple[float, float]:
     return float(rate), float(threshold)
 
 
-def tar_at_far(roc: Roc, targets: Sequence[float] = FAR_TARGETS) -> list[OperatingPoint]:
+def tar_at_far(roc: Roc, targets: ArrayLike = FAR_TARGETS) -> list[OperatingPoint]:
     """For each target FAR, the lowest threshold observed whose FAR does not exceed it, and the TAR there.
 
     Nothing is interpolated: an operator who sets this threshold gets at most the target FAR on these pairs.
@@ -259,7 +275,7 @@ def tar_at_far(roc: Roc, targets: Sequence[float] = FAR_TARGETS) -> list[Operati
     return [point if 1 / roc.negatives <= point.far else OperatingPoint(point.far, None, None) for point in points]
 
 
-def tar_band(roc: Roc, fars: Sequence[float], resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def tar_band(roc: Roc, fars: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """95 % confidence band of the TAR at each FAR, by the percentile bootstrap over pairs (Efron, 1979).
 
     Positive and negative pairs are resampled apart, each with replacement, and TAR is that of `tar_at_far`. Pairs
@@ -323,9 +339,9 @@ def _checked_thresholds(thresholds: np.ndarray) -> np.ndarray:
     return thresholds
 
 
-def _checked_rates(rates: Sequence[float]) -> np.ndarray:
+def _checked_rates(rates: ArrayLike) -> np.ndarray:
     """Return float64 [f], all from 0 to 1; raises ValueError otherwise."""
-    rates = np.asarray(rates, np.float64)
-    if rates.ndim != 1 or not ((rates >= 0) & (rates <= 1)).all():
-        raise ValueError(f"false accept rates are a list of numbers from 0 to 1, not {rates.tolist()}")
-    return rates
+    array = np.asarray(rates, np.float64)
+    if array.ndim != 1 or not ((array >= 0) & (array <= 1)).all():
+        raise ValueError(f"false accept rates are a list of numbers from 0 to 1, not {array.tolist()}")
+    return array

@@ -48,7 +48,7 @@ class PairList:
                 f"{self.file} line {line}: {missing[0]}{' or '.join(self.suffixes)}: no such file in {directory}"
                 f" ({len(missing)} of {len(found)} images are missing); correct --images or restore the files"
             )
-        return [found[path] for path in self.paths]
+        return [file for path in self.paths if (file := found[path])]
 
     def _find(self, directory: Path, path: str) -> Path | None:
         candidates = (directory / (path + suffix) for suffix in self.suffixes)

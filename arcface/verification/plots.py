@@ -33,14 +33,15 @@ def roc_figure(curves: dict[str, Roc]) -> Figure:
 
 
 def histogram_figure(similarities: np.ndarray, same: np.ndarray, threshold: float) -> Figure:
-    """Share of the pairs of one person and of two over their similarity, float [n], with the threshold between them."""
+    """Share of the pairs of one person and of two over their similarity, float [n], with a threshold, unless that is inf."""
     figure = Figure((8, 3.2), layout="constrained")
     axes = figure.subplots()
-    bins = np.linspace(min(similarities.min(), threshold), max(similarities.max(), threshold) + 1e-6, 81)
+    bins = np.linspace(similarities.min(), similarities.max() + 1e-6, 81)
     for chosen, colour, label in ((~same, DIFFERENT, "different people"), (same, SAME, "same person")):
         weights = np.full(np.count_nonzero(chosen), 100 / np.count_nonzero(chosen))
-        axes.hist(similarities[chosen], bins, weights=weights, color=colour, alpha=0.55, label=label)
-    axes.axvline(threshold, color="#222222", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.3f}")
+        axes.hist(similarities[chosen], bins.tolist(), weights=weights, color=colour, alpha=0.55, label=label)
+    if np.isfinite(threshold):
+        axes.axvline(threshold, color="#222222", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.3f}")
     axes.set(xlabel="cosine similarity", ylabel="% of these pairs")
     axes.legend(loc="best", frameon=False)
     return _plain(figure)

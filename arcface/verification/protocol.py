@@ -162,8 +162,8 @@ def _parse_pairs(block: bytes, first_line: int, file: str | Path) -> np.ndarray:
                 return pairs
     # Something else than plain numbers and single spaces: thirty times slower, but it names what is wrong.
     lines = enumerate(block.split(b"\n"), first_line)
-    pairs = [_parse_pair(line, number, file) for number, line in lines if line.strip()]
-    return np.array(pairs, np.int64).reshape(-1, 3)
+    parsed = [_parse_pair(line, number, file) for number, line in lines if line.strip()]
+    return np.array(parsed, np.int64).reshape(-1, 3)
 
 
 def _parse_pair(line: bytes, number: int, file: str | Path) -> list[int]:
@@ -208,9 +208,9 @@ def _read_landmarks(file: Path, images: np.ndarray, list_file: Path) -> tuple[np
     """Return the landmarks, float32 [n, 5, 2], and the detector's scores, float32 [n], of the listed images."""
     values, count = array("d"), 0
     for number, line in _lines(file):
-        image, *numbers = line.rsplit(None, 11)
+        image, *parts = line.rsplit(None, 11)
         try:
-            numbers = [float(part) for part in numbers]
+            numbers = [float(part) for part in parts]
         except ValueError:
             numbers = []
         if len(numbers) != 11 or not all(map(math.isfinite, numbers)):

@@ -37,7 +37,7 @@ class SetReport:
         name: the set's name.
         curve: its ROC on cosine similarities.
         xnorm, accuracy, std: as in the log lines; None for a protocol that has none.
-        threshold: the cosine similarity that is best on all pairs.
+        threshold: the cosine similarity with the fewest mistakes over all pairs; inf where it is best to accept none.
         histogram: PNG, or None where the similarities are not kept.
         false_accepts, false_rejects: the worst mistakes at the threshold, worst first.
         counts: how many false accepts and false rejects there are.
@@ -73,14 +73,13 @@ class SetReport:
 def report_pairs(pairs: VerificationSet, result: Verification) -> SetReport:
     """Collect what the report says of a `.bin` set."""
     similarities = result.similarities
-    distances = 2 - 2 * similarities
-    distance, _ = best_threshold(distances, pairs.same)
-    threshold = 1 - distance / 2
-    accepted = distances < distance
+    threshold, _ = best_threshold(result.curve)
+    accepted = similarities >= threshold
 
     def worst(wrong: np.ndarray, sign: int) -> list[Mistake]:
         order = wrong[np.argsort(sign * similarities[wrong], kind="stable")][:WORST]
-        return [Mistake(int(pair), float(similarities[pair]), tuple(pairs.images[2 * pair : 2 * pair + 2])) for pair in order]
+        images = pairs.images
+        return [Mistake(int(pair), float(similarities[pair]), (images[2 * pair], images[2 * pair + 1])) for pair in order]
 
     false_accepts, false_rejects = np.flatnonzero(accepted & ~pairs.same), np.flatnonzero(~accepted & pairs.same)
     return SetReport(

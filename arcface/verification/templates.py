@@ -48,11 +48,16 @@ def image_features(
         float32 [n, D], a new array.
 
     Raises:
-        ValueError: detector_score without scores.
+        ValueError: flip without mirror images, or detector_score without scores.
     """
     if detector_score and detector_scores is None:
         raise ValueError("detector_score without detector_scores")
-    features = np.add(plain, flipped, dtype=np.float32) if flip else np.array(plain, np.float32)
+    if not flip:
+        features = np.array(plain, np.float32)
+    elif flipped is None:
+        raise ValueError("flip without flipped")
+    else:
+        features = np.add(plain, flipped, dtype=np.float32)
     if not norm_score:
         features /= _norms(features)
     if detector_score:

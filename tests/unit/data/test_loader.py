@@ -126,7 +126,7 @@ def test_workers_end_when_the_loop_over_their_batches_does(source, monkeypatch):
             started.extend(self._processes)
 
     monkeypatch.setattr(loader, "Workers", Watched)
-    for images, labels in load(Batches(source, 8, 1, 0, 1), 0, 1000, 2):
+    for _ in load(Batches(source, 8, 1, 0, 1), 0, 1000, 2):
         assert all(process.is_alive() for process in started)
         break
     assert len(started) == 2 and not any(process.is_alive() for process in started)

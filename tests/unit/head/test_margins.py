@@ -1,10 +1,10 @@
 """The margin function: published settings, monotone, finite at the ends."""
 
 import head_cases as cases
+import head_reference as reference
 import numpy as np
 import paddle
 import pytest
-import head_reference as reference
 
 from arcface.head.margins import COSINE_LIMIT, Margin, apply_margin
 

@@ -27,7 +27,7 @@ def layers(channels_in, channels_out, kernel, stride=1, padding=0, depthwise=Fal
 
 def chain_with_random_weights(*layers):
     chain = Chain(*layers)
-    for name, tensor in chain.state_dict().items():
+    for tensor in chain.state_dict().values():
         if "conv" not in tensor.name:
             tensor.set_value(paddle.uniform(tensor.shape, min=0.2, max=1.5))
     return chain

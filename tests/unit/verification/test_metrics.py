@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface.verification.metrics import THRESHOLDS, best_threshold, kfold_accuracy, mean_norm, squared_distances
+from arcface.verification.metrics import THRESHOLDS, kfold_accuracy, mean_norm, squared_distances
 
 thorough = settings(deadline=None, derandomize=True, database=None, max_examples=150)
 
@@ -92,10 +92,9 @@ def test_each_fold_is_judged_with_a_threshold_chosen_on_the_others_only():
 
 
 @pytest.mark.parametrize("distance", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("figure", [kfold_accuracy, best_threshold])
-def test_a_distance_that_is_not_finite_is_an_error(figure, distance):
+def test_a_distance_that_is_not_finite_is_an_error(distance):
     with pytest.raises(ValueError, match="1 of 3 distances are not finite"):
-        figure(np.array([1.0, distance, 0.1]), np.array([False, False, True]))
+        kfold_accuracy(np.array([1.0, distance, 0.1]), np.array([False, False, True]))
 
 
 def test_embeddings_that_are_not_finite_end_in_an_error():
@@ -105,22 +104,6 @@ def test_embeddings_that_are_not_finite_end_in_an_error():
         distances = squared_distances(embeddings)
     with pytest.raises(ValueError, match="2 of 4 distances are not finite"):
         kfold_accuracy(distances, np.ones(4, bool))
-
-
-@thorough
-@given(st.lists(st.tuples(coarse | fine, st.booleans()), min_size=1, max_size=37), st.lists(coarse, min_size=1, max_size=12))
-def test_the_best_threshold_is_the_first_that_is_right_most_often(pairs, thresholds):
-    def right(threshold):
-        return sum((distance < threshold) == same for distance, same in pairs)
-
-    best = max(thresholds, key=right)  # the first of equally good ones
-    distances, same = zip(*pairs, strict=True)
-    result = best_threshold(np.array(distances), np.array(same), np.array(thresholds))
-    assert result == (best, right(best) / len(pairs)) and all(type(figure) is float for figure in result)
-
-
-def test_the_best_threshold_is_one_of_the_protocols_by_default():
-    assert best_threshold(np.array([0.5, 1.5, 1.2]), np.array([True, False, True])) == (THRESHOLDS[121], 1)
 
 
 def test_leave_one_out_is_the_obvious_accuracy():
@@ -150,9 +133,6 @@ def test_the_arguments_are_left_as_they_were():
 def test_what_has_no_accuracy_is_an_error(distances, same, folds, thresholds):
     with pytest.raises(ValueError, match="pairs|at least one"):
         kfold_accuracy(np.array(distances), np.array(same, bool), folds, thresholds)
-    if folds > 0:
-        with pytest.raises(ValueError, match="pairs|at least one"):
-            best_threshold(np.array(distances), np.array(same, bool), thresholds)
 
 
 def test_squared_distances_are_those_of_unit_vectors():

@@ -60,10 +60,10 @@ def test_the_worst_mistakes_come_first_with_their_own_images():
             assert mistake.images == (pairs.images[2 * mistake.pair], pairs.images[2 * mistake.pair + 1])
 
 
-def test_no_other_threshold_makes_fewer_mistakes_but_for_its_steps():
+def test_no_other_threshold_makes_fewer_mistakes():
     pairs, result = made_up(600)
     one = report_pairs(pairs, result)
-    fewest = min(np.count_nonzero((result.similarities >= threshold) != pairs.same) for threshold in 1 - np.arange(0, 4, 0.01) / 2)
+    fewest = min(np.count_nonzero((result.similarities >= threshold) != pairs.same) for threshold in result.similarities)
     assert sum(one.counts) == fewest
 
 
@@ -78,8 +78,8 @@ def test_the_page_has_the_figures_and_loads_nothing(tmp_path):
     assert not re.search(r"@import|url\(", text)
     cells = sources.cells
     for pairs, result in sets:
-        assert "%.5f ± %.5f" % (result.accuracy.mean, result.accuracy.std) in cells
-        assert "%.5f" % auc(result.curve) in cells and "%.2f %%" % (100 * equal_error_rate(result.curve)[0]) in cells
+        assert f"{result.accuracy.mean:.5f} ± {result.accuracy.std:.5f}" in cells
+        assert f"{auc(result.curve):.5f}" in cells and f"{100 * equal_error_rate(result.curve)[0]:.2f} %" in cells
         for point in tar_at_far(result.curve):
             assert ("not enough negatives" if point.tar is None else "%.2f %%" % (100 * point.tar)) in cells
         one = report_pairs(pairs, result)

@@ -1,0 +1,29 @@
+"""What to type to install the packages that only some machines need: the extras of pyproject.toml."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+
+from arcface.errors import UserError
+
+PACKAGE = "arcface-paddle"
+# For a checkout that is not installed.
+REQUIREMENTS = {"cpu": "requirements.txt", "gpu": "requirements-gpu.txt", "engines": "requirements-engines.txt"}
+
+
+def how_to_install(extra: str) -> str:
+    """Return what to do to have an extra, "cpu", "gpu" or "engines": pip's command, as it works here."""
+    if extra == "engines" and sys.version_info >= (3, 13):
+        return "use Python 3.12 or older: paddle2onnx has no wheel for this one"
+    try:
+        distribution(PACKAGE)
+    except PackageNotFoundError:
+        return f"run: pip install -r {REQUIREMENTS[extra]}"
+    return f"run: pip install '{PACKAGE}[{extra}]'"
+
+
+def no_paddle() -> UserError:
+    """Return the error that says which extra to install where there is no Paddle."""
+    return UserError(
+        f"PaddlePaddle is not installed; for the extra cpu {how_to_install('cpu')};"
+        f" for the extra gpu, on a machine with an NVIDIA GPU, {how_to_install('gpu')}"
+    )

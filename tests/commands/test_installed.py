@@ -1,0 +1,110 @@
+"""The package as `pip install` leaves it: its files, its commands, and the launcher from any directory."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+OURS = {".py", ".html", ".cc", ".h"}
+COMMANDS = {"arcface-train", "arcface-valid", "arcface-doctor", "arcface-weights"}
+
+
+def pip(*arguments) -> None:
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run([sys.executable, "-m", "pip", *quiet, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    if "externally-managed" in done.stderr or "No module named pip" in done.stderr:
+        pytest.skip(f"pip does not work here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of this tree, built in a copy of it, without the network."""
+    try:
+        found = version("setuptools")
+    except PackageNotFoundError:
+        found = "0"
+    if int(found.split(".")[0]) < 77:
+        pytest.skip(f"setuptools 77 or newer builds the wheel, and {found} is installed: pip install -r tests/requirements.txt")
+    repository = Path(__file__).resolve().parents[2]
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = folder / "tree"
+    shutil.copytree(repository / "arcface", tree / "arcface", ignore=shutil.ignore_patterns("__pycache__"))
+    for other in ("datasets", "tests", "benchmarks"):  # what must not get in
+        (tree / other).mkdir()
+        (tree / other / "module.py").touch()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "train.py", "valid.py"):
+        shutil.copy(repository / name, tree)
+    pip("wheel", tree, "--no-build-isolation", "--wheel-dir", folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """Where the wheel is installed, apart from this tree."""
+    target = tmp_path_factory.mktemp("installed")
+    pip("install", wheel, "--target", target)
+    return target
+
+
+def run(installed: Path, cwd: Path, *command, **more) -> subprocess.CompletedProcess:
+    """Run a command in another directory, with the installed package and nothing of this tree on the path."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PATH": f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("OMP_NUM_THREADS", None)  # this process set it for itself
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, **more
+    )
+
+
+def test_the_wheel_holds_arcface_with_its_template_and_sources_and_nothing_else(wheel, repository):
+    expected = {
+        path.relative_to(repository).as_posix() for path in (repository / "arcface").rglob("*") if path.suffix in OURS
+    }
+    assert {Path(name).suffix for name in expected} == OURS
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_the_metadata_names_no_paddle_without_an_extra(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
+    lines = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: paddle")]
+    assert len(lines) == 3 and all("extra ==" in line for line in lines)
+    assert "License-Expression: Apache-2.0" in metadata
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_is_on_the_path_and_explains_itself_without_paddle(installed, tmp_path, command):
+    assert COMMANDS <= {path.name for path in (installed / "bin").iterdir()}
+    hidden = "import sys, runpy; sys.modules['paddle'] = None; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    done = run(installed, tmp_path, sys.executable, "-c", hidden.replace("[0])", "[0], run_name='__main__')"),
+               installed / "bin" / command, "--help")  # fmt: skip
+    assert done.returncode == 0 and "usage:" in done.stdout.lower(), done.stdout + done.stderr
+
+
+def test_help_imports_neither_paddle_nor_scikit_learn(installed, tmp_path):
+    code = """import sys
+sys.argv[:] = ["arcface-train", "--help"]
+from arcface.train import command
+try:
+    command()
+except SystemExit:
+    sys.exit(f"imported {found}" if (found := {"paddle", "sklearn"} & set(sys.modules)) else 0)"""
+    done = run(installed, tmp_path, sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_launcher_trains_with_the_installed_package_from_any_directory(installed, tmp_path, make_data_set):
+    options = ["--data_dir", make_data_set(8, 4), "--output", "out", "--logdir", "log", "--val_targets=", "--device=cpu",
+               "--batch_size=4", "--num_workers=0", "--cpu_kernels=off", "--max_steps=2", "--log_interval=1"]  # fmt: skip
+    launch = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", 2, "--log_dir", tmp_path / "launch"]
+    done = run(installed, tmp_path, *launch, sys.executable, "-m", "arcface.train", *options)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (tmp_path / "out" / "step_00000002").is_dir() and len(list((tmp_path / "out").glob("rank:*_weight.pkl"))) == 2
