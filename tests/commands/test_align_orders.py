@@ -62,7 +62,7 @@ def test_landmarks_are_taken_as_they_are_when_told(landmarks, tmp_path):
 
 def test_single_faces_that_do_not_fit_are_listed_and_get_no_crop(landmarks, tmp_path, capsys):
     landmarks[3] = landmarks[3][[1, 0, 2, 4, 3]]
-    landmarks[5] = landmarks[5][[1, 0, 2, 3, 4]]  # the eyes only
+    landmarks[5] = landmarks[5][[0, 1, 2, 4, 3]]  # the mouth only
     landmarks[7] = [[20, 20], [200, 30], [40, 190], [90, 20], [100, 250]]
     landmarks[9] = 0
     crops, problems = align(tmp_path, landmarks)
