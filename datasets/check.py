@@ -5,9 +5,11 @@
     python datasets/check.py --source ms1m/train.rec --report ms1m_report --repair ms1m_sound/train.rec --without_copies
 
 Bad are images that cannot be read or decoded or are not 112x112; each is listed with its line, byte or path.
+Black are images of which over half of the pixels are exactly 0, as after an alignment by wrong landmarks; they count as sound.
 Copies are images with equal bytes. --report DIR goes on after an interruption, and holds
 
     bad.txt                lines 'row<TAB>where it is and what is wrong', rows from 0
+    black.txt              lines 'row<TAB>where it is'
     copies.txt             lines 'row<TAB>label<TAB>row of the first such image<TAB>its label'
     images_a_person.png    how many people have how many images
 
@@ -29,9 +31,11 @@ from arcface.command_line import run
 from arcface.data.source import open_source
 from arcface.errors import UserError
 from arcface.files import replacing
-from arcface.images import decode
+from arcface.images import decode_crop, mostly_black
 
 UNKNOWN = 0   # the content of an image that is bad, or was not looked at yet
+BLACK = 1     # the lowest bit of a content: whether the image is black
+FORMAT = 2    # of the file of contents
 BARS = 60   # of the picture, at most
 
 
@@ -43,7 +47,7 @@ def kept_contents(rows, report):
         return
     path = report / "contents.partial"
     with locked(path) as file:
-        stamp = np.frombuffer(rows.fingerprint(), np.uint64)
+        stamp = np.frombuffer(rows.fingerprint(), np.uint64) ^ np.uint64(FORMAT)
         words, size = len(stamp) + len(rows), path.stat().st_size
         kept = np.memmap(file, np.uint64, "r+", shape=words) if size in (0, 8 * words) else None
         if kept is None or (kept[: len(stamp)].any() and (kept[: len(stamp)] != stamp).any()):
@@ -71,10 +75,10 @@ def check_image(rows, row):
     """(content, None) of an image, or (UNKNOWN, what is wrong)."""
     try:
         image = rows.encoded(row)
-        decode(image, rows.name(row))
+        black = mostly_black(decode_crop(image, rows.name(row)))
     except UserError as error:
         return UNKNOWN, str(error)
-    return content_of(image), None
+    return content_of(image) & ~BLACK | black, None
 
 
 def find_copies(contents):
@@ -118,12 +122,13 @@ def parse(argv):
         " numbered without a gap")
     add("--without_copies", action="store_true", help="leave out copies too: of equal images of one person the first stays, of"
         " those of several people none")
+    add("--without_black", action="store_true", help="leave out images that are black to more than half")
     add_layout(add)
     args = parser.parse_args(argv)
     if args.num_workers < 1:
         fail(f"--num_workers {args.num_workers}: at least one thread is needed")
-    if args.repair is None and (args.without_copies or args.layout):
-        fail("--without_copies and --layout say how the copy is written: give --repair OUTPUT")
+    if args.repair is None and (args.without_copies or args.without_black or args.layout):
+        fail("--without_copies, --without_black and --layout say how the copy is written: give --repair OUTPUT")
     return args
 
 
@@ -158,6 +163,10 @@ def check(args):
                     if bad else None)  # fmt: skip
         if not args.report:
             print("".join(f"    {line}\n" for line in bad), end="")
+        black = np.flatnonzero(contents & BLACK)
+        report.line("black", f"{len(black):,} of which over half of the pixels are 0",
+                    f"the first: {rows.name(black[0])}; was it aligned by landmarks in another order, or of another photo? Align"
+                    " them again, or leave them out by --repair OUTPUT --without_black" if len(black) else None)  # fmt: skip
         copies, originals = find_copies(contents)
         labels = rows.labels
         mixed = copies[labels[copies] != labels[originals]]
@@ -169,9 +178,12 @@ def check(args):
             if args.without_copies:
                 keep[copies] = False
                 keep &= ~np.isin(contents, contents[mixed])
+            if args.without_black:
+                keep[black] = False
             if not keep.all():
                 report.line("repaired", write(rows.pick(np.flatnonzero(keep)), args.repair, layout, args.num_workers))
         if args.report:
+            write_list(args.report / "black.txt", (f"{row}\t{rows.name(row)}" for row in black))
             write_list(args.report / "copies.txt", (f"{copy}\t{labels[copy]}\t{original}\t{labels[original]}"
                                                     for copy, original in zip(copies, originals, strict=True)))  # fmt: skip
             with replacing(args.report / "images_a_person.png") as file:

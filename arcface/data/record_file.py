@@ -121,7 +121,10 @@ def _from_identities(reader: RecordReader) -> _Images | None:
     """Return the images of InsightFace's layout, None where the file has another or its labels cannot be told from it.
 
     Record 0 has the labels (1 + images, 1 + images + identities). The records 1, 2, ... are the images, and behind them is
-    one for each identity, with the labels (its first image, one past its last image).
+    one for each identity, with the labels (its first image, one past its last image). Other packers write no such records,
+    and for record 0 what readers make do with: (1 + images, identities), or twice a number.
+
+    Raises UserError if the index lists fewer records than record 0 says that there are images.
     """
     index = _read_index(reader)
     if not index:
@@ -134,15 +137,13 @@ def _from_identities(reader: RecordReader) -> _Images | None:
     if header.image or len(header.labels) != 2:
         return None  # an image like any other
     first, last = header.labels
-    if not (first.is_integer() and last.is_integer() and 1 < first < last):
-        raise reader.error(offset, f"the header record says that the identities are the records {first:g} to {last:g}")
-    if last > _EXACT:
-        return None
+    if first.is_integer() and len(index.keys) < first <= _EXACT:
+        raise reader.error(offset, f"by the header record there are {first - 1:g} images, the index lists {len(index.keys) - 1}"
+                           " other records")  # fmt: skip
+    if not (first.is_integer() and last.is_integer() and 1 < first < last == len(index.keys)):
+        return None  # it names no range, or not that of all records behind the images
     images = int(first) - 1
-    if len(index.keys) <= images:
-        listed = len(index.keys) - 1
-        raise reader.error(offset, f"by the header record there are {images} images, the index lists {listed} other records")
-    if index.keys.max() >= len(index.keys):
+    if last > _EXACT or index.keys.max() >= len(index.keys):
         return None
     offsets = np.full(len(index.keys), -1)
     for start in range(0, len(offsets), _ROWS_AT_ONCE):  # at once, the keys would take twice their memory
@@ -168,10 +169,10 @@ def _identity_sizes(reader: RecordReader, offsets: np.ndarray, images: int) -> n
     """Return how many images each identity has, None unless the identities' records share them out one after the other."""
     ranges = np.empty((len(offsets), 2))
     for row, offset in enumerate(offsets):
-        labels = reader.read(int(offset), reader.size).labels
-        if len(labels) != 2:
+        record = reader.read(int(offset), reader.size)
+        if record.image or len(record.labels) != 2:
             return None
-        ranges[row] = labels
+        ranges[row] = record.labels
     counts = np.diff(np.append(ranges[:, 0], images + 1))
     shared_out = ranges[0, 0] == 1 and (ranges[:, 1] - ranges[:, 0] == counts).all()
     return counts.astype(np.int64) if shared_out and (counts >= 0).all() and (counts % 1 == 0).all() else None
@@ -181,9 +182,9 @@ def _from_headers(reader: RecordReader) -> _Images:
     """Return the records that hold an image, with the first label in each; reads the header of every record."""
     offsets, labels, ids = array("q"), array("i"), _Ids(reader)
     for key, offset, header in _headers(reader):
-        ids.compare(key, offset, header)
         if header.image_bytes == 0:
             continue  # it says something about other records
+        ids.compare(key, offset, header)
         if not (header.label.is_integer() and 0 <= header.label < _EXACT):
             raise reader.error(offset, f"its label {header.label:g} is not a class number")
         offsets.append(offset)

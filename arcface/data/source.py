@@ -13,6 +13,7 @@ from arcface.data.table_file import SUFFIXES, TableFile
 
 _LABEL_FILE = "label.txt"
 _RECORD_FILE = "train.rec"
+_LST_FILE = "train.lst"
 
 
 class Source(Protocol):
@@ -50,8 +51,9 @@ def open_source(
 ) -> Source:
     """Open a data set, in whichever of these layouts it is.
 
-    data_dir is a .rec file, a list (.txt, .csv, .parquet), or a directory. In a directory, `label_file` is taken where it
-    is there; only in place of a missing label.txt, train.rec is looked for, and then folders, one for each person.
+    data_dir is a .rec file, a list (.txt, .lst, .csv, .parquet), or a directory. In a directory, `label_file` is taken where
+    it is there; only in place of a missing label.txt, train.rec is looked for, then train.lst, and then folders, one for each
+    person.
     `outside_paths` is for lists: whether their paths may lead out of the directory.
 
     Raises UserError that says where something is wrong: file and line, byte or row.
@@ -59,11 +61,13 @@ def open_source(
     path = Path(data_dir)
     if path.suffix == ".rec" and not os.path.isdir(path):
         return RecordFile(path, num_classes)
-    if path.suffix in (".txt", *SUFFIXES) and not os.path.isdir(path):
+    if path.suffix in (".txt", ".lst", *SUFFIXES) and not os.path.isdir(path):
         return _open_list(path.parent, path.name, num_classes, outside_paths)
     if label_file == _LABEL_FILE and not os.path.lexists(path / label_file):
         if os.path.lexists(path / _RECORD_FILE):
             return RecordFile(path / _RECORD_FILE, num_classes)
+        if os.path.lexists(path / _LST_FILE):
+            return _open_list(path, _LST_FILE, num_classes, outside_paths)
         if _has_folders(path):
             return ImageFolder(path, num_classes)
     return _open_list(path, label_file, num_classes, outside_paths)

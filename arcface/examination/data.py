@@ -8,7 +8,7 @@ import numpy as np
 from arcface.config import TrainConfig
 from arcface.data.labels import evenly_spread
 from arcface.data.source import Source, open_source
-from arcface.examination.images import describe_colours, describe_sizes, look
+from arcface.examination.images import advise_black, describe_colours, describe_sizes, look
 from arcface.examination.report import Report
 from arcface.verification.bin_file import VerificationSet, read_bin
 from arcface.verification.protocol import read_protocol
@@ -63,7 +63,7 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_contents: se
         pairs.name,
         f"{len(pairs.same):,} pairs, {pairs.same.sum():,} of one person; {len(positions):,} images: {sizes}; {colours}"
         f"{'; none is in the sample' if training_contents and not shared else ''}",
-        wrong, swapped, leak if shared else None,
+        wrong, swapped, advise_black(seen), leak if shared else None,
     )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def _examine_sample(report: Report, source: Source, repeated: set[int]) -> set[b
     seen = look(indices.tolist(), source.encoded, source.name)
     some = " spread over the list" if len(indices) < len(source) else ""
     sizes, wrong = describe_sizes(seen)
-    report.line("sample", f"{len(indices):,} images{some}: {sizes}", wrong)
+    report.line("sample", f"{len(indices):,} images{some}: {sizes}", wrong, advise_black(seen))
     colours, swapped = describe_colours(seen)
     report.line("its colours", colours, swapped)
     originals: dict[bytes, int] = {}

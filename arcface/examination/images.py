@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import cv2
 
 from arcface.errors import UserError
-from arcface.images import SIZE, decode_any_size
+from arcface.images import SIZE, decode_any_size, mostly_black
 
 
 @dataclass
@@ -22,6 +22,7 @@ class Look:
         grey: how many have no colours.
         red, blue: sums of the other images' means of the channel, 0 .. 255.
         redder: how many of these have more red than blue.
+        black: the names of images of which over half of the pixels are exactly 0.
     """
 
     contents: list[bytes | None] = field(default_factory=list)
@@ -31,6 +32,7 @@ class Look:
     red: float = 0.0
     blue: float = 0.0
     redder: int = 0
+    black: list[str] = field(default_factory=list)
 
 
 def look(indices: Sequence[int], read: Callable[[int], bytes], name: Callable[[int], str]) -> Look:
@@ -51,6 +53,8 @@ def look(indices: Sequence[int], read: Callable[[int], bytes], name: Callable[[i
         seen.sizes[width, height] += 1
         if (width, height) != (SIZE, SIZE):
             seen.problems.append(f"{name(index)}: {width}x{height} pixels, not {SIZE}x{SIZE}; align and crop it first")
+        if mostly_black(image):
+            seen.black.append(name(index))
         blue, green, red, _ = cv2.mean(image)
         if max(blue, green, red) - min(blue, green, red) < 1:
             seen.grey += 1
@@ -75,6 +79,14 @@ def describe_sizes(seen: Look) -> tuple[str, str | None]:
     text = f"{decoded:,} of {len(seen.contents):,} readable" if decoded < len(seen.contents) else "all readable"
     advice = f"{len(seen.problems):,} wrong, the first: {seen.problems[0]}" if seen.problems else None
     return (f"{text}, {sizes}{more}" if decoded else text), advice
+
+
+def advise_black(seen: Look) -> str | None:
+    """Return what to do if images are black to more than half; None if none is."""
+    if not seen.black:
+        return None
+    return (f"{len(seen.black):,} of which over half of the pixels are 0, the first: {seen.black[0]}; were they aligned by"
+            " landmarks in another order, or of another photo? Align them again, or remove them")  # fmt: skip
 
 
 def describe_colours(seen: Look) -> tuple[str, str | None]:

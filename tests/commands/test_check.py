@@ -23,7 +23,7 @@ LABELS = [0, 0, 0, 1, 2, 2, 3, 3, 3, 3]
 
 
 def jpeg(number: int, size: int = 112) -> bytes:
-    return cv2.imencode(".jpg", np.full((size, size, 3), 20 * number, np.uint8))[1].tobytes()
+    return cv2.imencode(".jpg", np.full((size, size, 3), 20 * number + 20, np.uint8))[1].tobytes()
 
 
 def write_list(directory: Path, labels, contents) -> Path:
@@ -72,7 +72,7 @@ def test_a_sound_data_set_passes(tmp_path, capsys):
     output = flat(capsys.readouterr().out)
     assert "10 images of 4 people" in output and "10 sound, 0 bad" in output and "0 equal to an image before" in output
     assert "1 to 4, median 2.5; people by images: 1: 1, 2-3: 2, 4-7: 1" in output
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["bad.txt", "copies.txt", "images_a_person.png"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["bad.txt", "black.txt", "copies.txt", "images_a_person.png"]
     assert (tmp_path / "report" / "bad.txt").read_text() == (tmp_path / "report" / "copies.txt").read_text() == ""
     assert not (tmp_path / "copy").exists()  # there is nothing to repair
 
