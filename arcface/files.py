@@ -8,6 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from arcface.errors import UserError
+
+
+def user_path(text: str) -> Path:
+    """Return the path that a user means, in which ~ is the home directory and ~name another user's, as in a shell.
+
+    Raises UserError where the system does not know a home for ~.
+    """
+    path = os.path.expanduser(text)
+    if path == "~" or path.startswith("~/"):
+        raise UserError(f"{text}: the home directory is unknown; set HOME, or write the path without ~")
+    return Path(path)
+
 
 def open_file(path: str | bytes | Path) -> BinaryIO:
     """Open a file to read it; raises OSError if it cannot be read, or is a pipe or a device, which might never end."""
