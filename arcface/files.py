@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,12 @@ def check_places(directories: list[Path], files: list[Path]) -> None:
     for file in files:
         if file.parent.is_dir() and file.exists() and not file.is_file():
             raise OSError(errno.EINVAL, "Not a regular file", os.fspath(file))
+
+
+def check_writable(directory: Path) -> None:
+    """Raise OSError if no file can be written in a directory; nothing is left in it."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(2**16))
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from arcface.backbones import create_backbone
 from arcface.config import TrainConfig
 from arcface.examination.report import Report, size
-from arcface.runtime.machine import check_writable, existing
+from arcface.files import check_writable
+from arcface.runtime.machine import existing
 from arcface.training.lock import owner
 
 

@@ -24,6 +24,7 @@ import paddle
 from paddle.autograd import PyLayer
 
 from arcface.files import replacing
+from arcface.runtime.home import cache_directory
 from arcface.runtime.tuning import threads
 
 logger = logging.getLogger("arcface")
@@ -186,7 +187,7 @@ def load_library() -> ctypes.CDLL | None:
 @contextmanager
 def _built() -> Iterator[Path]:
     """Give the library's file, built unless it is there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arcface-paddle"
+    cache = cache_directory() / "arcface-paddle"
     file = cache / f"cpu_kernels-{_key()}.so"
     with tempfile.TemporaryDirectory() as scratch:
         if not file.exists():

@@ -3,7 +3,6 @@
 import os
 import platform
 import resource
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,12 +90,6 @@ def existing(directory: Path) -> Path:
     while not os.path.lexists(directory) and directory != directory.parent:
         directory = directory.parent
     return directory
-
-
-def check_writable(directory: Path) -> None:
-    """Raise OSError if no file can be written in a directory; nothing is left in it."""
-    with tempfile.TemporaryFile(dir=directory) as file:
-        file.write(bytes(2**16))
 
 
 def _best_seconds(*runs: Callable[[], object], budget: float = 0.5) -> list[float]:

@@ -1,4 +1,4 @@
-"""Process settings that must be made before Paddle is imported: BLAS path, allocator, threads.
+"""Process settings that must be made before Paddle is imported: home, BLAS path, allocator, threads.
 
 `benchmarks/training_speed.py` shows what they gain. Variables that the user has set are left alone, but for the one
 thread that Paddle's launcher gives each rank.
@@ -13,6 +13,7 @@ import platform
 import sys
 import warnings
 
+from arcface.runtime.home import use_temporary_home_if_needed
 from arcface.runtime.processes import die_with_launcher
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
@@ -25,6 +26,7 @@ def start_paddle() -> None:
     """
     if "PADDLE_LOCAL_SIZE" in os.environ:
         die_with_launcher()
+    use_temporary_home_if_needed()
     _use_fast_blas_on_amd()
     _keep_freed_memory()
     _share_cores_between_ranks()
