@@ -44,6 +44,11 @@ def threads() -> int:
     return int(outermost) if outermost.isdecimal() and int(outermost) else 1
 
 
+def ranks_here() -> int:
+    """How many ranks the launcher has started on this machine; 1 without a launcher."""
+    return int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
+
+
 def _use_fast_blas_on_amd() -> None:
     # The MKL inside Paddle's wheels takes its slowest path on AMD processors unless told the instruction set (5: AVX2).
     try:
@@ -75,10 +80,9 @@ def _keep_freed_memory() -> None:
 def _share_cores_between_ranks() -> None:
     # A thread per core in each rank would have the ranks wait for one another; Paddle's launcher gives each rank one
     # thread (OMP_NUM_THREADS=1), which leaves cores idle where there are fewer ranks than cores.
-    ranks_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
     launched = "PADDLE_LOCAL_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched or "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // ranks_here))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // ranks_here()))
 
 
 def _import_quietly(module: str) -> None:
