@@ -14,7 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from jsonargparse.typing import restricted_number_type, restricted_string_type
 
 from arcface.errors import UserError
-from arcface.files import read_file
+from arcface.files import read_file, user_path
 
 # No sensible value reaches the upper bounds. A slip such as 1e999 or a digit too many is found before it fills the memory.
 if TYPE_CHECKING:  # mypy accepts no variable as a type
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # mypy accepts no variable as a type
     Angle: TypeAlias = float
     CosineDifference: TypeAlias = float
     OnNonfinite: TypeAlias = str
+    PathName: TypeAlias = str
     ClosedUnitInterval: TypeAlias = float
 else:
     from jsonargparse.typing import ClosedUnitInterval
@@ -46,6 +47,7 @@ else:
     Angle = restricted_number_type("Angle", float, [(">=", 0), ("<=", math.pi)])
     CosineDifference = restricted_number_type("CosineDifference", float, [(">=", 0), ("<=", 2)])
     OnNonfinite = restricted_string_type("OnNonfinite", r"^(stop|skip:[1-9]\d{0,8})$")
+    PathName = restricted_string_type("PathName", r"(?s).*")  # of a file or directory; a ~ at its start is the home directory
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -68,12 +70,12 @@ class NetworkOptions:
 class VerificationOptions:
     """Verification on InsightFace .bin sets"""
 
-    data_dir: str = "MS1M_v2"
+    data_dir: PathName = "MS1M_v2"
     """The data set: a directory with label.txt, train.rec or a folder for each person, or a .rec file or list by itself."""
-    val_dir: str | None = None
+    val_dir: PathName | None = None
     """Directory of the verification .bin files; data_dir, or where that is a file its directory, when not given."""
     val_targets: str = "lfw,cfp_fp,agedb_30"
-    """Names of the verification sets, separated by commas: lfw reads lfw.bin; '' verifies nothing."""
+    """Names of the verification sets, separated by commas: lfw, or lfw.bin, reads lfw.bin; '' verifies nothing."""
     val_batch_size: Size = 16
     """Faces embedded at once in verification, each plain and flipped."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
@@ -82,11 +84,11 @@ class VerificationOptions:
     @property
     def val_files(self) -> list[Path]:
         """The verification sets' files."""
-        names = [name.strip() for name in self.val_targets.split(",") if name.strip()]
+        names = [name.strip().removesuffix(".bin") for name in self.val_targets.split(",") if name.strip()]
         directory = Path(self.val_dir or self.data_dir)
         if not self.val_dir and os.path.isfile(directory):
             directory = directory.parent
-        files = [directory / f"{name}.bin" for name in names]
+        files = [directory / user_path(f"{name}.bin") for name in names]
         called = [file.stem for file in files]
         if repeated := sorted({name for name in called if called.count(name) > 1}):
             raise UserError(f"--val_targets: several sets are called {repeated[0]}; rename one or leave it out")
@@ -97,7 +99,7 @@ class VerificationOptions:
 class DataOptions:
     """Training data"""
 
-    label_file: str = "label.txt"
+    label_file: PathName = "label.txt"
     """List of the training images, relative to data_dir: lines of 'images/00000000.jpg<TAB>0', or a .lst, .csv or .parquet."""
     outside_paths: Literal[0, 1] = 0
     """1 lets the label file name images outside of data_dir, by an absolute path or by '..'."""
@@ -177,13 +179,13 @@ class OptimizerOptions:
 class RunOptions:
     """The run"""
 
-    output: str = "emore_arcface"
+    output: PathName = "emore_arcface"
     """Directory for checkpoints and training.log."""
-    logdir: str = "log"
+    logdir: PathName = "log"
     """Directory for VisualDL's records and metrics.jsonl."""
     resume: Literal[0, 1] = 0
     """1 continues from the checkpoint in output."""
-    init_from: str | None = None
+    init_from: PathName | None = None
     """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); --resume 1 passes over it."""
     save_interval: CountOrZero = 0
     """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
@@ -212,9 +214,9 @@ class TrainConfig(RunOptions, OptimizerOptions, HeadOptions, DataOptions, Verifi
 class ValidConfig(VerificationOptions, NetworkOptions):
     """Options of valid.py."""
 
-    checkpoint: str = "emore_arcface"
+    checkpoint: PathName = "emore_arcface"
     """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
-    report: str | None = None
+    report: PathName | None = None
     """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
     template_flip: Literal[0, 1] = 1
     """IJB-style sets: add the embedding of the mirror image."""
@@ -241,11 +243,17 @@ def parse(config_class: type[Config], arguments: list[str] | None = None, descri
     file_flag, flags = _split(sys.argv[1:] if arguments is None else arguments)
     options = fields(config_class)
     if file_flag:  # on its own first, so that complaints name it
-        file = file_flag[-1].removeprefix("--config=")
+        file = str(user_path(file_flag[-1].removeprefix("--config=")))
+        file_flag = [f"--config={file}"]
         _check_yaml(file)
         _read(parser, file_flag, options, where=f"{file}: ")
     values = _read(parser, file_flag + flags, options)  # the file in front: flags win over it wherever they stand
-    return config_class(**{name: values[name] for name in names})
+    return config_class(**{name: _in_home(values[name]) for name in names})
+
+
+def _in_home(value: object) -> object:
+    """Return an option's value; a path with the home directory in place of its ~."""
+    return str(user_path(value)) if isinstance(value, PathName) and value.startswith("~") else value
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -309,6 +317,7 @@ _PLAINER = {
     r"Does not validate against any of the Union subtypes .*? Errors: - (.*?) - Expected a .*? Given value: (.*)": r"\1 (\2)",
     r"Expected a (?:typing\.)?Literal\[(.*?)\]\. Got value: ?(.*)": r"must be one of \1, not \2",
     r"<class '(\w+)'>": r"\1",
+    r"Not of type PathName: expected string.*": "must be text; put it in quotes",
 }
 
 

@@ -3,10 +3,24 @@
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from arcface.errors import UserError
+
+
+def user_path(text: str) -> Path:
+    """Return the path that a user means, in which ~ is the home directory and ~name another user's, as in a shell.
+
+    Raises UserError where the system does not know a home for ~.
+    """
+    path = os.path.expanduser(text)
+    if path == "~" or path.startswith("~/"):
+        raise UserError(f"{text}: the home directory is unknown; set HOME, or write the path without ~")
+    return Path(path)
 
 
 def open_file(path: str | bytes | Path) -> BinaryIO:
@@ -34,6 +48,12 @@ def check_places(directories: list[Path], files: list[Path]) -> None:
     for file in files:
         if file.parent.is_dir() and file.exists() and not file.is_file():
             raise OSError(errno.EINVAL, "Not a regular file", os.fspath(file))
+
+
+def check_writable(directory: Path) -> None:
+    """Raise OSError if no file can be written in a directory; nothing is left in it."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(2**16))
 
 
 def write_new(path: Path, content: bytes) -> None:

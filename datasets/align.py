@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is
 from arcface.alignment import align
 from arcface.command_line import run
 from arcface.errors import UserError
-from arcface.files import replacing
+from arcface.files import replacing, user_path
 from arcface.images import decode_any_size
 from arcface.landmarks import FIRST_ROWS, complaint, wrong_order
 
@@ -131,11 +131,11 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = fail   # one line, without the usage
     add = parser.add_argument
-    add("--images", type=Path, required=True, metavar="FOLDER", help="the photos, in any folders below it")
-    add("--output", type=Path, required=True, metavar="FOLDER", help="where the crops go")
+    add("--images", type=user_path, required=True, metavar="FOLDER", help="the photos, in any folders below it")
+    add("--output", type=user_path, required=True, metavar="FOLDER", help="where the crops go")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--landmarks", type=Path, metavar="FILE.txt", help="list of landmarks, see above")
-    where.add_argument("--detector", type=Path, metavar="FILE.onnx", help="YuNet model, see above")
+    where.add_argument("--landmarks", type=user_path, metavar="FILE.txt", help="list of landmarks, see above")
+    where.add_argument("--detector", type=user_path, metavar="FILE.onnx", help="YuNet model, see above")
     add("--unchecked", action="store_true", help="do not check whether landmarks fit a face")
     add("--format", choices=["jpg", "png"], default="jpg", help="of the crops: JPEG of quality 95, or PNG (default: %(default)s)")
     add("--num_workers", type=int, default=os.cpu_count(), metavar="N", help="processes (default: one a core)")

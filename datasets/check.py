@@ -30,7 +30,7 @@ from layouts import add_layout, check_output, content_of, in_order, layout_of, l
 from arcface.command_line import run
 from arcface.data.source import open_source
 from arcface.errors import UserError
-from arcface.files import replacing
+from arcface.files import replacing, user_path
 from arcface.images import decode_crop, mostly_black
 
 UNKNOWN = 0   # the content of an image that is bad, or was not looked at yet
@@ -116,9 +116,9 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = fail   # one line, without the usage
     add = parser.add_argument
-    add("--source", type=Path, required=True, metavar="PATH", help="the data set, as train.py takes it as --data_dir")
-    add("--report", type=Path, metavar="DIR", help="directory for lists and picture, made if need be")
-    add("--repair", type=Path, metavar="OUTPUT", help="if something is wrong, write a copy without the bad images; people are"
+    add("--source", type=user_path, required=True, metavar="PATH", help="the data set, as train.py takes it as --data_dir")
+    add("--report", type=user_path, metavar="DIR", help="directory for lists and picture, made if need be")
+    add("--repair", type=user_path, metavar="OUTPUT", help="if something is wrong, write a copy without the bad images; people are"
         " numbered without a gap")
     add("--without_copies", action="store_true", help="leave out copies too: of equal images of one person the first stays, of"
         " those of several people none")

@@ -21,6 +21,7 @@ from layouts import add_layout, check_output, layout_of, whole, write
 from arcface.command_line import run
 from arcface.data.source import open_source
 from arcface.errors import UserError
+from arcface.files import user_path
 
 
 def parse(argv):
@@ -28,8 +29,8 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = fail   # one line, without the usage
     add = parser.add_argument
-    add("--source", type=Path, required=True, metavar="PATH", help="the data set to read")
-    add("--output", type=Path, required=True, metavar="PATH", help="the file NAME.rec or the directory to write")
+    add("--source", type=user_path, required=True, metavar="PATH", help="the data set to read")
+    add("--output", type=user_path, required=True, metavar="PATH", help="the file NAME.rec or the directory to write")
     add_layout(add)
     args = parser.parse_args(argv)
     if args.num_workers < 1:

@@ -34,6 +34,7 @@ from drawn_faces import draw_person, generator
 
 from arcface.command_line import run
 from arcface.errors import UserError
+from arcface.files import user_path
 from arcface.verification.bin_file import write_bin
 
 VERSION = 1             # raise it when the same arguments begin to draw something else
@@ -93,7 +94,7 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = fail   # one line, without the usage
     add = parser.add_argument
-    add("--output", type=Path, default=Path(__file__).resolve().parent / "demo", metavar="FOLDER",
+    add("--output", type=user_path, default=Path(__file__).resolve().parent / "demo", metavar="FOLDER",
         help="where to write; must be new or empty (default: demo beside this script)")
     add("--identities", type=int, default=100, metavar="N", help="people to train on (default: 100)")
     add("--images_per_identity", type=int, default=20, metavar="M", help="images of each (default: 20)")

@@ -28,6 +28,7 @@ from layouts import Rows, add_layout, check_output, content_of, in_order, layout
 from arcface.command_line import run
 from arcface.data.source import open_source
 from arcface.errors import UserError
+from arcface.files import user_path
 from arcface.verification.bin_file import read_bin
 
 
@@ -91,11 +92,11 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = fail   # one line, without the usage
     add = parser.add_argument
-    add("--sources", type=Path, required=True, nargs="+", metavar="PATH", help="the data sets, as train.py takes --data_dir")
-    add("--output", type=Path, required=True, metavar="PATH", help="the file NAME.rec or the directory to write")
+    add("--sources", type=user_path, required=True, nargs="+", metavar="PATH", help="the data sets, as train.py takes --data_dir")
+    add("--output", type=user_path, required=True, metavar="PATH", help="the file NAME.rec or the directory to write")
     add("--same_names", action="store_true", help="people with equal names are one person")
-    add("--mapping", type=Path, metavar="FILE", help="list of people who are in several sources, see above")
-    add("--without", type=Path, nargs="+", default=[], metavar="FILE.bin", help="verification sets whose people are left out")
+    add("--mapping", type=user_path, metavar="FILE", help="list of people who are in several sources, see above")
+    add("--without", type=user_path, nargs="+", default=[], metavar="FILE.bin", help="verification sets whose people are left out")
     add_layout(add)
     args = parser.parse_args(argv)
     if args.num_workers < 1:

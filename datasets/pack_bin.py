@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is
 
 from arcface.command_line import run
 from arcface.errors import UserError
+from arcface.files import user_path
 from arcface.images import decode
 from arcface.verification.bin_file import check_output, write_bin
 from arcface.verification.pairs_file import read_pairs
@@ -49,9 +50,9 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = fail   # one line, without the usage
     add = parser.add_argument
-    add("--images", type=Path, required=True, metavar="FOLDER", help="the aligned crops")
-    add("--pairs", type=Path, required=True, metavar="FILE", help="the list of pairs")
-    add("--output", type=Path, required=True, metavar="FILE.bin", help="the file to write; valid.py calls the set FILE")
+    add("--images", type=user_path, required=True, metavar="FOLDER", help="the aligned crops")
+    add("--pairs", type=user_path, required=True, metavar="FILE", help="the list of pairs")
+    add("--output", type=user_path, required=True, metavar="FILE.bin", help="the file to write; valid.py calls the set FILE")
     add("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(argv)
 

@@ -4,11 +4,12 @@
     paddle-inference   Paddle Inference with oneDNN on the CPU; comes with Paddle
     onnxruntime        ONNX Runtime on the CPU; the extra engines
     paddle             Paddle's layers, on the CPU or a GPU: what trains
-    auto               on a GPU paddle, on a CPU the first of the list that is installed
+    auto               on a GPU paddle, on a CPU the first of the list that is installed and can be built
 
 `benchmarks/engines.py` compares them.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,45 +30,85 @@ from arcface.verification.evaluator import Embed
 
 IMAGES_OF_A_STREAM = 4
 
-_NEEDS = {"openvino": ("openvino", "paddle2onnx"), "paddle-inference": (), "onnxruntime": ("onnxruntime", "paddle2onnx"),
-          "paddle": ()}  # fmt: skip
+_NEEDS = {
+    "openvino": ("openvino", "paddle2onnx"),
+    "paddle-inference": (),
+    "onnxruntime": ("onnxruntime", "paddle2onnx"),
+    "paddle": (),
+}
+
+logger = logging.getLogger("arcface")
 
 
-def choose_engine(name: str) -> str:
-    """Return the engine that `name` stands for on Paddle's present device; "auto" takes the fastest that is installed.
+class _NotBuilt(Exception):
+    """An engine cannot be built; says why."""
+
+
+def candidates(name: str) -> list[str]:
+    """Return the engines that `name` stands for on Paddle's present device, the fastest first: for "auto" all installed ones.
 
     Raises UserError if the engine that is asked for lacks a package.
     """
     if name == "auto":
         if paddle.get_device() != "cpu":
-            return "paddle"
-        return next(engine for engine, packages in _NEEDS.items() if all(map(find_spec, packages)))
+            return ["paddle"]
+        return [engine for engine, packages in _NEEDS.items() if all(map(find_spec, packages))]
     if missing := [package for package in _NEEDS[name] if not find_spec(package)]:
         raise UserError(f"--engine {name} needs {' and '.join(missing)}; {how_to_install('engines')}")
-    return name
+    return [name]
+
+
+def choose_engine(name: str) -> str:
+    """Return the first of the `candidates`."""
+    return candidates(name)[0]
 
 
 @contextmanager
 def open_engine(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Iterator[Embed]:
     """Give a function that embeds images with the backbone's weights of this moment, in evaluation mode.
 
-    `name` is one of `choose_engine`'s results. Memory and files are given back at the end; the backbone goes on as it was.
+    `name` is one of the `candidates`. Memory and files are given back at the end; the backbone goes on as it was.
     Raises UserError if the engine cannot be built.
     """
-    if name == "paddle":
-        yield _with_paddle(backbone)
+    try:
+        embed = _build(name, backbone, network, embedding_size)
+    except _NotBuilt as error:
+        raise UserError(f"--engine {name} cannot be built ({error}); take another, such as --engine paddle") from error
+    yield embed
+
+
+@contextmanager
+def open_first(names: list[str], backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Iterator[tuple[str, Embed]]:
+    """Give name and function of the first of some engines that can be built; a warning says why those before it cannot.
+
+    Otherwise as `open_engine`.
+    """
+    *others, last = names
+    for name, following in zip(others, names[1:], strict=True):
+        try:
+            embed = _build(name, backbone, network, embedding_size)
+        except _NotBuilt as error:
+            logger.warning("--engine auto: %s cannot be built (%s); using %s", name, error, following)
+            continue
+        yield name, embed
         return
+    with open_engine(last, backbone, network, embedding_size) as embed:
+        yield last, embed
+
+
+def _build(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Embed:
+    """Return what an engine embeds with; raises _NotBuilt."""
+    if name == "paddle":
+        return _with_paddle(backbone)
     builders = {"openvino": _with_openvino, "paddle-inference": _with_paddle_inference, "onnxruntime": _with_onnxruntime}
+    format = "paddle" if name == "paddle-inference" else "onnx"
     try:
         with tempfile.TemporaryDirectory(prefix="arcface_engine_") as folder:
             weights = Path(folder, "weights.pdparams")
             weights.write_bytes(state_dict_bytes({key: tensor.numpy() for key, tensor in backbone.state_dict().items()}))
-            model = export_in_child(weights, network, embedding_size, Path(folder),
-                                    "paddle" if name == "paddle-inference" else "onnx")  # fmt: skip
-            embed = builders[name](model)
-    except (UserError, OSError, RuntimeError, ImportError) as error:
-        raise UserError(f"--engine {name} cannot be built ({error}); take another, such as --engine paddle") from error
-    yield embed
+            return builders[name](export_in_child(weights, network, embedding_size, Path(folder), format))
+    except Exception as error:  # of many types: the engines are other people's libraries, in any versions
+        raise _NotBuilt(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _with_paddle(backbone: paddle.nn.Layer) -> Embed:

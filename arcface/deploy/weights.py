@@ -29,7 +29,7 @@ from arcface.command_line import run
 from arcface.config import NetworkOptions, Size
 from arcface.deploy.mxnet_params import read_params
 from arcface.errors import UserError
-from arcface.files import replacing
+from arcface.files import replacing, user_path
 from arcface.runtime.tuning import start_paddle
 
 # y1, after its model-symbol.json: the layers around the blocks, and the blocks in the order of ours.
@@ -181,8 +181,8 @@ def main(arguments: list[str] | None = None) -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="file of weights, see above")
-    parser.add_argument("destination", type=Path, metavar="DESTINATION",
+    parser.add_argument("source", type=user_path, metavar="SOURCE", help="file of weights, see above")
+    parser.add_argument("destination", type=user_path, metavar="DESTINATION",
                         help="file to write: DIRECTORY/NETWORK.pdparams or .safetensors")  # fmt: skip
     parser.add_argument("--network", default=NetworkOptions.network, help="backbone to convert to (default: %(default)s)")
     parser.add_argument("--embedding_size", type=Size, default=NetworkOptions.embedding_size, metavar="D",

@@ -3,7 +3,13 @@
 from arcface.config import TrainConfig
 from arcface.examination.data import examine_training_data, examine_verification_sets
 from arcface.examination.directories import examine_directories
-from arcface.examination.machine import examine_limits, examine_ranks, examine_software, examine_speed
+from arcface.examination.machine import (
+    examine_limits,
+    examine_memory,
+    examine_ranks,
+    examine_software,
+    examine_speed,
+)
 from arcface.examination.report import Report
 from arcface.runtime.distributed import rank
 
@@ -23,6 +29,8 @@ def examine(config: TrainConfig) -> int:
     examine_limits(report, config.batch_size, config.num_workers)
     report.gap()
     num_classes, contents = examine_training_data(report, config)
+    if num_classes:
+        examine_memory(report, config, num_classes)
     report.gap()
     examine_verification_sets(report, val_files, contents)
     report.gap()

@@ -23,7 +23,9 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     """
     with report.examining("training set"):
         source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
-        report.line("training set", f"{source.file}: {len(source):,} images of {source.num_classes:,} people")
+        report.line("training set", f"{source.file}: {len(source):,} images of {source.num_classes:,} people",
+                    f"--batch_size {config.batch_size} is more than that, and the rest of each batch is fillers: take a smaller one"
+                    if config.batch_size > len(source) else None)  # fmt: skip
         counts = np.bincount(source.labels)
         report.line("images a person", f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images:"
                     f" {histogram(counts)}")  # fmt: skip

@@ -14,16 +14,19 @@ import paddle
 from paddle import inference
 
 import arcface
+from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.deploy.engines import choose_engine
-from arcface.examination.report import Report, size
+from arcface.examination.report import Report
 from arcface.extras import how_to_install
 from arcface.images import SIZE
 from arcface.runtime import machine
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import world_size
+from arcface.runtime.machine import size
 from arcface.runtime.round_trip import round_trip
-from arcface.runtime.tuning import cores, threads, why_memory_is_not_kept
+from arcface.runtime.tuning import cores, ranks_here, threads, why_memory_is_not_kept
+from arcface.training.memory import check_memory, estimate
 
 RANKS_SECONDS = 60  # of patience with the ranks
 MIN_OPEN_FILES = 1024  # Linux's usual limit
@@ -84,13 +87,13 @@ def examine_ranks(report: Report, device: str) -> None:
 
 def examine_speed(report: Report) -> None:
     """Report processor, threads, and whether BLAS and malloc are as fast as the settings of runtime/tuning.py make them."""
-    quota, ranks_here = machine.cgroup_limits().cores, int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
+    quota = machine.cgroup_limits().cores
     report.line(
         "CPU",
         f"{machine.processor()}, {os.cpu_count()} cores, {cores()} usable{'' if quota is None else f', {quota:g} by cgroup'},"
         f" load {os.getloadavg()[0]:.1f}; threads of a rank: {threads()}",
-        f"more threads than the cgroup's cores stall one another: set OMP_NUM_THREADS={max(1, int(quota / ranks_here))}"
-        if quota is not None and threads() * ranks_here > max(quota, ranks_here)
+        f"more threads than the cgroup's cores stall one another: set OMP_NUM_THREADS={max(1, int(quota / ranks_here()))}"
+        if quota is not None and threads() * ranks_here() > max(quota, ranks_here())
         else None,
     )
     device = paddle.get_device()
@@ -121,8 +124,7 @@ def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:
     if known:
         report.line("memory", f"{size(known[0])}, {size(known[1])} available" + (f", {size(limit)} by cgroup" if limit else ""))
     if num_workers:
-        here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1)) / world_size()  # of the ranks
-        needed = SLOTS_PER_WORKER * num_workers * here * batch_size * 3 * SIZE * SIZE
+        needed = SLOTS_PER_WORKER * num_workers * ranks_here() / world_size() * batch_size * 3 * SIZE * SIZE
         available = min(known[1] if known else math.inf, limit or math.inf)
         report.line(
             "workers",
@@ -133,6 +135,16 @@ def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:
     few = 0 < soft < MIN_OPEN_FILES
     report.line("open files", f"{soft:,} at most" if soft > 0 else "no limit",
                 f"few: run ulimit -n {MIN_OPEN_FILES} before training" if few else None)  # fmt: skip
+
+
+def examine_memory(report: Report, config: TrainConfig, num_classes: int) -> None:
+    """Report what a training takes of memory, and whether there is as much."""
+    with report.examining("training"):
+        device = paddle.get_device()
+        warning = check_memory(config, num_classes, world_size(), ranks_here(), device)
+        needed = estimate(config, num_classes, world_size(), device)
+        parts = ", ".join(f"{name} {size(count)}" for name, count in needed._asdict().items())
+        report.line("training", f"takes about {size(needed.total)} a rank: {parts}", warning)
 
 
 def _version(package: str) -> str | None:

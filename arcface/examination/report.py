@@ -54,12 +54,3 @@ class Report:
         lines = textwrap.wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
         for number, line in enumerate(lines or [""]):
             print(f"{'' if number else name:<{INDENT - 1}} {line}".rstrip(), flush=True)
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while count >= 1024 and len(units) > 1:
-        count /= 1024
-        units.pop(0)
-    return f"{count:,.0f} {units[0]}" if count >= 100 else f"{count:.3g} {units[0]}"

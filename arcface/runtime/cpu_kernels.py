@@ -24,6 +24,7 @@ import paddle
 from paddle.autograd import PyLayer
 
 from arcface.files import replacing
+from arcface.runtime.home import cache_directory
 from arcface.runtime.tuning import threads
 
 logger = logging.getLogger("arcface")
@@ -108,8 +109,9 @@ class _Chain(PyLayer):
         y = paddle.empty([values])
         norms = paddle.empty([2 * sum(unit.convolution.channels_out for unit in units)])
         z = paddle.empty([images, units[-1].convolution.channels_out, height, width])
-        library.chain_forward(*_described(x, units), residual, ctypes.c_float(epsilon), ctypes.c_float(momentum), threads(),
-                              _pointer(y), _pointer(norms), _pointer(z))  # fmt: skip
+        _check_memory(
+            library.chain_forward(*_described(x, units), residual, ctypes.c_float(epsilon), ctypes.c_float(momentum), threads(),
+                                  _pointer(y), _pointer(norms), _pointer(z)))  # fmt: skip
         ctx.save_for_backward(x, y, norms)
         ctx.library, ctx.units, ctx.residual = library, units, residual
         return z
@@ -122,9 +124,15 @@ class _Chain(PyLayer):
         gradients = [[paddle.empty(tensor.shape) for tensor in unit.trained] for unit in ctx.units]
         pointers = (ctypes.c_void_p * (4 * len(gradients)))(
             *(_pointer(tensor) for own in gradients for tensor in [*own, None][:4]))  # fmt: skip
-        ctx.library.chain_backward(*_described(x, ctx.units), ctx.residual, threads(), _pointer(y), _pointer(norms),
-                                   _pointer(upstream), pointers, _pointer(by_x))  # fmt: skip
+        _check_memory(
+            ctx.library.chain_backward(*_described(x, ctx.units), ctx.residual, threads(), _pointer(y), _pointer(norms),
+                                       _pointer(upstream), pointers, _pointer(by_x)))  # fmt: skip
         return by_x, *(tensor for own in gradients for tensor in own)
+
+
+def _check_memory(there_was_enough: bool) -> None:
+    if not there_was_enough:
+        raise MemoryError("the CPU kernels could not have what they need")
 
 
 def _described(x: paddle.Tensor, units: Sequence[Unit]) -> tuple:
@@ -177,7 +185,10 @@ def load_library() -> ctypes.CDLL | None:
     """Return the library, which is built if it is not in the cache; None, with a line in the log, where that is not possible."""
     try:
         with _built() as file:
-            return ctypes.CDLL(str(file))
+            library = ctypes.CDLL(str(file))
+            for function in (library.chain_forward, library.chain_backward):
+                function.restype = ctypes.c_bool
+            return library
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         logger.warning("no CPU kernels, training goes on with Paddle's own, several times slower: %s", said.strip().splitlines()[0])
@@ -187,8 +198,8 @@ def load_library() -> ctypes.CDLL | None:
 @contextmanager
 def _built() -> Iterator[Path]:
     """Give the library's file, built unless it is there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arcface-paddle"
-    file = cache / f"cpu_kernels-{_key()}.so"
+    file = _file()
+    cache = file.parent
     with tempfile.TemporaryDirectory() as scratch:
         if not file.exists():
             try:
@@ -206,8 +217,21 @@ def _built() -> Iterator[Path]:
         yield file
 
 
+def can_be_had() -> bool:
+    """Say whether the library is in the cache or could be built: `load_library` then finds out; nothing is built."""
+    return _file().exists() or shutil.which(_compiler()) is not None
+
+
+def _file() -> Path:
+    return cache_directory() / "arcface-paddle" / f"cpu_kernels-{_key()}.so"
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX") or "g++"
+
+
 def _compiled(scratch: Path, file: Path) -> bytes:
-    compiler = os.environ.get("CXX") or "g++"
+    compiler = _compiler()
     if not shutil.which(compiler):
         raise FileNotFoundError(f"no C++ compiler ({compiler}); install g++, or name one in CXX")
     logger.info("building CPU kernels, a few seconds, once for this kind of CPU: %s", file)

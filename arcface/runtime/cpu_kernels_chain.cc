@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <memory>
+#include <new>
 
 #include "cpu_kernels.h"
 
@@ -580,10 +581,10 @@ void set_norm(Layer* layer, const float* mean, const float* inverse_std, const P
 }  // namespace
 
 // `input` is the shape of x, [N, C, H, W]. Writes z, all layers' y one after the other, and all layers' mean and
-// 1 / standard deviation, channels of each, to `norms`.
-extern "C" void chain_forward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
+// 1 / standard deviation, channels of each, to `norms`. Returns false if memory has run out.
+extern "C" bool chain_forward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
                               int64_t count, bool residual, float epsilon, float momentum, int threads, float* y, float* norms,
-                              float* z) {
+                              float* z) try {
   Team& team = Team::of(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
@@ -620,12 +621,16 @@ extern "C" void chain_forward(const int64_t* input, const float* x, const Shape*
           for (int64_t p = 0; p < area; ++p) z[offset + p] += x[offset + p];
       }
   });
+  return true;
+} catch (const std::bad_alloc&) {
+  return false;
 }
 
 // Writes the gradients by x, unless `dx` is null, and by the parameters from the one by z and what the forward pass wrote.
-extern "C" void chain_backward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
+// Returns false if memory has run out.
+extern "C" bool chain_backward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
                                int64_t count, bool residual, int threads, float* y, const float* norms, const float* dz,
-                               const Gradients* gradients, float* dx) {
+                               const Gradients* gradients, float* dx) try {
   Team& team = Team::of(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
@@ -679,4 +684,7 @@ extern "C" void chain_backward(const int64_t* input, const float* x, const Shape
     of_layer.swap(of_layer_before);
     upstream = by_input;
   }
+  return true;
+} catch (const std::bad_alloc&) {
+  return false;
 }

@@ -3,9 +3,8 @@
 import os
 import platform
 import resource
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +12,22 @@ import numpy as np
 import paddle
 
 
+MOUNTED, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
 class CgroupLimits(NamedTuple):
     """What the container or the batch system allows; None is no limit."""
 
     cores: float | None
     memory: int | None  # bytes
+
+
+class Room(NamedTuple):
+    """Memory in bytes: all that there is, what is free of it, and whose it is."""
+
+    total: int
+    available: int
+    name: str
 
 
 def processor() -> str:
@@ -32,23 +42,53 @@ def memory() -> tuple[int, int] | None:
     return (int(total.split()[0]) * 1024, int(available.split()[0]) * 1024) if total and available else None
 
 
-def cgroup_limits(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> CgroupLimits:
+def resident() -> int:
+    """Return the bytes of this process that are in memory; 0 where the system does not say."""
+    return int(_field("/proc/self/status", "VmRSS").partition(" ")[0] or 0) * 1024
+
+
+def room_on(device: str) -> Room | None:
+    """Return the memory of the card, or for "cpu" of this machine or what its control groups leave of it; None if unknown."""
+    if device != "cpu":
+        gpu = paddle.device.cuda.get_device_properties(device)
+        return Room(gpu.total_memory, gpu.total_memory, f"the {gpu.name}")
+    if not (known := memory()):
+        return None
+    total, available = known
+    limits = [(limit, max(0, limit - used)) for limit, used in _memory_of_groups(MOUNTED, OWN_GROUPS) if limit < total]
+    if not limits:
+        return Room(total, available, "this machine's memory")
+    return Room(min(limits)[0], min(available, *(left for _, left in limits)), "the memory that its control group allows")
+
+
+def cgroup_limits(mounted: Path = MOUNTED, own: Path = OWN_GROUPS) -> CgroupLimits:
     """Return the tightest limits of this process's control groups and of those above them, version 1 or 2."""
-    cores, memory = [], []
+    cores = []
+    for directory in _groups(mounted, own):
+        quota, _, period = _text(directory / "cpu.max").partition(" ")
+        quota, period = quota or _text(directory / "cpu.cfs_quota_us"), period or _text(directory / "cpu.cfs_period_us")
+        if quota.isdecimal() and period.isdecimal():  # no limit is "max" or -1
+            cores.append(int(quota) / int(period))
+    return CgroupLimits(min(cores, default=None), min((limit for limit, _ in _memory_of_groups(mounted, own)), default=None))
+
+
+def _groups(mounted: Path, own: Path) -> Iterator[Path]:
+    """Yield the directories of this process's control groups and of those above them."""
     for line in _text(own).splitlines():
         _, controllers, path = line.split(":", 2)
         group = mounted / controllers / path.lstrip("/")  # version 2 has a single tree and names no controllers here
-        for directory in (group, *group.parents):
-            if not directory.is_relative_to(mounted):
-                break
-            quota, _, period = _text(directory / "cpu.max").partition(" ")
-            quota, period = quota or _text(directory / "cpu.cfs_quota_us"), period or _text(directory / "cpu.cfs_period_us")
-            if quota.isdecimal() and period.isdecimal():  # no limit is "max" or -1
-                cores.append(int(quota) / int(period))
-            limit = _text(directory / "memory.max") or _text(directory / "memory.limit_in_bytes")
-            if limit.isdecimal() and int(limit) < 2**62:  # version 1 says no limit with nearly 2**63
-                memory.append(int(limit))
-    return CgroupLimits(min(cores, default=None), min(memory, default=None))
+        yield from (directory for directory in (group, *group.parents) if directory.is_relative_to(mounted))
+
+
+def _memory_of_groups(mounted: Path, own: Path) -> Iterator[tuple[int, int]]:
+    """Yield the limit of each group that has one, and what is used of it but for files' pages that can be dropped; in bytes."""
+    for directory in _groups(mounted, own):
+        limit = _text(directory / "memory.max") or _text(directory / "memory.limit_in_bytes")
+        if limit.isdecimal() and int(limit) < 2**62:  # version 1 says no limit with nearly 2**63
+            used = _text(directory / "memory.current") or _text(directory / "memory.usage_in_bytes")
+            numbers = dict(line.split()[:2] for line in _text(directory / "memory.stat").splitlines() if " " in line)
+            droppable = numbers.get("total_inactive_file") or numbers.get("inactive_file", 0)
+            yield int(limit), int(used or 0) - int(droppable)
 
 
 def gpus() -> list[tuple[str, int]]:
@@ -86,17 +126,20 @@ def sum_speed(size: int) -> tuple[float, float]:
     return 12 * size / seconds, faults * resource.getpagesize() / (4 * size * repeats)
 
 
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        units.pop(0)
+    return f"{count:,.0f} {units[0]}" if count >= 100 else f"{count:.3g} {units[0]}"
+
+
 def existing(directory: Path) -> Path:
     """Return the directory, or what is there of it: the nearest one above it."""
     while not os.path.lexists(directory) and directory != directory.parent:
         directory = directory.parent
     return directory
-
-
-def check_writable(directory: Path) -> None:
-    """Raise OSError if no file can be written in a directory; nothing is left in it."""
-    with tempfile.TemporaryFile(dir=directory) as file:
-        file.write(bytes(2**16))
 
 
 def _best_seconds(*runs: Callable[[], object], budget: float = 0.5) -> list[float]:

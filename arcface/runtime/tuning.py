@@ -1,4 +1,4 @@
-"""Process settings that must be made before Paddle is imported: BLAS path, allocator, threads.
+"""Process settings that must be made before Paddle is imported: home, BLAS path, allocator, threads.
 
 `benchmarks/training_speed.py` shows what they gain. Variables that the user has set are left alone, but for the one
 thread that Paddle's launcher gives each rank.
@@ -15,6 +15,7 @@ import sys
 import warnings
 
 from arcface.extras import no_paddle
+from arcface.runtime.home import use_temporary_home_if_needed
 from arcface.runtime.processes import die_with_launcher
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
@@ -30,6 +31,7 @@ def start_paddle() -> None:
         raise no_paddle()
     if "PADDLE_LOCAL_SIZE" in os.environ:
         die_with_launcher()
+    use_temporary_home_if_needed()
     _use_fast_blas_on_amd()
     _keep_freed_memory()
     _share_cores_between_ranks()
@@ -45,6 +47,11 @@ def threads() -> int:
     """How many threads each process may use: its share of the cores, or what the user has set."""
     outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP takes a list, by nesting level
     return int(outermost) if outermost.isdecimal() and int(outermost) else 1
+
+
+def ranks_here() -> int:
+    """How many ranks the launcher has started on this machine; 1 without a launcher."""
+    return int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
 
 
 def _use_fast_blas_on_amd() -> None:
@@ -78,10 +85,9 @@ def _keep_freed_memory() -> None:
 def _share_cores_between_ranks() -> None:
     # A thread per core in each rank would have the ranks wait for one another; Paddle's launcher gives each rank one
     # thread (OMP_NUM_THREADS=1), which leaves cores idle where there are fewer ranks than cores.
-    ranks_here = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
     launched = "PADDLE_LOCAL_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched or "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // ranks_here))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // ranks_here()))
 
 
 def _import_quietly(module: str) -> None:

@@ -1,4 +1,4 @@
-"""One run at a time in an output directory."""
+"""One run at a time in a directory that runs write into."""
 
 import fcntl
 import json
@@ -15,40 +15,49 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Hold an output directory, which exists, for this process; the kernel gives it back when the process dies.
+def locked(directory: Path, option: str = "--output") -> Iterator[None]:
+    """Hold a directory, which exists, for this process; the kernel gives it back when the process dies.
 
-    Raises UserError, with the owner's name, if another process holds it.
+    `option` is the one that names the directory, such as "--output". Raises UserError, with the owner's name, if another
+    process holds it.
     """
     # Not emptied when it is opened: it names the owner. It stays when we end, since another may have opened it meanwhile.
-    with open(output / LOCK_FILE, "a+") as file:
+    with open(directory / LOCK_FILE, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f"--output {output}: {_owner(output)} is writing here; wait, end it or choose another --output"
-            ) from error
+            raise _error_held(directory, option, _owner(directory)) from error
         file.truncate(0)
         json.dump({"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
         file.flush()
         yield
 
 
-def owner(output: Path) -> str | None:
-    """Return which process holds an output directory, None if none does; nothing is written."""
+def check_free(directory: Path, option: str) -> None:
+    """Raise the UserError of `locked` if another process holds a directory, which need not exist; nothing is written."""
+    if holder := owner(directory):
+        raise _error_held(directory, option, holder)
+
+
+def owner(directory: Path) -> str | None:
+    """Return which process holds a directory, None if none does; nothing is written."""
     try:
-        with open(output / LOCK_FILE) as file:
+        with open(directory / LOCK_FILE) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back when the file is closed, at once
     except BlockingIOError:
-        return _owner(output)
+        return _owner(directory)
     except OSError:
         pass
     return None
 
 
-def _owner(output: Path) -> str:
+def _owner(directory: Path) -> str:
     try:
-        owner = json.loads((output / LOCK_FILE).read_text())
+        owner = json.loads((directory / LOCK_FILE).read_text())
         return f"process {int(owner['process'])} on {owner['host']} (since {owner['since']})"
     except (OSError, ValueError, KeyError, TypeError):  # it has only just taken the lock
         return "another run"
+
+
+def _error_held(directory: Path, option: str, holder: str) -> UserError:
+    return UserError(f"{option} {directory}: {holder} is writing here; wait, end it or choose another {option}")

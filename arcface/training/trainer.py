@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -14,14 +15,16 @@ from arcface.config import TrainConfig
 from arcface.data.augment import Augmentation
 from arcface.data.loader import Batches, load
 from arcface.data.source import Source, open_source
-from arcface.deploy.engines import choose_engine, open_engine
+from arcface.deploy.engines import candidates, open_engine, open_first
 from arcface.errors import UserError
 from arcface.files import check_places, replacing
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import all_reduce_sum, rank, ranks_together, show_life, world_size
+from arcface.runtime.distributed import all_reduce_sum, broadcast, rank, ranks_together, show_life, world_size
+from arcface.runtime.tuning import ranks_here
 from arcface.training.checkpoint import Checkpoint, save
 from arcface.training.interruptions import Interruptions
-from arcface.training.lock import locked
+from arcface.training.lock import check_free, locked
+from arcface.training.memory import check_memory, out_of_memory_explained
 from arcface.training.model import Model
 from arcface.training.monitor import METRICS_FILE, Monitor, Progress, logger, start_log
 from arcface.training.rank_files import RankFiles, has_only_rank_files
@@ -36,7 +39,7 @@ def train(config: TrainConfig) -> None:
     Raises UserError for what the user can fix. Options, data set and checkpoint are checked before anything is written.
     """
     device = choose_device(config.device)
-    engine = choose_engine(config.engine)
+    engines = candidates(config.engine)
     source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
     augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
                                 config.augment_occlusion)  # fmt: skip
@@ -47,33 +50,27 @@ def train(config: TrainConfig) -> None:
         source.scan(config.scan_images)
         for pairs in sets:
             check_images(pairs)
-    with ranks_together(config.rank_timeout):
-        _train(config, device, engine, source, batches, sets, best_by)
+    warning = check_memory(config, source.num_classes, world_size(), ranks_here(), device)
+    with out_of_memory_explained(config), ranks_together(config.rank_timeout):
+        _train(config, device, engines, source, batches, sets, best_by, warning)
 
 
-def _train(config: TrainConfig, device: str, engine: str, source: Source, batches: Batches, sets: list[VerificationSet],
-           best_by: str | None) -> None:  # fmt: skip
+def _train(config: TrainConfig, device: str, engines: list[str], source: Source, batches: Batches, sets: list[VerificationSet],
+           best_by: str | None, warning: str | None) -> None:  # fmt: skip
     output, logdir = Path(config.output), Path(config.logdir)
     identity = _identity(config, source)
-    try:
-        model = Model(config, source.num_classes)
-    except MemoryError as error:
-        gigabytes = 8 * source.num_classes * config.embedding_size / world_size() / 1e9
-        raise UserError(f"{config.data_dir}: the centres of {source.num_classes} classes and their momentum do not fit into memory"
-                        f" ({gigabytes:.1f} GB a rank); correct --num_classes or train on more ranks") from error  # fmt: skip
+    model = Model(config, source.num_classes)
     if config.init_from and not config.resume:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     progress, missing = _resume(output, identity, model) if config.resume else (Progress(), [])
-    if sets and rank() == 0:
-        with open_engine(engine, model.backbone, config.network, config.embedding_size):
-            pass  # an engine that cannot be built is found now, not after hours
+    engine = _first_engine(engines, model, config) if sets else engines[0]  # what cannot be built is found now, not after hours
     schedule = Schedule(config, batches.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     bad_images = set()
     with _started_output(output, logdir), Interruptions() as interruptions, Monitor(
         progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
     ) as monitor:
-        _announce(config, source, schedule, device, progress, last_step, missing)
+        _announce(config, source, schedule, device, progress, last_step, missing, warning)
         model.use_cpu_kernels()
         for images, labels in monitor.waiting_for(load(batches, progress.step, last_step, config.num_workers), config.num_workers):
             for index, complaint in batches.complaints(progress.step, labels.numpy()).items():
@@ -117,6 +114,15 @@ def _train(config: TrainConfig, device: str, engine: str, source: Source, batche
             if agreed.stop and step < last_step:
                 logger.info("stopped by a signal after step %d, which is saved; the same command with --resume 1 goes on", step)
                 break
+
+
+def _first_engine(engines: list[str], model: Model, config: TrainConfig) -> str:
+    """Return the first engine that rank 0 can build, the same on every rank; called by every rank."""
+    chosen = 0
+    if rank() == 0:
+        with open_first(engines, model.backbone, config.network, config.embedding_size) as (name, _):
+            chosen = engines.index(name)
+    return engines[int(broadcast(paddle.to_tensor([chosen], "int64")).item())]
 
 
 def _verify(
@@ -165,17 +171,21 @@ def _resume(output: Path, identity: dict, model: Model) -> tuple[Progress, list[
 
 @contextmanager
 def _started_output(output: Path, logdir: Path) -> Iterator[None]:
-    """Hold the output directory for this run, and start its log; on rank 0."""
+    """Hold the directories that the run writes into, and start its log; on rank 0."""
     if rank():
         yield
         return
     log = output / "training.log"
+    for directory, option in ((output, "--output"), (logdir, "--logdir")):
+        check_free(directory, option)  # before anything is made; `locked` decides
     with ExitStack() as held:
         try:
             check_places([output, logdir], [log, logdir / METRICS_FILE])
             for directory in (output, logdir):
                 directory.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(output))
+            held.enter_context(locked(output, "--output"))
+            if not os.path.samefile(output, logdir):
+                held.enter_context(locked(logdir, "--logdir"))
             start_log(log)
         except OSError as error:
             raise UserError(f"--output {output} and --logdir {logdir}: {error.filename} cannot be written"
@@ -208,9 +218,16 @@ def _count_skipped(config: TrainConfig, progress: Progress, batches: Batches, lr
 
 
 def _announce(config: TrainConfig, source: Source, schedule: Schedule, device: str, progress: Progress,
-              last_step: int, missing: list[str]) -> None:  # fmt: skip
+              last_step: int, missing: list[str], warning: str | None) -> None:  # fmt: skip
     if rank():
         return
+    if warning:
+        logger.warning("%s", warning)
+    if (fillers := config.batch_size - len(source)) > 0:
+        logger.warning("--batch_size %d is more than the %d images of %s: in each step %d places are fillers that take time and"
+                       " memory and do not count; take --batch_size %d or less",
+                       config.batch_size, len(source), source.file, fillers, len(source) // world_size() * world_size()
+                       or world_size())  # fmt: skip
     if missing:
         logger.warning("%s holds weights only: begun anew are %s", config.output, ", ".join(missing))
     logger.info("paddlepaddle %s on %s, %d ranks", paddle.__version__, device, world_size())

@@ -14,7 +14,7 @@ import paddle
 from arcface.backbones import create_backbone
 from arcface.backbones.state_dict import find_backbone, load_backbone, read_backbone
 from arcface.config import ValidConfig
-from arcface.deploy.engines import choose_engine, open_engine
+from arcface.deploy.engines import candidates, open_first
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import rank, ranks_together, world_size
@@ -30,7 +30,7 @@ from arcface.verification.templates import aggregate, image_features, score
 def valid(config: ValidConfig) -> None:
     """Print the verification figures of each set; raises UserError for files that are missing or do not fit."""
     device = choose_device(config.device)
-    engine = choose_engine(config.engine)
+    engines = candidates(config.engine)
     if not config.val_files:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory = Path(config.checkpoint)
@@ -41,15 +41,15 @@ def valid(config: ValidConfig) -> None:
         _check_report_directory(Path(config.report))
     step = _step(directory)
     with ranks_together(config.rank_timeout):
-        _verify_all(config, device, engine, backbone, sets, step)
+        _verify_all(config, device, engines, backbone, sets, step)
 
 
-def _verify_all(config: ValidConfig, device: str, engine: str, backbone: paddle.nn.Layer,
+def _verify_all(config: ValidConfig, device: str, engines: list[str], backbone: paddle.nn.Layer,
                 sets: list[VerificationSet | Protocol], step: int) -> None:  # fmt: skip
     if rank() == 0:
         start_log()
     reports, started = [], time.monotonic()
-    with open_engine(engine, backbone, config.network, config.embedding_size) as embed:
+    with open_first(engines, backbone, config.network, config.embedding_size) as (engine, embed):
         for one in sets:
             if isinstance(one, Protocol):
                 reports += _verify_templates(embed, one, config, step)

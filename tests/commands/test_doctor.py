@@ -18,7 +18,8 @@ from arcface.config import TrainConfig, parse
 from arcface.examination import examine, machine
 from arcface.examination.data import examine_training_data, examine_verification_sets, histogram
 from arcface.examination.directories import examine_directories
-from arcface.examination.report import Report, size
+from arcface.examination.report import Report
+from arcface.runtime.machine import size
 from arcface.runtime.machine import CgroupLimits
 from arcface.verification.bin_file import write_bin
 

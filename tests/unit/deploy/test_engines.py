@@ -10,7 +10,7 @@ import pytest
 
 from arcface.backbones import create_backbone
 from arcface.deploy import engines
-from arcface.deploy.engines import choose_engine, open_engine
+from arcface.deploy.engines import candidates, choose_engine, open_engine, open_first
 from arcface.errors import UserError
 from arcface.images import normalise
 
@@ -130,3 +130,23 @@ def test_auto_takes_the_first_that_is_installed_and_a_missing_one_is_named(monke
     assert choose_engine("onnxruntime") == "onnxruntime"
     with pytest.raises(UserError, match="--engine openvino needs openvino; (run: pip install|use Python 3.12)"):
         choose_engine("openvino")
+
+
+def test_auto_passes_over_what_cannot_be_built_with_a_line_that_names_it_and_why(backbone, monkeypatch, caplog):
+    def does_not_fit(*_):
+        raise UserError("no export: paddle2onnx 2.1 needs another Paddle")
+
+    monkeypatch.setattr(engines, "export_in_child", does_not_fit)
+    monkeypatch.setattr(engines, "find_spec", lambda package: True)
+    monkeypatch.setattr(engines.logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(engines.logger, "propagate", False)  # as a run's log has it
+    with open_first(candidates("auto"), backbone, NETWORK, 64) as (name, embed):
+        assert name == "paddle" and embed(images(2)).shape == (2, 64)
+    reason = "no export: paddle2onnx 2.1 needs another Paddle"
+    assert [record.message for record in caplog.records] == [
+        f"--engine auto: {failed} cannot be built ({reason}); using {following}"
+        for failed, following in zip(FAST, [*FAST[1:], "paddle"])
+    ]
+    with pytest.raises(UserError, match="^--engine openvino cannot be built .*paddle2onnx 2.1 needs"):
+        with open_first(candidates("openvino"), backbone, NETWORK, 64):
+            pass

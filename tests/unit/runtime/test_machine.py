@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from arcface.files import check_writable
 from arcface.runtime import machine
 
 
@@ -46,10 +47,10 @@ def test_what_is_there_of_a_directory_is_found(tmp_path):
 
 
 def test_writing_is_tried_and_leaves_nothing(tmp_path):
-    machine.check_writable(tmp_path)
+    check_writable(tmp_path)
     assert not any(tmp_path.iterdir())
     with pytest.raises(OSError):
-        machine.check_writable(Path("/proc"))
+        check_writable(Path("/proc"))
 
 
 SUMS = """

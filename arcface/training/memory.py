@@ -1,0 +1,160 @@
+"""What a training run takes of memory, by part, held against what there is before the first step.
+
+No table: the activations are what the layers of the backbone save for their gradients, of a batch of two that they are shown.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import paddle
+
+from arcface.backbones import create_backbone
+from arcface.backbones.layers import Chain
+from arcface.config import TrainConfig
+from arcface.data.workers import SLOTS_PER_WORKER
+from arcface.errors import UserError
+from arcface.head.partial_fc import CLASSES_PER_BLOCK, CLASSES_PER_BLOCK_ELSEWHERE
+from arcface.images import SIZE, normalise
+from arcface.runtime.cpu_kernels import can_be_had
+from arcface.runtime.machine import Room, resident, room_on, size
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of an activation
+IMAGES_SHOWN = 2
+# Gradients are there while not all activations have gone yet, and freed memory is kept, in pieces that not everything fits
+# into. Measured with MobileFaceNet_128: 1.30 with the CPU kernels, 1.35 with Paddle's layers; the same for all batches.
+WITH_GAPS = 1.3
+RESERVE = 0.9  # of the room, for a batch size that is recommended
+
+_NO_WORK = SimpleNamespace(chain_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
+
+
+class Memory(NamedTuple):
+    """Bytes that a rank takes, of the card where it computes on a GPU."""
+
+    process: int  # Python, Paddle and the lists of the data set, before the first step; 0 on a GPU
+    weights: int  # of the backbone, with the statistics of batch norm
+    gradients: int  # of the backbone, and their momentum
+    activations: int  # what the backward pass needs of the forward pass
+    centres: int  # of this rank's classes, and their momentum
+    logits: int  # of this rank's classes for the images of all ranks
+    batches: int  # of images, here and in the workers
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return sum(self)
+
+    def __str__(self) -> str:
+        largest = max(self._fields, key=lambda name: getattr(self, name))
+        return f"{size(self.total)} a rank, {size(getattr(self, largest))} of it {largest}"
+
+
+def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, precision: str = "float32") -> Memory:
+    """Return what training takes on each of the ranks; `device` is "cpu" or "gpu:0"..., `precision` that of the activations.
+
+    On a CPU it is within 15 % of the most that is resident after some steps. On a GPU, what CUDA and its libraries take
+    for themselves is left out.
+    """
+    on_cpu = device == "cpu"
+    kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_had()
+    seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels)
+    images, images_here = config.batch_size, -(-config.batch_size // ranks)
+    classes = -(-num_classes // ranks)
+    sampled = min(classes, round(config.sample_rate * classes) + images) if config.sample_rate < 1 else 0
+    rows = sampled or classes
+    block = min(rows, CLASSES_PER_BLOCK.get(device, CLASSES_PER_BLOCK_ELSEWHERE))
+    batches = 2 + (SLOTS_PER_WORKER * config.num_workers if on_cpu else 0)
+    return Memory(
+        process=resident() if on_cpu else 0,
+        weights=4 * seen.values,
+        gradients=4 * seen.trained * (2 if ranks == 1 else 3),  # with more ranks, a copy that they exchange
+        activations=round(WITH_GAPS * BYTES[precision] * seen.saved * images_here),
+        centres=4 * 2 * classes * config.embedding_size,
+        logits=4 * (rows * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
+        batches=batches * images_here * 3 * SIZE * SIZE,
+    )
+
+
+def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: int, device: str) -> str | None:
+    """Return a warning for a run that takes more memory than is free now, None for one that does not.
+
+    Raises UserError, which names a batch that fits, if it takes more than there is at all. `ranks_here`: on this machine.
+    """
+    room = room_on(device)
+    if room is None:
+        return None
+    sharing = ranks_here if device == "cpu" else 1
+    needed = estimate(config, num_classes, ranks, device)
+    takes = f"{config.network} with --batch_size {config.batch_size} takes about {needed}"
+
+    def advice(bytes_of_rank: float) -> str:
+        fitting = _fitting_batch(config, num_classes, ranks, device, bytes_of_rank)
+        return f"take --batch_size {fitting}" if fitting else "no batch is small enough: take fewer classes a rank, or more memory"
+
+    if sharing * needed.total > room.total:
+        if sharing * needed.centres > room.total:
+            raise UserError(f"{config.data_dir}: the centres of {num_classes} classes and their momentum do not fit into memory"
+                            f" ({needed.centres / 1e9:.1f} GB a rank); correct --num_classes or train on more ranks")  # fmt: skip
+        raise UserError(f"{takes}, more than {_share(room, sharing)}; {advice(room.total / sharing)}")
+    if sharing * (needed.total - needed.process) > room.available:
+        free = f"only {size(room.available)} of {room.name} are free now"
+        return f"{takes}, and {free}: end other programs, or {advice(room.available / sharing + needed.process)}"
+    return None
+
+
+@contextmanager
+def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Make one line of what Paddle and NumPy raise when memory runs out."""
+    try:
+        yield
+    except MemoryError as error:
+        detail = next((line.strip() for line in str(error).splitlines() if "alloc" in line or "memory" in line), "no more can be had")
+        raise UserError(f"out of memory ({detail.removeprefix('(ResourceExhausted) ')[:200]}): take a smaller --batch_size than {config.batch_size}, or more ranks"
+                        ) from error  # fmt: skip
+
+
+def _share(room: Room, sharing: int) -> str:
+    return f"{size(room.total)} of {room.name}" + (f" for {sharing} ranks" if sharing > 1 else "")
+
+
+def _fitting_batch(config: TrainConfig, num_classes: int, ranks: int, device: str, bytes_of_rank: float) -> int | None:
+    """Return a batch size that fits into memory, None if none does."""
+    sizes = range(ranks, config.batch_size, ranks)
+    fitting = bisect_right(
+        sizes, RESERVE * bytes_of_rank, key=lambda batch: estimate(replace(config, batch_size=batch), num_classes, ranks, device).total
+    )
+    return (fitting // 8 * 8 or fitting) * ranks or None
+
+
+class _Seen(NamedTuple):
+    values: int  # of parameters and buffers
+    trained: int  # of parameters
+    saved: float  # values that are saved for the backward pass, of one image
+
+
+@cache
+def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
+    """Count what a backbone is made of and what it saves."""
+    backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
+    if kernels:
+        for layer in backbone.sublayers(include_self=True):
+            if isinstance(layer, Chain):
+                layer.library = _NO_WORK
+    state = backbone.state_dict().values()
+    own, saved = {tensor.data_ptr() for tensor in state}, {}
+
+    def note(tensor: paddle.Tensor) -> paddle.Tensor:
+        if tensor.data_ptr() not in own:
+            saved[tensor.data_ptr()] = tensor  # which is kept: nothing else may come to lie there
+        return tensor
+
+    with paddle.autograd.saved_tensors_hooks(note, lambda tensor: tensor):
+        embeddings = backbone(normalise(paddle.zeros([IMAGES_SHOWN, 3, SIZE, SIZE], "uint8")))
+    values = sum(tensor.size for tensor in saved.values()) / IMAGES_SHOWN
+    del embeddings
+    return _Seen(sum(t.size for t in state), sum(t.size for t in state if not t.stop_gradient), values)
