@@ -8,6 +8,7 @@ import atexit
 import gc
 import mmap
 import multiprocessing
+import os
 import signal
 import sys
 import traceback
@@ -20,7 +21,7 @@ import cv2
 import numpy as np
 
 from arcface.errors import UserError
-from arcface.runtime.processes import die_with_parent
+from arcface.runtime.processes import LEFT_TO_PARENT, die_with_parent
 
 SLOTS_PER_WORKER = 2  # one is filled while the other waits to be taken
 
@@ -52,7 +53,7 @@ class Workers:
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 self._connections.append(ours)
-                process = context.Process(target=_work, args=(fill, self._slots, theirs), daemon=True)
+                process = context.Process(target=_work, args=(fill, self._slots, theirs, os.getpid()), daemon=True)
                 process.start()
                 self._processes.append(process)
                 theirs.close()
@@ -111,11 +112,10 @@ class Workers:
                         " memory, lower --num_workers or --batch_size, and go on with --resume 1")  # fmt: skip
 
 
-def _work(fill: Callable[[Any, np.ndarray], Any], slots: np.ndarray, connection: Connection) -> None:
-    # Ctrl-C and batch systems send their signal to all processes of a job; what it means, the training process decides.
-    for number in (signal.SIGINT, signal.SIGTERM):
+def _work(fill: Callable[[Any, np.ndarray], Any], slots: np.ndarray, connection: Connection, parent: int) -> None:
+    for number in LEFT_TO_PARENT:
         signal.signal(number, signal.SIG_IGN)
-    die_with_parent()
+    die_with_parent(parent)
     gc.freeze()  # a look through all objects would copy the memory that they share with the training process
     while True:
         slot, task = connection.recv()

@@ -17,6 +17,7 @@ from arcface.command_line import run
 from arcface.errors import UserError
 from arcface.extras import how_to_install
 from arcface.images import SIZE
+from arcface.runtime.processes import child_command
 
 Format = Literal["paddle", "onnx"]
 NAME = "backbone"
@@ -61,7 +62,7 @@ def export_in_child(state_dict: Path, network: str, embedding_size: int, folder:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "FLAGS_selected"))}
     package = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", __name__, str(state_dict), network, str(embedding_size), str(folder), format]
+    command = child_command(__name__, str(state_dict), network, str(embedding_size), str(folder), format)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]

@@ -5,7 +5,9 @@ All of them are no-ops with one rank, so that the same code runs with and withou
 """
 
 import os
-import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +15,15 @@ import paddle
 import paddle.distributed as dist
 
 from arcface.errors import UserError
-from arcface.runtime.roll_call import Member, Roll
+from arcface.runtime.interfaces import interface_of
+from arcface.runtime.roll_call import SECONDS_BETWEEN_CALLS, Member, Roll
+
+# What Paddle makes of a collective that fails: gloo's errors; NCCL's and CUDA's; a binding's; no memory on a GPU.
+FAILURES = (RuntimeError, OSError, SystemError, MemoryError)
+
+OTHER_LAUNCHERS = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # torchrun, SLURM, Open MPI, MPICH
+
+HEAD_START = 0.3  # seconds for rank 0 to listen: Paddle waits for 3 after it was refused once
 
 _member: Member | None = None  # of this process in the roll call, while there is one
 
@@ -40,38 +50,116 @@ def start_ranks() -> None:
     if world_size() > 1 and not dist.is_initialized():
         if paddle.get_device() == "cpu":  # a Paddle built for GPUs would take NCCL, and its GPU with it
             os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
+        # Where this is not set, gloo takes the address of the machine's name, in many containers 127.0.0.1.
+        if "GLOO_SOCKET_IFNAME" not in os.environ and (name := interface_of(dist.ParallelEnv().current_endpoint)):
+            os.environ["GLOO_SOCKET_IFNAME"] = name
         dist.init_parallel_env()
+
+
+def endpoints() -> list[str]:
+    """Return the "host:port" of each of several ranks; raises UserError if the variables of the ranks do not fit together."""
+    needed = ("PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM", "PADDLE_CURRENT_ENDPOINT")
+    missing = [name for name in needed if name not in os.environ]
+    known = dist.ParallelEnv().trainer_endpoints  # a long list is in a file of the launcher's
+    if not any(known):
+        missing.append("PADDLE_TRAINER_ENDPOINTS")
+    wrong = None
+    if missing:
+        wrong = f"without {' and '.join(missing)}"
+    elif len(known) != world_size():
+        wrong = f"with {len(known)} PADDLE_TRAINER_ENDPOINTS"
+    elif rank() >= world_size():
+        wrong = f"with PADDLE_TRAINER_ID={rank()}, which is from 0 to {world_size() - 1}"
+    elif strange := [one for one in known if not (one.rpartition(":")[0] and one.rpartition(":")[2].isdecimal())]:
+        wrong = f"with {strange[0]!r} among PADDLE_TRAINER_ENDPOINTS, which are host:port"
+    elif os.environ["PADDLE_CURRENT_ENDPOINT"] != known[rank()]:
+        wrong = f"with PADDLE_CURRENT_ENDPOINT={os.environ['PADDLE_CURRENT_ENDPOINT']}, not the endpoint of rank {rank()}"
+    if wrong:
+        raise UserError(f"PADDLE_TRAINERS_NUM={world_size()} is set {wrong}; start with python -m paddle.distributed.launch, which"
+                        " sets all of them, or unset it to train with one process")  # fmt: skip
+    return known
+
+
+def unused_launcher() -> str | None:
+    """Return a sentence about variables of another launcher, which would have several processes each train alone."""
+    if world_size() > 1:
+        return None
+    for name in OTHER_LAUNCHERS:
+        if (value := os.environ.get(name, "")).isdecimal() and int(value) > 1:
+            return (f"{name}={value} is set and not used: this process works alone. For several that work together, run on each"
+                    f" machine: python -m paddle.distributed.launch --nproc_per_node N {sys.argv[0]} ...; with several machines,"
+                    " also --master HOST:PORT --nnodes N --rank 0, 1, ...")  # fmt: skip
+    return None
 
 
 @contextmanager
 def ranks_together(timeout: float) -> Iterator[None]:
     """Join the other ranks, and end this process with an error that names the rank if one is lost meanwhile.
 
-    A rank is lost when it ends before the others, or when they have waited for it for `timeout` seconds.
+    A rank is lost when it does not come, when it ends before the others, or when they have waited for it for `timeout` seconds.
+    Raises UserError if the ranks cannot join.
     """
     global _member
-    start_ranks()
     if world_size() == 1:
+        if complaint := unused_launcher():
+            print(f"warning: {complaint}", file=sys.stderr, flush=True)
         yield
         return
-    host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").rpartition(":")[0]
-    roll = Roll(host, world_size(), timeout) if rank() == 0 else None
-    invitation = bytearray(64)
-    if roll:
-        invitation[:] = f"{socket.gethostbyname(host)} {roll.address[1]} {roll.token}".encode().ljust(64)
-    broadcast(received := paddle.to_tensor(list(invitation), "int64"))
-    address, port, token = bytes(received.tolist()).decode().split()
-    _member = Member(rank(), (address, int(port)), token, timeout)
+    known = endpoints()
+    roll = Roll(known, timeout) if rank() == 0 else None
     try:
-        yield
-    except RuntimeError:  # what Paddle makes of a collective that fails
-        _member.report_failure()
-        raise
+        _member = Member(rank(), known, timeout)
+        try:
+            _join()
+            yield
+        except FAILURES as error:
+            _member.report_failure(_in_one_line(error))
+            raise
+        finally:
+            _member.leave()
+            _member = None
     finally:
-        _member.leave()
-        _member = None
         if roll:
             roll.close()
+
+
+def _join() -> None:
+    show_life("joining")
+    _member.arrive(wait=True)
+    if rank():
+        time.sleep(HEAD_START)
+    try:
+        start_ranks()
+    except FAILURES as error:
+        _member.report_failure(_in_one_line(error))
+        raise UserError(f"the ranks cannot connect to one another ({_in_one_line(error)}); see that no firewall is between them,"
+                        " and that GLOO_SOCKET_IFNAME, if it is set, names an interface of every machine") from error  # fmt: skip
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Return the kind of an error and the line of it that tells most: Paddle's begin with a C++ traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = next((line for line in lines if "Error: " in line or "error: " in line), lines[-1] if lines else "")
+    return f"{type(error).__name__}: {telling}"[:400].removesuffix(": ")
+
+
+@contextmanager
+def busy(doing: str) -> Iterator[None]:
+    """Show life, by a thread, while work goes on that cannot show any itself, such as reading a large list."""
+    done = threading.Event()
+
+    def go_on() -> None:
+        while not done.wait(SECONDS_BETWEEN_CALLS):
+            show_life(doing)
+
+    show_life(doing)
+    thread = threading.Thread(target=go_on, name="busy", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def show_life(doing: str) -> None:

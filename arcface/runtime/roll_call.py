@@ -1,24 +1,29 @@
 """Which rank is where: ends the ranks that would wait for ever for one that has ended, is stopped or hangs, and names it.
 
 Rank 0 calls the roll: once a second it tells every rank how far all of them are, and every rank answers how far it is, in
-a thread and over a connection of its own, so that neither depends on the collectives. The messages are lines of JSON:
+a thread and over a connection of its own, so that neither depends on the collectives. It listens at its own endpoint, which
+every rank knows from the launcher, until all have come; then the port is Paddle's. The messages are lines of JSON:
 
-    of a rank    {"rank", "token"} first, then {"at", "ticks", "doing"}, {"failed": true} or {"left": true}
+    of a rank    {"rank", "run"} first, then {"at", "ticks", "doing"}, {"failed": "what was raised"} or {"left": true}
     of rank 0    {"all_at": how many collectives every rank has begun} or {"lost": "what is wrong"}
 """
 
-import hmac
+import errno
+import hashlib
 import json
 import os
-import secrets
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from arcface.errors import UserError
+
 SECONDS_BETWEEN_CALLS = 1.0
+SECONDS_BETWEEN_TRIES = 0.2  # to reach rank 0
 PATIENCE_AFTER_FAILURE = 4.0  # seconds of silence that give a rank away once a collective has failed
 SECONDS_TO_LEAVE = 30.0  # that rank 0 waits at the end for the others to leave
 LONGEST_LINE = 4096  # bytes
@@ -27,19 +32,19 @@ LONGEST_LINE = 4096  # bytes
 class Member:
     """A rank's own entry: says how far it is, and ends the process when a rank is lost.
 
-    `address` and `token` are those of rank 0's `Roll`; `timeout` is in seconds.
+    `endpoints` are the ranks' "host:port"; `timeout` is in seconds. Raises UserError if rank 0 cannot be reached for so long.
     """
 
-    def __init__(self, rank: int, address: tuple[str, int], token: str, timeout: float):
+    def __init__(self, rank: int, endpoints: list[str], timeout: float):
         self._rank, self._timeout = rank, timeout
         self._at = self._ticks = self._all_at = 0
         self._doing = "the start"
         self._heard = time.monotonic()
         self._news, self._sending = threading.Condition(), threading.Lock()
-        self._connection = socket.create_connection(address, timeout)
+        self._connection = _reach(endpoints, timeout)
         self._connection.settimeout(SECONDS_BETWEEN_CALLS)
         _send_at_once(self._connection)
-        self._send(rank=rank, token=token)
+        self._send(rank=rank, run=_name_of_run(endpoints))
         threading.Thread(target=self._answer, name="roll call", daemon=True).start()
 
     def arrive(self, wait: bool) -> None:
@@ -54,9 +59,9 @@ class Member:
         """Show that long work goes on, and which: "got no further in <doing>"."""
         self._ticks, self._doing = self._ticks + 1, doing
 
-    def report_failure(self) -> None:
-        """Find out who is missing after a collective has failed; returns only if nobody is."""
-        self._send(failed=True)
+    def report_failure(self, error: str) -> None:
+        """Find out who is missing after a collective has failed with an error; returns only if nobody is."""
+        self._send(failed=error)
         time.sleep(PATIENCE_AFTER_FAILURE + 3 * SECONDS_BETWEEN_CALLS)
         if (silence := time.monotonic() - self._heard) > PATIENCE_AFTER_FAILURE:
             self._end(f"rank 0 has not answered for {silence:.0f} seconds")
@@ -84,7 +89,8 @@ class Member:
         self._end("rank 0 has ended; its log says why")
 
     def _end(self, reason: str) -> None:
-        print(f"error: rank {self._rank} ends: {reason}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a terminal that is gone
+            print(f"error: rank {self._rank} ends: {reason}", file=sys.stderr, flush=True)
         if self._rank == 0:
             time.sleep(SECONDS_BETWEEN_CALLS)  # the others hear it from this process
         os._exit(1)  # the main thread may be in a collective that never returns
@@ -109,33 +115,45 @@ class _Entry:
     ticks: int = 0
     doing: str = ""
     left: bool = False
+    failed: str = ""  # what a collective raised
     heard: float = field(default_factory=time.monotonic)
     changed: float = field(default_factory=time.monotonic)
 
 
 class Roll:
-    """Rank 0's list of all ranks, kept by threads of its process."""
+    """Rank 0's list of all ranks, kept by threads of its process.
 
-    def __init__(self, host: str, world_size: int, timeout: float):
-        self.token = secrets.token_hex(16)  # keeps strangers on the network off the list
-        self._world_size, self._timeout = world_size, timeout
+    Raises UserError if its endpoint, the first of `endpoints`, cannot be listened at.
+    """
+
+    def __init__(self, endpoints: list[str], timeout: float):
+        self._endpoints, self._world_size, self._timeout = endpoints, len(endpoints), timeout
         self._entries: dict[int, _Entry] = {}
         self._started = time.monotonic()
-        self._failed = False
         self._announced = -1
-        self._lock, self._everybody_left = threading.Lock(), threading.Event()
-        self._server = socket.create_server((host, 0))
-        self.address = self._server.getsockname()
+        self._lock, self._entering, self._everybody_left = threading.Lock(), threading.Lock(), threading.Event()
+        self._server = _listen_at(endpoints[0])
         for work in (self._admit, self._call):
             threading.Thread(target=work, name="roll", daemon=True).start()
 
     def close(self) -> None:
         """Wait for the other ranks to leave, since they hear of one another through this process."""
-        self._everybody_left.wait(SECONDS_TO_LEAVE)
+        if len(self._entries) == self._world_size:
+            self._everybody_left.wait(SECONDS_TO_LEAVE)
+        else:
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts; closing alone would not
+        self._server.close()
 
     def _admit(self) -> None:
         while True:
-            connection, _ = self._server.accept()
+            try:
+                connection, _ = self._server.accept()
+            except OSError:  # it no longer listens
+                return
             _send_at_once(connection)
             threading.Thread(target=self._listen, args=(connection,), name="roll", daemon=True).start()
 
@@ -143,24 +161,32 @@ class Roll:
         lines = _lines(connection)
         try:
             hello = json.loads(next(lines, b"{}"))
-            rank = hello["rank"]
-            if not hmac.compare_digest(hello["token"], self.token) or rank in self._entries:
-                raise ValueError("a stranger")
+            entry, rank = self._enter(connection, hello["rank"], hello["run"]), hello["rank"]
         except (ValueError, KeyError, TypeError):
             connection.close()
             return
-        entry = self._entries[rank] = _Entry(connection)
         for line in lines:
             self._hear(entry, json.loads(line))
         if not entry.left:
-            self._announce(lost=f"rank {rank} has ended; its log says why")
+            self._announce(lost=f"rank {rank} has ended{entry.failed and f' after {entry.failed}'}; its log says why")
         entry.left = True
         if len(self._entries) == self._world_size and all(other.left for other in self._entries.values()):
             self._everybody_left.set()
 
+    def _enter(self, connection: socket.socket, rank: int, run: str) -> _Entry:
+        """Put a rank on the list; raises ValueError for whoever is none of this run, or comes twice."""
+        with self._entering:
+            if run != _name_of_run(self._endpoints) or rank not in range(self._world_size) or rank in self._entries:
+                raise ValueError("a stranger")
+            entry = _Entry(connection)
+            if len(self._entries) == self._world_size - 1:
+                self._stop_listening()  # before anybody learns that all are here: Paddle then listens at this port
+            self._entries[rank] = entry
+            return entry
+
     def _hear(self, entry: _Entry, message: dict) -> None:
         entry.heard = time.monotonic()
-        self._failed |= "failed" in message
+        entry.failed = message.get("failed", entry.failed)
         entry.left |= "left" in message
         if "at" in message and (message["at"], message["ticks"]) != (entry.at, entry.ticks):
             entry.at, entry.ticks, entry.doing = message["at"], message["ticks"], message["doing"]
@@ -188,19 +214,20 @@ class Roll:
     def _find_lost(self, now: float) -> str | None:
         """Say which ranks will not arrive where the others wait, if there are any."""
         if absent := sorted(set(range(self._world_size)) - self._entries.keys()):
-            return f"{_ranks(absent)} never came" if now - self._started > self._timeout else None
+            return _did_not_come(absent, self._endpoints, self._timeout) if now - self._started > self._timeout else None
         entries = sorted(self._entries.items())
         furthest = max(entry.at for _, entry in entries)
         if ended := [rank for rank, entry in entries if entry.left and entry.at < furthest]:
-            return f"{_ranks(ended)} ended before the others; the log says why"
+            why = next((entry.failed for rank, entry in entries if rank in ended and entry.failed), "")
+            return f"{in_words(ended)} ended before the others{why and f' after {why}'}; the log says why"
         here = [(rank, entry) for rank, entry in entries if not entry.left]
-        patience = PATIENCE_AFTER_FAILURE if self._failed else self._timeout
+        patience = PATIENCE_AFTER_FAILURE if any(entry.failed for _, entry in entries) else self._timeout
         if silent := [rank for rank, entry in here if now - entry.heard > patience]:
-            return f"{_ranks(silent)} did not answer for {patience:.0f} seconds (--rank_timeout): stopped, or the machine is gone"
+            return f"{in_words(silent)} did not answer for {patience:.0f} seconds (--rank_timeout): stopped, or the machine is gone"
         if len(here) < 2 or now - max(entry.changed for _, entry in here) <= self._timeout:
             return None
         behind = [(rank, entry) for rank, entry in here if entry.at < furthest] or here
-        return (f"{_ranks([rank for rank, _ in behind])} got no further for {self._timeout:.0f} seconds (--rank_timeout)"
+        return (f"{in_words([rank for rank, _ in behind])} got no further for {self._timeout:.0f} seconds (--rank_timeout)"
                 f" in {behind[0][1].doing}")  # fmt: skip
 
     def _announce(self, **message) -> None:
@@ -235,5 +262,54 @@ def _lines(connection: socket.socket) -> Iterator[bytes]:
         yield from lines
 
 
-def _ranks(ranks: list[int]) -> str:
+def _listen_at(endpoint: str) -> socket.socket:
+    host, port = _split(endpoint)
+    try:
+        try:
+            return socket.create_server((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            return socket.create_server(("", port))  # the address is of a router, which passes on what comes there
+    except OSError as error:
+        raise UserError(f"rank 0 cannot listen at {endpoint}, its endpoint ({error.strerror or error}): end what does,"
+                        " or start the run again, with other ports") from error  # fmt: skip
+
+
+def _reach(endpoints: list[str], timeout: float) -> socket.socket:
+    """Return a connection to rank 0, which may come later than this rank."""
+    gives_up = time.monotonic() + timeout
+    while True:
+        try:
+            connection = socket.create_connection(_split(endpoints[0]), max(SECONDS_BETWEEN_TRIES, gives_up - time.monotonic()))
+            if connection.getsockname() != connection.getpeername():
+                return connection
+            connection.close()  # this socket got the port that it looks for, and has reached itself
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        except OSError as error:  # also a name that cannot be resolved
+            if time.monotonic() > gives_up:
+                raise UserError(f"{_did_not_come([0], endpoints, timeout)} ({error.strerror or error})") from error
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _split(endpoint: str) -> tuple[str, int]:
+    host, _, port = endpoint.rpartition(":")
+    return host, int(port)
+
+
+def _name_of_run(endpoints: list[str]) -> str:
+    """Tell this run's ranks from those of another that uses a port of it; it is no secret."""
+    return hashlib.sha256(",".join(endpoints).encode()).hexdigest()
+
+
+def _did_not_come(absent: list[int], endpoints: list[str], timeout: float) -> str:
+    where = ", ".join(endpoints[rank] for rank in absent)
+    local = all(endpoint.startswith("127.") for endpoint in endpoints) and os.environ.get("PADDLE_NNODES", "1") != "1"
+    advice = ("127.* is each machine's own: give its address to paddle.distributed.launch with --host" if local
+              else "see that it runs, and that no firewall is between")  # fmt: skip
+    return f"{in_words(absent)} ({where}) did not come within {timeout:.0f} seconds (--rank_timeout); {advice}"
+
+
+def in_words(ranks: list[int]) -> str:
+    """Return what messages call some ranks."""
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"

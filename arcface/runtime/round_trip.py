@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ def round_trip(device: str, ranks: int | None, seconds: float) -> RoundTrip | No
         with output.open("wb") as log:
             try:
                 done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                                      timeout=seconds, preexec_fn=die_with_parent)  # fmt: skip
+                                      timeout=seconds, preexec_fn=partial(die_with_parent, os.getpid()))  # fmt: skip
             except subprocess.TimeoutExpired as error:
                 raise UserError(
                     f"the ranks gave no answer within {seconds:g} s; see that all of them run and no firewall is between"

@@ -1,10 +1,11 @@
 """What may come between two steps, decided by all ranks together: a signal, or a step that must not be taken.
 
-    SIGTERM, SIGINT    finish the step, save, end with exit code 0: preemptible machines, Ctrl-C
-    SIGUSR1            save now, and go on
+    SIGTERM, SIGINT, SIGHUP    finish the step, save, end with exit code 0: preemptible machines, Ctrl-C, a closed terminal
+    SIGUSR1                    save now, and go on
 
-Under `paddle.distributed.launch`, a SIGTERM to the launcher reaches its ranks, more than once; it kills them if they take
-over 30 seconds.
+SIGHUP is left alone where it is ignored when the run starts (nohup). Under `paddle.distributed.launch`, a SIGTERM to the
+launcher reaches its ranks, more than once; it kills them if they take over 30 seconds. A launcher that ends by SIGHUP or
+SIGKILL passes nothing on: its ranks get a SIGTERM and as much time from runtime/processes.py.
 """
 
 import signal
@@ -33,6 +34,8 @@ class Interruptions(AbstractContextManager):
 
     def __enter__(self) -> "Interruptions":
         handlers = {signal.SIGTERM: self._ask_to_stop, signal.SIGINT: self._ask_to_stop, signal.SIGUSR1: self._ask_to_save}
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            handlers[signal.SIGHUP] = self._ask_to_stop
         self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 

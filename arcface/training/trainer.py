@@ -19,11 +19,13 @@ from arcface.deploy.engines import candidates, open_engine, open_first
 from arcface.errors import UserError
 from arcface.files import check_places, replacing
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import all_reduce_sum, broadcast, rank, ranks_together, show_life, world_size
+from arcface.runtime.distributed import all_reduce_sum, broadcast, busy, rank, ranks_together, show_life, world_size
+from arcface.runtime.terminal import output_may_be_lost
 from arcface.runtime.tuning import ranks_here
 from arcface.training.checkpoint import Checkpoint, save
 from arcface.training.interruptions import Interruptions
 from arcface.training.lock import check_free, locked
+from arcface.training.machines import check_same_data, check_shared
 from arcface.training.memory import check_memory, out_of_memory_explained
 from arcface.training.model import Model
 from arcface.training.monitor import METRICS_FILE, Monitor, Progress, logger, start_log
@@ -40,19 +42,27 @@ def train(config: TrainConfig) -> None:
     """
     device = choose_device(config.device)
     engines = candidates(config.engine)
+    with output_may_be_lost(), out_of_memory_explained(config), ranks_together(config.rank_timeout):
+        with busy("reading the data"):
+            source, batches, sets, best_by = _open_data(config)
+            warning = check_memory(config, source.num_classes, world_size(), ranks_here(), device)
+        _train(config, device, engines, source, batches, sets, best_by, warning)
+
+
+def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationSet], str | None]:
+    """Open and check what is trained and verified on; returns the name of the set that decides which checkpoint is best, too."""
     source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
     augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
                                 config.augment_occlusion)  # fmt: skip
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
     sets = [read_bin(file) for file in config.val_files]
     best_by = _best_by(config, sets)
+    check_same_data(source, config.data_dir)
     if rank() == 0:
         source.scan(config.scan_images)
         for pairs in sets:
             check_images(pairs)
-    warning = check_memory(config, source.num_classes, world_size(), ranks_here(), device)
-    with out_of_memory_explained(config), ranks_together(config.rank_timeout):
-        _train(config, device, engines, source, batches, sets, best_by, warning)
+    return source, batches, sets, best_by
 
 
 def _train(config: TrainConfig, device: str, engines: list[str], source: Source, batches: Batches, sets: list[VerificationSet],
@@ -171,26 +181,33 @@ def _resume(output: Path, identity: dict, model: Model) -> tuple[Progress, list[
 
 @contextmanager
 def _started_output(output: Path, logdir: Path) -> Iterator[None]:
-    """Hold the directories that the run writes into, and start its log; on rank 0."""
-    if rank():
-        yield
-        return
+    """Hold the directories that the run writes into, see that all ranks share the output, and start its log."""
     log = output / "training.log"
-    for directory, option in ((output, "--output"), (logdir, "--logdir")):
-        check_free(directory, option)  # before anything is made; `locked` decides
     with ExitStack() as held:
-        try:
-            check_places([output, logdir], [log, logdir / METRICS_FILE])
-            for directory in (output, logdir):
-                directory.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(output, "--output"))
-            if not os.path.samefile(output, logdir):
-                held.enter_context(locked(logdir, "--logdir"))
-            start_log(log)
-        except OSError as error:
-            raise UserError(f"--output {output} and --logdir {logdir}: {error.filename} cannot be written"
-                            f" ({error.strerror}); choose another directory") from error  # fmt: skip
+        if rank() == 0:
+            for directory, option in ((output, "--output"), (logdir, "--logdir")):
+                check_free(directory, option)  # before anything is made; `locked` decides
+            with _told_of_unwritable(output, logdir):
+                check_places([output, logdir], [log, logdir / METRICS_FILE])
+                for directory in (output, logdir):
+                    directory.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(output, "--output"))
+                if not os.path.samefile(output, logdir):
+                    held.enter_context(locked(logdir, "--logdir"))
+        check_shared(output)
+        if rank() == 0:
+            with _told_of_unwritable(output, logdir):
+                start_log(log)
         yield
+
+
+@contextmanager
+def _told_of_unwritable(output: Path, logdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output {output} and --logdir {logdir}: {error.filename} cannot be written"
+                        f" ({error.strerror}); choose another directory") from error  # fmt: skip
 
 
 def _count_skipped(config: TrainConfig, progress: Progress, batches: Batches, lr: float, loss: paddle.Tensor,

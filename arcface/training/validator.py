@@ -17,7 +17,7 @@ from arcface.config import ValidConfig
 from arcface.deploy.engines import candidates, open_first
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import rank, ranks_together, world_size
+from arcface.runtime.distributed import busy, rank, ranks_together, world_size
 from arcface.training.checkpoint import LATEST, MANIFEST
 from arcface.training.monitor import log_tar_at_far, log_verification, logger, start_log
 from arcface.verification.bin_file import VerificationSet, read_bin
@@ -34,13 +34,14 @@ def valid(config: ValidConfig) -> None:
     if not config.val_files:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory = Path(config.checkpoint)
-    backbone = create_backbone(config.network, config.embedding_size)
-    load_backbone(backbone, read_backbone(directory, config.network), str(find_backbone(directory, config.network)))
-    sets = [_read_set(file, config) for file in config.val_files]
-    if config.report:
-        _check_report_directory(Path(config.report))
-    step = _step(directory)
     with ranks_together(config.rank_timeout):
+        with busy("reading the weights and the images"):
+            backbone = create_backbone(config.network, config.embedding_size)
+            load_backbone(backbone, read_backbone(directory, config.network), str(find_backbone(directory, config.network)))
+            sets = [_read_set(file, config) for file in config.val_files]
+            if config.report:
+                _check_report_directory(Path(config.report))
+            step = _step(directory)
         _verify_all(config, device, engines, backbone, sets, step)
 
 

@@ -97,7 +97,7 @@ def test_signals_that_mean_the_training_process_do_not_end_a_worker():
     with Workers(fill, SHAPE, 1) as workers:
         workers.submit(1)
         workers.take()  # it has come so far that it ignores them
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(pids(workers)[0], number)
         workers.submit(2)
         assert workers.take()[0] == 2
@@ -151,14 +151,17 @@ def start(repository):
 
     def run(then: str) -> tuple[subprocess.Popen, list[int]]:
         process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(path=[str(repository)], then=then)],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
         started.append(process)
         return process, list(map(int, process.stdout.readline().split()))
 
     yield run
     for process in started:
-        process.kill()
-        process.communicate()
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # the workers too, which hold the pipes open
+        except ProcessLookupError:
+            pass
+        process.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("then", ["", "raise SystemExit(3)", "1 / 0"])

@@ -1,0 +1,164 @@
+"""Processes end with the one that started them, also if it ends before they can ask for that."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# Each process of these tests is told its parent and waits until that has ended: what follows in it then comes too late
+# for certain.
+HELD = """
+import os, time
+def hold(parent):
+    ends = time.monotonic() + 60
+    while os.getppid() == parent and time.monotonic() < ends:
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def environment(repository, tmp_path):
+    """For processes that find our modules, and `hold` in held.py."""
+    (tmp_path / "held.py").write_text(HELD)
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "POD_"))}
+    return mine | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(repository), str(tmp_path)])}
+
+
+@pytest.fixture
+def start(environment):
+    """Returns a function that runs a Python script in a process group of its own; all are killed at the end."""
+    started = []
+
+    def run(script: str, *arguments: str, **variables: str) -> subprocess.Popen:
+        process = subprocess.Popen([sys.executable, "-c", script, *arguments], env=environment | variables, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.stdout.close()
+        process.wait(20)
+
+
+def printed_by_all(process: subprocess.Popen) -> str:
+    """What a process and those that it started print; the pipe is closed when all of them have ended."""
+    return process.communicate(timeout=60)[0]
+
+
+# Each starts a process that prints what it thinks of itself, and ends without waiting for it.
+WORKER = """
+import os, time
+from held import hold
+from arcface.data import workers
+real = workers.die_with_parent
+def late(parent):
+    hold(parent)
+    real(parent)
+    print("outlived", flush=True)
+workers.die_with_parent = late
+workers.Workers(lambda task, slot: None, (1,), 1)
+print("started", flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+RANKS_OF_THE_DOCTOR = """
+import os, subprocess
+from held import hold
+from arcface.runtime import round_trip
+real, out = round_trip.die_with_parent, os.dup(1)
+def late(parent):
+    os.write(out, b"started\\n")
+    os.kill(parent, 9)
+    hold(parent)
+    real(parent)
+    os.write(out, b"outlived\\n")
+round_trip.die_with_parent = late
+round_trip.round_trip("cpu", 2, 30)
+"""
+
+CHILD = """
+import os, subprocess
+from arcface.runtime.processes import child_command
+os.environ["HELD_BY"] = str(os.getpid())
+subprocess.Popen(child_command("outliving"))
+print("started", flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("script", [WORKER, RANKS_OF_THE_DOCTOR, CHILD])
+def test_a_process_whose_parent_ended_before_it_could_ask_ends(start, tmp_path, script):
+    (tmp_path / "outliving.py").write_text("print('outlived', flush=True)")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nif 'HELD_BY' in os.environ:\n    from held import hold\n    hold(int(os.environ['HELD_BY']))\n"
+    )
+    process = start(script)
+    assert printed_by_all(process) == "started\n" and process.returncode == -signal.SIGKILL
+
+
+def test_a_child_of_ours_runs_its_module_and_leaves_signals_to_its_parent(start, tmp_path):
+    (tmp_path / "told.py").write_text("import os, signal, sys\nos.kill(os.getpid(), signal.SIGHUP)\nprint(__name__, sys.argv[1:])")
+    script = "import subprocess\nfrom arcface.runtime.processes import child_command\nsubprocess.run(child_command('told', 'a', 'b c'))"
+    assert printed_by_all(start(script)) == "__main__ ['a', 'b c']\n"
+
+
+# A process that adopts those whose parents have ended (a subreaper), that no one could take for a launcher, and that starts one.
+ADOPTER = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)
+subprocess.Popen(sys.argv[1:])
+os.execvp("sleep", ["sleep", "60"])
+"""
+
+RANK = """
+import os, sys
+from held import hold
+from arcface.errors import UserError
+from arcface.runtime.processes import die_with_launcher
+if sys.argv[1:]:
+    hold(int(sys.argv[1]))
+try:
+    die_with_launcher()
+except UserError as error:
+    print(error, flush=True)
+    sys.exit(2)
+print("a rank", flush=True)
+"""
+
+OF_A_RANK = {"POD_NAME": "abc", "PADDLE_LOCAL_SIZE": "2", "PADDLE_TRAINER_ID": "0", "PADDLE_CURRENT_ENDPOINT": "127.0.0.1:1"}
+
+# Called as Paddle's launcher, it starts a rank with its own process id, and ends at once.
+SHORT_LAUNCHER = """
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[2], str(os.getpid())], env={**os.environ, **eval(sys.argv[3])})
+"""
+
+
+def test_a_rank_whose_launcher_ended_before_it_could_ask_says_so(start):
+    rank = start(ADOPTER, sys.executable, "-c", SHORT_LAUNCHER, "paddle.distributed.launch", RANK, repr(OF_A_RANK))
+    said = rank.stdout.readline()
+    assert said == "PADDLE_LOCAL_SIZE is set, but the launcher that set it has ended; start the run again\n"
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        [],
+        ["sh", "-c", '"$@"; exit $?', "sh"],  # a script of the user's, which stays while the rank runs
+        ["sh", "-c", 'sh -c \'"$@"; exit $?\' sh "$@"; exit $?', "sh"],
+    ],
+)
+@pytest.mark.parametrize("called", ["paddle.distributed.launch", "a script that imports the launcher"])
+def test_ranks_start_below_a_launcher_and_below_scripts_that_it_starts(start, through, called):
+    launcher = "import os, subprocess, sys\nsubprocess.run(sys.argv[3:], env={**os.environ, **eval(sys.argv[2])})"
+    process = start(launcher, called, repr(OF_A_RANK), *through, sys.executable, "-c", RANK)
+    assert printed_by_all(process) == "a rank\n"
