@@ -132,6 +132,16 @@ def launch(start_process, repository, tmp_path):
 
 
 @pytest.fixture
+def tiny(monkeypatch):
+    """Registers the backbone "Tiny" in this process, for this test."""
+    from arcface.backbones import BACKBONES
+    from tiny_backbone import Tiny
+
+    BACKBONES.pop("Tiny", None)  # the import has registered it for good
+    monkeypatch.setitem(BACKBONES, "Tiny", Tiny)
+
+
+@pytest.fixture
 def refused(capsys):
     """Returns a function that calls a command's main, and returns the one line on stderr with which it ends."""
 

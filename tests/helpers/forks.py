@@ -236,7 +236,7 @@ def is_listening(port: int) -> bool:
     return any(row[1].endswith(f":{port:04X}") and row[3] == LISTENING for row in rows[1:])
 
 
-def wait_until(condition: Callable[[], object], seconds: float) -> object:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> object:
     """Return what `condition` returns once that is true; fails when it is not within some seconds."""
     ends = time.monotonic() + seconds
     while not (found := condition()):

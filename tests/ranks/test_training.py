@@ -211,7 +211,7 @@ def test_a_killed_run_loses_only_the_steps_since_its_checkpoint(train, run_ranks
     options = ["--num_epoch=2", "--save_interval=3", "--log_interval=2", "--val_targets=tiny", "--val_interval=2"]
     whole = train(1, "whole", *options)
     output = tmp_path / "killed"
-    done = run_ranks(1, HELPERS / "killed_worker.py", 6, *arguments(data_set, output), *options, check=False)
+    done = run_ranks(1, HELPERS / "signal_worker.py", 0, "SIGKILL@6", *arguments(data_set, output), *options, check=False)
     assert done.returncode == -signal.SIGKILL
     assert 3 <= int(os.readlink(output / "latest").removeprefix("step_")) < 6  # 3 is due, 4 ends an epoch
     train(1, "killed", *options, "--resume=1")
