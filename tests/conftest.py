@@ -5,17 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
 
 from arcface.command_line import run
 from arcface.runtime.tuning import start_paddle
 
 start_paddle()
 
+import cv2
+import forks
+import numpy as np
+
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("ARCFACE_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+SECONDS_TO_TRAIN = 240
+SECONDS_TO_FOLLOW = 30  # that ranks have to end when one has failed
 
 
 @pytest.fixture
@@ -55,20 +62,83 @@ def make_data_set(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_ranks(tmp_path_factory):
-    """Returns a function that runs a script with arguments in `ranks` processes and returns what it printed."""
+def fork_server(tmp_path_factory):
+    server = forks.ForkServer(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start_fork(fork_server):
+    """Returns a function that forks `python script arguments` with Paddle imported; none outlives the test."""
+    yield fork_server.start
+    fork_server.kill_forks()
+
+
+@pytest.fixture(scope="session")
+def run_ranks(fork_server):
+    """Returns a function that runs a script with arguments in `ranks` processes and returns what they printed."""
 
     def run_script(ranks: int, script: Path, *arguments, check: bool = True) -> subprocess.CompletedProcess:
-        logs = tmp_path_factory.mktemp("launch")
-        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", str(logs)]
-        command = [sys.executable, *(launch if ranks > 1 else []), str(script), *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{script.parent}"}
-        environment.pop("OMP_NUM_THREADS", None)  # this process set it for itself
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
+        processes = forks.start_ranks(fork_server, ranks, script, *arguments)
+        try:
+            forks.wait_until(lambda: all_ended_or_one_failed(processes), SECONDS_TO_TRAIN)
+            for process in processes:
+                process.wait(SECONDS_TO_FOLLOW)
+        finally:
+            for process in processes:
+                process.kill()
+        code = next((process.returncode for process in processes if process.returncode), 0)
+        printed = ["".join(getattr(process, stream) for process in processes) for stream in ("stdout", "stderr")]
+        assert not check or code == 0, "".join(printed)
+        return subprocess.CompletedProcess([script, *arguments], code, *printed)
 
     return run_script
+
+
+def all_ended_or_one_failed(processes: list[forks.Fork]) -> bool:
+    codes = [process.poll() for process in processes]
+    return None not in codes or any(codes)
+
+
+@pytest.fixture
+def start_process():
+    """Returns subprocess.Popen, in whose process groups nothing outlives the test."""
+    started = []
+
+    def start(command: list, **how) -> subprocess.Popen:
+        started.append(subprocess.Popen(list(map(str, command)), **{"start_new_session": True, **how}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        forks.kill_group(process.pid)
+        process.wait(30)
+        for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
+            stream.close()
+
+
+@pytest.fixture
+def launch(start_process, repository, tmp_path):
+    """Returns a function that starts a script in ranks under Paddle's launcher, as users do; none outlives the test."""
+
+    def start(ranks: int, script: Path | str, *arguments, **how) -> subprocess.Popen:
+        launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", ranks, "--log_dir", tmp_path / "launch"]
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        return start_process([sys.executable, *launcher, script, *arguments], cwd=repository, text=True,
+                             **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": environment, **how})  # fmt: skip
+
+    return start
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Registers the backbone "Tiny" in this process, for this test."""
+    from arcface.backbones import BACKBONES
+    from tiny_backbone import Tiny
+
+    BACKBONES.pop("Tiny", None)  # the import has registered it for good
+    monkeypatch.setitem(BACKBONES, "Tiny", Tiny)
 
 
 @pytest.fixture

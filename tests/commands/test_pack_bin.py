@@ -42,10 +42,11 @@ def options(crops: Path, pairs: Path, output: Path, *more: str) -> list[str]:
 
 def refusal(crops: Path, pairs: Path, output: Path, *more: str) -> str:
     """Pack what must not be packed; nothing is written."""
-    before = {path: path.read_bytes() for path in output.parent.rglob("*") if path.is_file()}
+    place = output if output.is_dir() else output.parent
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     with pytest.raises(UserError) as caught:
         pack_bin.main(options(crops, pairs, output, *more))
-    assert {path: path.read_bytes() for path in output.parent.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

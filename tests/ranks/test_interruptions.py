@@ -6,12 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from forks import Fork, start_ranks, wait_until
 
 import train
 from arcface.head.partial_fc import PartialFC
@@ -19,7 +19,8 @@ from arcface.training.checkpoint import Checkpoint
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
-NETWORK = "MobileFaceNet_128"
+NETWORK = "Tiny"
+STEPS = 21  # of three epochs
 
 
 @pytest.fixture(scope="module")
@@ -30,37 +31,35 @@ def data_set(make_data_set):
 @pytest.fixture
 def options(data_set, tmp_path):
     return [f"--data_dir={data_set}", f"--output={tmp_path / 'out'}", f"--logdir={tmp_path / 'log'}", "--device=cpu",
-            "--val_targets=", "--batch_size=4", "--log_interval=1", "--lr=0.4", "--num_workers=1"]  # fmt: skip
+            f"--network={NETWORK}", "--val_targets=", "--batch_size=4", "--log_interval=1", "--lr=0.4",
+            "--num_workers=1"]  # fmt: skip
 
 
 @pytest.fixture
-def start(repository, options, tmp_path):
-    """Returns a function that starts train.py with options, in a process group of its own; all are killed at the end."""
-    groups = []
+def start(start_fork, fork_server, repository, options):
+    """Returns a function that starts train.py with options in some ranks, without a launcher; returns the ranks' processes.
 
-    def run(*more: str, ranks: int = 1) -> subprocess.Popen:
-        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", str(tmp_path / "launch")]
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        process = subprocess.Popen([sys.executable, *(launch if ranks > 1 else []), "train.py", *options, *more], cwd=repository,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                                   env=environment)  # fmt: skip
-        groups.append(process.pid)
-        return process
+    `signals` are those that the last rank gets, such as "SIGTERM@2" with its second step.
+    """
 
-    yield run
-    for group in groups:
-        try:
-            os.killpg(group, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    def run(*more: str, ranks: int = 1, signals: str = "") -> list[Fork]:
+        script = [HELPERS / "signal_worker.py", ranks - 1, signals] if signals else [repository / "train.py"]
+        return start_ranks(fork_server, ranks, *script, *options, *more)
+
+    return run
 
 
-def wait_for(condition, seconds: float = 120):
-    ends = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < ends, "waited in vain"
-        time.sleep(0.05)
-    return found
+@pytest.fixture
+def start_launcher(launch, options):
+    """Returns a function that starts the same in two ranks under Paddle's launcher; returns the launcher's process."""
+    return lambda *more: launch(2, HELPERS / "tiny_train.py", *options, *more)
+
+
+def run_to_end(processes: list[Fork]) -> str:
+    """Wait for the ranks, all of which must succeed; return what rank 0 printed."""
+    for process in processes:
+        assert process.wait(120) == 0, process.stdout + process.stderr
+    return processes[0].stdout
 
 
 def steps_logged(output: Path) -> int:
@@ -80,61 +79,82 @@ def losses(log: Path) -> dict[int, float]:
 
 @pytest.mark.parametrize("number, to_all", [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(start, tmp_path, number, to_all):
-    process, output = start("--num_epoch=1000"), tmp_path / "out"
-    wait_for(lambda: steps_logged(output) >= 2)
+    (process,), output = start("--num_epoch=1000"), tmp_path / "out"
+    wait_until(lambda: steps_logged(output) >= 2)
     (os.killpg if to_all else os.kill)(process.pid, number)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, printed
+    printed = run_to_end([process])
     step = Checkpoint(output).manifest["progress"]["step"]
     assert step == steps_logged(output) and printed.rstrip().endswith(
         f"stopped by a signal after step {step}, which is saved; the same command with --resume 1 goes on")  # fmt: skip
 
 
+def assert_same_as_undisturbed(start, tmp_path: Path, ranks: int) -> None:
+    """What was stopped and resumed into tmp_path / "out" has the losses and weights of a run that nobody stopped."""
+    run_to_end(start("--num_epoch=3", f"--output={tmp_path / 'whole'}", f"--logdir={tmp_path / 'whole_log'}", ranks=ranks))
+    its_losses = losses(tmp_path / "log")
+    assert its_losses == losses(tmp_path / "whole_log") and len(its_losses) == STEPS
+    stopped, expected = weights(tmp_path / "out"), weights(tmp_path / "whole")
+    assert all(np.array_equal(stopped[name], expected[name]) for name in expected if isinstance(expected[name], np.ndarray))
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(start, tmp_path, ranks):
-    output = tmp_path / "out"
-    process = start("--num_epoch=3", ranks=ranks)  # 21 steps
-    wait_for(lambda: steps_logged(output) >= 3)
+    """One of the ranks gets the signal, and all of them stop after the next step."""
+    run_to_end(start("--num_epoch=3", ranks=ranks, signals="SIGTERM@4"))
+    assert Checkpoint(tmp_path / "out").manifest["progress"]["step"] == 5
+    run_to_end(start("--num_epoch=3", "--resume=1", ranks=ranks))
+    assert_same_as_undisturbed(start, tmp_path, ranks)
+
+
+def test_a_signal_to_the_launcher_stops_its_ranks_which_save(start_launcher, tmp_path):
+    process, output = start_launcher("--num_epoch=1000"), tmp_path / "out"
+    wait_until(lambda: steps_logged(output) >= 2)
     process.terminate()
     process.communicate(timeout=60)
-    stopped = Checkpoint(output).manifest["progress"]["step"]
-    assert 3 <= stopped < 21
-    assert start("--num_epoch=3", "--resume=1", ranks=ranks).wait(300) == 0
-    interrupted, its_losses = weights(output), losses(tmp_path / "log")
-    whole = ["--num_epoch=3", f"--output={tmp_path / 'whole'}", f"--logdir={tmp_path / 'whole_log'}"]
-    assert start(*whole, ranks=ranks).wait(300) == 0
-    assert its_losses == losses(tmp_path / "whole_log") and len(its_losses) == 21
-    expected = weights(tmp_path / "whole")
-    assert all(np.array_equal(interrupted[name], expected[name]) for name in expected if isinstance(expected[name], np.ndarray))
+    assert Checkpoint(output).manifest["progress"]["step"] == steps_logged(output)
+    assert "stopped by a signal after step" in (output / "training.log").read_text()
+    wait_until(lambda: not alive(output))
+
+
+@pytest.mark.exhaustive
+def test_a_run_that_was_stopped_under_the_launcher_goes_on_as_if_it_had_not_been(start_launcher, tmp_path):
+    def run(*more: str) -> None:
+        process = start_launcher("--num_epoch=60", *more)  # 420 steps
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
+
+    process, output = start_launcher("--num_epoch=60"), tmp_path / "out"
+    wait_until(lambda: steps_logged(output) >= 3)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert 3 <= Checkpoint(output).manifest["progress"]["step"] < 420
+    run("--resume=1")
+    run(f"--output={tmp_path / 'whole'}", f"--logdir={tmp_path / 'whole_log'}")
+    assert losses(tmp_path / "log") == losses(tmp_path / "whole_log")
+    stopped, expected = weights(output), weights(tmp_path / "whole")
+    assert all(np.array_equal(stopped[name], expected[name]) for name in expected if isinstance(expected[name], np.ndarray))
 
 
 def test_sigusr1_saves_now_and_the_run_goes_on(start, tmp_path):
-    output = tmp_path / "out"
-    process = start("--num_epoch=1", "--max_steps=6")  # without the signal, only step 6 is saved
-    wait_for(lambda: steps_logged(output) >= 1)
-    process.send_signal(signal.SIGUSR1)
-    wait_for(lambda: (output / "latest").exists())
-    assert Checkpoint(output).manifest["progress"]["step"] < 6
-    assert process.wait(120) == 0
-    assert Checkpoint(output).manifest["progress"]["step"] == 6
+    (process,) = start("--num_epoch=1", signals="SIGUSR1@2,SIGKILL@5")  # without the first signal, only step 7 is saved
+    assert process.wait(120) == -signal.SIGKILL
+    assert Checkpoint(tmp_path / "out").manifest["progress"]["step"] == 3 and steps_logged(tmp_path / "out") == 4
 
 
 def test_a_second_run_into_the_same_directory_is_refused_until_the_first_is_dead(start, tmp_path):
-    output = tmp_path / "out"
-    first = start("--num_epoch=1000")
-    wait_for(lambda: steps_logged(output) >= 1)
-    second = start("--num_epoch=1", f"--logdir={tmp_path / 'other'}")
-    printed, _ = second.communicate(timeout=120)
-    assert second.returncode == 2 and f"--output {output}: process {first.pid} on " in printed, printed
-    assert "is writing here; wait, end it or choose another --output" in printed and not any((tmp_path / "other").iterdir())
+    (first,), output = start("--num_epoch=1000"), tmp_path / "out"
+    wait_until(lambda: steps_logged(output) >= 1)
+    (second,) = start("--num_epoch=1", f"--logdir={tmp_path / 'other'}")
+    assert second.wait(120) == 2 and f"--output {output}: process {first.pid} on " in second.stderr, second.stderr
+    assert "is writing here; wait, end it or choose another --output" in second.stderr and not any((tmp_path / "other").iterdir())
     assert first.poll() is None
-    os.kill(first.pid, signal.SIGKILL)
+    first.send_signal(signal.SIGKILL)
     first.wait(30)
-    assert start("--num_epoch=1", "--max_steps=1").wait(120) == 0
+    run_to_end(start("--num_epoch=1", "--max_steps=1"))
 
 
 def alive(output: Path) -> list[int]:
-    """The processes of a run: launcher, ranks and their workers."""
+    """The processes of a launched run: launcher, ranks and their workers."""
     lines = subprocess.run(["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True).stdout.splitlines()
     return [int(line.split()[0]) for line in lines if str(output) in line and line.split()[1][0] != "Z"]
 
@@ -144,39 +164,43 @@ def process_of(output: Path, rank: int) -> int:
     return min(pid for pid in alive(output) if f"PADDLE_TRAINER_ID={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes())
 
 
-def test_ranks_do_not_outlive_their_launcher(start, tmp_path):
-    process, output = start("--num_epoch=1000", ranks=2), tmp_path / "out"
-    wait_for(lambda: steps_logged(output) >= 1)
+def test_ranks_do_not_outlive_their_launcher(start_launcher, tmp_path):
+    process, output = start_launcher("--num_epoch=1000"), tmp_path / "out"
+    wait_until(lambda: steps_logged(output) >= 1)
     assert len(alive(output)) >= 3
     os.kill(process.pid, signal.SIGKILL)
-    wait_for(lambda: not alive(output), 30)
+    wait_until(lambda: not alive(output), 30)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start, tmp_path, number):
-    process, output = start("--num_epoch=1000", "--save_interval=1", "--rank_timeout=10", ranks=2), tmp_path / "out"
-    wait_for(lambda: steps_logged(output) >= 2)
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.exhaustive)])
+def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start, start_launcher, tmp_path, number):
+    process, output = start_launcher("--num_epoch=1000", "--save_interval=1", "--rank_timeout=10"), tmp_path / "out"
+    wait_until(lambda: steps_logged(output) >= 2)
     os.kill(process_of(output, 1), number)
     process.communicate(timeout=90)
     assert process.returncode != 0
-    wait_for(lambda: not alive(output), 10)
+    wait_until(lambda: not alive(output), 30)
     reason = "has ended; its log says why" if number == signal.SIGKILL else "did not answer for 10 seconds"
     assert f"error: rank 0 ends: rank 1 {reason}" in (tmp_path / "launch" / "workerlog.0").read_text()
-    assert Checkpoint(output).manifest["progress"]["step"] >= 1
-    assert start("--num_epoch=1000", "--max_steps=3", "--resume=1", ranks=2).wait(120) == 0
+    step = Checkpoint(output).manifest["progress"]["step"]
+    assert step >= 1
+    run_to_end(start("--num_epoch=1000", f"--max_steps={step + 2}", "--resume=1", ranks=2))
 
 
-def test_thirty_kills_at_random_moments_lose_nothing(repository):
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1500)
+def test_thirty_kills_at_random_moments_lose_nothing(repository, start_process):
     command = [sys.executable, repository / "benchmarks" / "kill_soak.py", "--kills=30"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and "30 of 30 kills survived" in done.stdout, done.stdout + done.stderr
+    process = start_process(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    printed, _ = process.communicate(timeout=1400)
+    assert process.returncode == 0 and "30 of 30 kills survived" in printed, printed
 
 
 # a loss or gradient that is not finite
 
 
 @pytest.fixture
-def train_here(monkeypatch, options):
+def train_here(monkeypatch, options, tiny):
     """Returns a function that trains in this process; from step `bad` on, `count` losses are infinite."""
     real = PartialFC.loss
 
@@ -210,12 +234,12 @@ def test_a_bad_weight_is_named(train_here, refused, tmp_path, monkeypatch):
 
     def spoiled(self, images, labels, step):
         if step == 1:
-            weight = self.backbone.conv2.conv.weight
+            weight = self.backbone.block.conv.weight
             weight.set_value(weight * np.inf)
         return real(self, images, labels, step)
 
     monkeypatch.setattr(Model, "compute_gradients", spoiled)
-    assert "the weight conv2.conv.weight is not finite at step 2" in refused(lambda: train_here("--max_steps=3"))
+    assert "the weight block.conv.weight is not finite at step 2" in refused(lambda: train_here("--max_steps=3"))
 
 
 def test_skipped_steps_change_nothing_and_are_limited(train_here, refused, tmp_path):
