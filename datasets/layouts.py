@@ -25,6 +25,7 @@ from arcface.images import SIZE
 
 LAYOUTS = "rec", "label", "folder"
 NAMES = "names.txt"   # lines 'label<TAB>name', beside a label.txt, a .rec or the folders of people
+OLD_LABELS = "old_labels.txt"   # lines 'label<TAB>old label', there where people were relabelled
 AT_ONCE = 64          # images that a thread takes at a time
 SYNCED = 4096         # records; at most so many more may be lost when the power fails
 EXACT = 2**24         # whole numbers that a .rec can hold: it has them as float32
@@ -36,7 +37,8 @@ class Rows:
     """Images of one or more sources with labels of their own; itself a source.
 
     sources: what open_source returned. source, index: uint8 and int64 [n], which source an image is of, and where in it.
-    labels: int64 [n], from 0 without a gap. people: the name of each label, '' where it has none.
+    labels: int64 [n], from 0 without a gap. people: the name of each label, '' where it has none. old_labels: int64 [people],
+    what each label was, where that is to be kept.
     """
 
     sources: list
@@ -44,6 +46,7 @@ class Rows:
     index: np.ndarray
     labels: np.ndarray
     people: list[str]
+    old_labels: np.ndarray | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -60,7 +63,9 @@ class Rows:
     def pick(self, rows):
         """Some of the rows; the people who are left keep their order and are numbered without a gap."""
         left, labels = np.unique(self.labels[rows], return_inverse=True)
-        return Rows(self.sources, self.source[rows], self.index[rows], labels, [self.people[label] for label in left])
+        old_labels = None if self.old_labels is None else self.old_labels[left]
+        people = [self.people[label] for label in left]
+        return Rows(self.sources, self.source[rows], self.index[rows], labels, people, old_labels)
 
     def fingerprint(self):
         """16 bytes that tell other images or labels, as far as the sources' lists say."""
@@ -77,22 +82,36 @@ def whole(source):
     return Rows([source], np.zeros(len(source), np.uint8), np.arange(len(source)), source.labels, people_of(source))
 
 
+def relabelled(source):
+    """All rows of a source that was opened with gaps between its labels: people keep their order, without a gap."""
+    old_labels, labels = np.unique(source.labels, return_inverse=True)
+    names = names_of(source)
+    people = [names.get(label, "") for label in old_labels.tolist()]
+    return Rows([source], np.zeros(len(source), np.uint8), np.arange(len(source)), labels, people, old_labels)
+
+
 def people_of(source):
-    """The names of a source's people by label: from names.txt or its folders; '' where there is none."""
+    """The names of a source's people by label, '' where there is none."""
+    names = names_of(source)
+    return [names.get(label, "") for label in range(source.num_classes)]
+
+
+def names_of(source):
+    """{label: name} of a source's people who have one, from names.txt or its folders."""
     folders = isinstance(source, ImageFolder)
     file = source.file / NAMES if folders else source.file.with_name(NAMES)
     if file.exists():
         return read_names(file, source.num_classes)
     if not folders:
-        return [""] * source.num_classes
+        return {}
     first = np.unique(source.labels, return_index=True)[1]
     names = (Path(source.name(int(index))).parent.name for index in first)
-    return ["" if name == number_name(label) else name for label, name in enumerate(names)]
+    return {label: name for label, name in enumerate(names) if name != number_name(label)}
 
 
 def read_names(file, people):
-    """The names in a names.txt by label, '' where it has none."""
-    names = [""] * people
+    """{label: name} of a names.txt, whose labels are below `people`."""
+    names = {}
     try:
         lines = file.read_bytes().decode(errors="surrogateescape").split("\n")
     except OSError as error:
@@ -111,7 +130,7 @@ def check_output(output, layout, sources):
     """Raise a UserError for an output that is there, or that cannot be; for callers with long work before it."""
     files = [output]
     if layout == "rec" and not partial_of(output).exists():
-        files += [output.with_suffix(".idx"), output.with_name("property"), output.with_name(NAMES)]
+        files += [output.with_suffix(".idx"), *map(output.with_name, ("property", NAMES, OLD_LABELS))]
     for file in files:
         if os.path.lexists(file):
             raise UserError(f"{file}: exists already; remove it, or choose another --output")
@@ -219,6 +238,7 @@ def write_records(rows, output, workers):
         with replacing(output.with_name("property")) as file:
             file.write(b"%d,%d,%d\n" % (len(rows.people), SIZE, SIZE))
         write_names(rows, output.parent)
+        write_old_labels(rows, output.parent)
         os.rename(partial, output)
     sync_directory(output.parent)
     return there
@@ -284,6 +304,7 @@ def write_files(rows, output, layout, workers):
                     list_file.write(b"%s\t%d\n" % (path_of(row, endings[ending]).encode(), label))
         if folders != rows.people:
             write_names(rows, partial)
+        write_old_labels(rows, partial)
         mark.unlink()
         os.sync()   # one for all images
         os.rename(partial, output)
@@ -324,6 +345,13 @@ def write_names(rows, directory):
     if any(rows.people):
         with replacing(directory / NAMES) as file:
             file.writelines(b"%d\t%s\n" % (label, os.fsencode(name)) for label, name in enumerate(rows.people) if name)
+
+
+def write_old_labels(rows, directory):
+    """Write old_labels.txt if people were relabelled."""
+    if rows.old_labels is not None:
+        with replacing(directory / OLD_LABELS) as file:
+            file.writelines(b"%d\t%d\n" % (label, old) for label, old in enumerate(rows.old_labels.tolist()))
 
 
 @contextlib.contextmanager

@@ -42,8 +42,8 @@ class LabelFile(ListedImages):
     unit = "line"
 
     def __init__(self, data_dir: str | Path, label_file: str = "label.txt", num_classes: int | None = None,
-                 outside_paths: bool = False):  # fmt: skip
-        """Read the list; raises UserError that names file and line for what is wrong in it.
+                 outside_paths: bool = False, gaps: bool = False):  # fmt: skip
+        """Read the list; raises UserError that names file and line for what is wrong in it; `gaps` between labels may be right.
 
         That includes paths that lead out of `data_dir`, going by their text and not by links, unless `outside_paths`
         admits them.
@@ -59,7 +59,7 @@ class LabelFile(ListedImages):
         for index in suspects if not outside_paths else ():
             if leads_out(self._path(index)):
                 raise self.error_outside(index)
-        self.num_classes = check_labels(self.labels, num_classes, self.file, self.place, "line")
+        self.num_classes = check_labels(self.labels, num_classes, self.file, self.place, "line", gaps)
 
     def number(self, index: int) -> int:
         """Return the number of an image's line, from 1."""

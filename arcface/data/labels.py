@@ -8,22 +8,18 @@ import numpy as np
 from arcface.errors import UserError
 
 
-def check_labels(labels: np.ndarray, num_classes: int | None, file: Path, place: Callable[[int], str], unit: str) -> int:
+def check_labels(
+    labels: np.ndarray, num_classes: int | None, file: Path, place: Callable[[int], str], unit: str, gaps: bool = False
+) -> int:
     """Return the number of classes, given labels int64 [n], n >= 1, none below 0.
 
-    Raises UserError if a class number is left out, one is not below `num_classes` where that is given, or there is only one
-    class. For messages, `place` says where an index stands in `file`, and `unit` what stands there, such as "line".
+    Raises UserError if a class number is left out, unless there may be `gaps`, one is not below `num_classes` where that is
+    given, or there is only one class. For messages, `place` says where an index stands in `file`, and `unit` what stands there,
+    such as "line".
     """
     highest = int(labels.max())
-    # A label beyond the number of images leaves a gap below it; to mark all up to one of two billion would take 2 GB.
-    there = np.zeros(min(highest, len(labels)) + 1, bool)
-    there[labels if highest <= len(labels) else labels[labels <= len(labels)]] = True
-    if not there.all():
-        missing = int(np.argmin(there))
-        raise UserError(
-            f"{place(int(np.argmax(labels > missing)))}: labels must count up from 0 without a gap, but no {unit} has"
-            f" label {missing} (the highest is {highest}); relabel the people"
-        )
+    if not gaps:
+        _check_no_gap(labels, highest, place, unit)
     if num_classes is not None and num_classes <= highest:
         raise UserError(
             f"{place(int(np.argmax(labels >= num_classes)))}: label {highest} is not below --num_classes {num_classes};"
@@ -32,6 +28,18 @@ def check_labels(labels: np.ndarray, num_classes: int | None, file: Path, place:
     if max(num_classes or 0, highest + 1) < 2:
         raise UserError(f"{file}: all images are of one person, label 0; list at least two people")
     return num_classes or highest + 1
+
+
+def _check_no_gap(labels: np.ndarray, highest: int, place: Callable[[int], str], unit: str) -> None:
+    # A label beyond the number of images leaves a gap below it; to mark all up to one of two billion would take 2 GB.
+    there = np.zeros(min(highest, len(labels)) + 1, bool)
+    there[labels if highest <= len(labels) else labels[labels <= len(labels)]] = True
+    if not there.all():
+        missing = int(np.argmin(there))
+        raise UserError(
+            f"{place(int(np.argmax(labels > missing)))}: labels must count up from 0 without a gap, but no {unit} has"
+            f" label {missing} (the highest is {highest}); relabel the people, with datasets/convert.py --relabel"
+        )
 
 
 def evenly_spread(length: int, count: int) -> np.ndarray:

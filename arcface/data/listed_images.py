@@ -71,6 +71,16 @@ class ListedImages:
         """Return the indices of the images that are listed before, ascending, and for each the index where it is first."""
         return self._repeated(self._sorted_hashes()[0])
 
+    def lines(self, labels: np.ndarray) -> Iterator[bytes]:
+        """Yield the lines of a label file with the same paths and other labels, int64 [number of images].
+
+        Raises UserError for a path that cannot stand in one.
+        """
+        for index, (path, label) in enumerate(zip(self._paths(), labels.tolist(), strict=True)):
+            if path != path.strip() or path.startswith(b"#") or set(path) & set(b"\n\r\0"):
+                raise UserError(f"{self.name(index)}: such a path cannot stand in a label.txt; rename the file")
+            yield b"%b\t%d\n" % (path, label)
+
     def scan(self, images: int) -> None:
         """Check that every listed file is there, and decode `images` of them, spread evenly over the list.
 

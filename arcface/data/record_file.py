@@ -45,16 +45,20 @@ class RecordFile:
     be. Whenever an image is read, its own label is compared.
     """
 
-    def __init__(self, path: str | Path, num_classes: int | None = None):
-        """Read index, labels and property; raises UserError that names file and byte, or line, for what is wrong in them."""
+    def __init__(self, path: str | Path, num_classes: int | None = None, gaps: bool = False):
+        """Read index, labels and property; raises UserError that names file and byte, or line, for what is wrong in them.
+
+        With `gaps`, numbers may be left out between the labels, and the number of people in property is not compared.
+        """
         self.file = Path(path)
         self._reader = RecordReader(self.file)
         known = read_cache(self.file) or _from_identities(self._reader)
         self._offsets, labels = images = known or _from_headers(self._reader)
         self.labels = labels.astype(np.int64, copy=False)
         self._extents = _extents(self._offsets, self._reader)
-        self.num_classes = check_labels(self.labels, num_classes, self.file, self.name, "record")
-        _check_property(self.file.with_name("property"), int(self.labels.max()) + 1)
+        self.num_classes = check_labels(self.labels, num_classes, self.file, self.name, "record", gaps)
+        if not gaps:
+            _check_property(self.file.with_name("property"), int(self.labels.max()) + 1)
         if not known:
             write_cache(self.file, images)
 

@@ -47,35 +47,37 @@ class Source(Protocol):
 
 
 def open_source(
-    data_dir: str | Path, label_file: str = _LABEL_FILE, num_classes: int | None = None, outside_paths: bool = False
-) -> Source:
+    data_dir: str | Path, label_file: str = _LABEL_FILE, num_classes: int | None = None, outside_paths: bool = False,
+    gaps: bool = False,
+) -> Source:  # fmt: skip
     """Open a data set, in whichever of these layouts it is.
 
     data_dir is a .rec file, a list (.txt, .lst, .csv, .parquet), or a directory. In a directory, `label_file` is taken where
     it is there; only in place of a missing label.txt, train.rec is looked for, then train.lst, and then folders, one for each
     person.
-    `outside_paths` is for lists: whether their paths may lead out of the directory.
+    `outside_paths` is for lists: whether their paths may lead out of the directory. With `gaps`, labels need not be all numbers
+    from 0 up, which a source promises otherwise.
 
     Raises UserError that says where something is wrong: file and line, byte or row.
     """
     path = Path(data_dir)
     if path.suffix == ".rec" and not os.path.isdir(path):
-        return RecordFile(path, num_classes)
+        return RecordFile(path, num_classes, gaps)
     if path.suffix in (".txt", ".lst", *SUFFIXES) and not os.path.isdir(path):
-        return _open_list(path.parent, path.name, num_classes, outside_paths)
+        return _open_list(path.parent, path.name, num_classes, outside_paths, gaps)
     if label_file == _LABEL_FILE and not os.path.lexists(path / label_file):
         if os.path.lexists(path / _RECORD_FILE):
-            return RecordFile(path / _RECORD_FILE, num_classes)
+            return RecordFile(path / _RECORD_FILE, num_classes, gaps)
         if os.path.lexists(path / _LST_FILE):
-            return _open_list(path, _LST_FILE, num_classes, outside_paths)
+            return _open_list(path, _LST_FILE, num_classes, outside_paths, gaps)
         if _has_folders(path):
             return ImageFolder(path, num_classes)
-    return _open_list(path, label_file, num_classes, outside_paths)
+    return _open_list(path, label_file, num_classes, outside_paths, gaps)
 
 
-def _open_list(directory: Path, name: str, num_classes: int | None, outside_paths: bool) -> Source:
+def _open_list(directory: Path, name: str, num_classes: int | None, outside_paths: bool, gaps: bool) -> Source:
     list_class = TableFile if name.endswith(SUFFIXES) else LabelFile
-    return list_class(directory, name, num_classes, outside_paths)
+    return list_class(directory, name, num_classes, outside_paths, gaps)
 
 
 def _has_folders(directory: Path) -> bool:

@@ -21,8 +21,9 @@ class TableFile(ListedImages):
 
     unit = "row"
 
-    def __init__(self, data_dir: str | Path, label_file: str, num_classes: int | None = None, outside_paths: bool = False):
-        """Read the table; raises UserError that names file and row for what is wrong in it.
+    def __init__(self, data_dir: str | Path, label_file: str, num_classes: int | None = None,
+                 outside_paths: bool = False, gaps: bool = False):  # fmt: skip
+        """Read the table; raises UserError that names file and row for what is wrong in it; `gaps` between labels may be right.
 
         That includes paths that lead out of `data_dir` unless `outside_paths` admits them.
         """
@@ -43,7 +44,7 @@ class TableFile(ListedImages):
             for row, path in enumerate(self._paths()):
                 if (path.startswith(b"/") or b".." in path) and leads_out(path):
                     raise self.error_outside(row)
-        self.num_classes = check_labels(self.labels, num_classes, self.file, self.place, "row")
+        self.num_classes = check_labels(self.labels, num_classes, self.file, self.place, "row", gaps)
 
     def number(self, index: int) -> int:
         """Return the number of an image's row, from 1; a CSV file's header has the first."""

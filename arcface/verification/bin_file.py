@@ -47,6 +47,7 @@ def read_bin(path: str | Path) -> VerificationSet:
             size = os.fstat(file.fileno()).st_size
             content = safe_pickle.load(file, str(path))
     except OSError as error:
+        refuse_bcolz(Path(path).with_suffix(""))
         raise UserError(f"{path}: cannot be read ({error.strerror}); correct --val_targets, --val_dir or --data_dir") from error
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise _wrong_format(path, "it does not hold two lists")
@@ -96,6 +97,18 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path}: its directory does not exist; make it or give another name")
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; give another name, or --overwrite to replace it")
+
+
+def refuse_bcolz(directory: Path) -> None:
+    """Raise a UserError if a directory is a verification set in another layout: a bcolz array, with its list of pairs beside it.
+
+    Tools that train InsightFace's networks in PyTorch make these of .bin files: float32 [2n, 3, 112, 112] and <name>_list.npy.
+    """
+    if os.path.isfile(directory / "meta" / "sizes") and os.path.isfile(directory / "meta" / "storage"):
+        raise UserError(
+            f"{directory}: is a bcolz array, a copy of {directory.name}.bin that PyTorch tools make; put the {directory.name}.bin"
+            f" that came with it beside it, or make one of it and {directory.name}_list.npy as datasets/README.md says"
+        )
 
 
 def check_both_kinds(path: str | Path, same: Sequence[bool]) -> None:

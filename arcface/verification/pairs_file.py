@@ -35,18 +35,23 @@ class PairList:
     lines: list[int]
     suffixes: tuple[str, ...]
 
-    def find_images(self, directory: str | Path) -> list[Path]:
-        """Return the 2n image files below `directory`; raises a UserError that counts all that are missing."""
+    def find_images(self, directory: str | Path, may_miss: int = 0) -> list[Path | None]:
+        """Return the 2n image files below `directory`, None for up to `may_miss` images that are missing.
+
+        Raises a UserError that counts all that are missing, if these are more.
+        """
         directory = Path(directory)
         if not os.path.isdir(directory):
             raise UserError(f"{directory}: no such directory; correct --images")
         found = {path: self._find(directory, path) for path in dict.fromkeys(self.paths)}
         missing = [path for path, file in found.items() if file is None]
-        if missing:
+        if len(missing) > may_miss:
+            allowed = f", {may_miss} may be" if may_miss else ""
             line = self.lines[self.paths.index(missing[0]) // 2]
             raise UserError(
                 f"{self.file} line {line}: {missing[0]}{' or '.join(self.suffixes)}: no such file in {directory}"
-                f" ({len(missing)} of {len(found)} images are missing); correct --images or restore the files"
+                f" ({len(missing)} of {len(found)} images are missing{allowed}); correct --images,"
+                f" restore the files, or leave out their pairs with --skip_missing {len(missing)}"
             )
         return [file for path in self.paths if (file := found[path])]
 

@@ -21,6 +21,7 @@ from arcface.alignment import align
 from arcface.errors import UserError
 from arcface.files import open_file, read_file
 from arcface.images import channels_first, decode, decode_any_size
+from arcface.verification.bin_file import refuse_bcolz
 
 # Of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
 BLOCK_BYTES = 2**16
@@ -72,6 +73,7 @@ def read_protocol(directory: str | Path) -> Protocol:
             pairs, or only one kind of pair.
     """
     directory = Path(directory)
+    refuse_bcolz(directory)
     list_file, name = _find_list(directory)
     images, templates, medias, lines = _read_list(list_file)
     landmarks_file = list_file.with_name(f"{name}_name_5pts_score.txt")

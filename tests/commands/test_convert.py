@@ -315,7 +315,7 @@ def test_an_error_is_one_line_and_exit_code_2(tmp_path):
 def test_help_shows_commands_that_work(tmp_path):
     done = script("--help", folder=tmp_path)
     commands = [line for line in done.stdout.splitlines() if "python datasets/convert.py" in line]
-    assert [parse(command.split()[2:]).layout for command in commands] == [None, "folder"]
+    assert [parse(command.split()[2:]).layout for command in commands] == [None, "folder", None]
 
 
 def test_no_paddle_is_imported(tmp_path):
