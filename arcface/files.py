@@ -19,7 +19,7 @@ def user_path(text: str) -> Path:
     """
     path = os.path.expanduser(text)
     if path == "~" or path.startswith("~/"):
-        raise UserError(f"{text}: the home directory is unknown; set HOME, or write the path without ~")
+        raise UserError(f"{text}: the home directory is unknown; write the path without ~, or set HOME")
     return Path(path)
 
 

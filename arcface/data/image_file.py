@@ -10,7 +10,8 @@ from arcface.errors import UserError
 from arcface.files import read_file
 
 _ONE_IMAGE_RECORD = b".bin"
-_SUFFIXES = (b".jpg", b".jpeg", b".png", b".bmp", b".webp", _ONE_IMAGE_RECORD)
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # of images, in either case
+_SUFFIXES = (*map(str.encode, ENDINGS), _ONE_IMAGE_RECORD)
 
 
 def is_image_name(name: bytes) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arcface.data.image_file import is_image_name, read_image
+from arcface.data.image_file import ENDINGS, is_image_name, read_image
 from arcface.data.labels import check_labels, evenly_spread
 from arcface.errors import UserError
 from arcface.images import decode
@@ -37,12 +37,18 @@ class ImageFolder:
             names += (joined := b"".join(images))
             sizes.append(len(joined))
         if not people:
-            raise UserError(f"{self.file}: holds no folders of images; give a directory with a folder for each person")
+            raise self._error_no_images()
         self._people = np.array(people)
         self._names, self._lengths = np.frombuffer(names, np.uint8), np.frombuffer(lengths, np.uint8)
         self._first_names, self._first_images = np.cumsum([0, *sizes]), np.cumsum([0, *counts])
         self.labels = np.repeat(np.arange(len(people)), counts)
         self.num_classes = check_labels(self.labels, num_classes, self.file, self.name, "folder")
+
+    def _error_no_images(self) -> UserError:
+        if not self._odd_one or self._odd_one.endswith("/"):
+            return UserError(f"{self.file}: holds no folders of images; give a directory with a folder for each person")
+        return UserError(f"{self.file}: holds folders, but no images in them whose names end in {', '.join(ENDINGS)}; there is"
+                         f" {self._odd_one}; save such images as PNG, or rename them if they are of one of these kinds")  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -144,7 +145,15 @@ class ListedImages:
             for index, path in enumerate(self._paths()):
                 place = bisect_left(missing, hash(path))
                 if place < len(missing) and missing[place] == hash(path):
-                    raise UserError(f"{self.name(index)}: no such file; restore it or remove the {self.unit}")
+                    raise UserError(f"{self.name(index)}: no such file; {self._remedy(path)}")
+
+    def _remedy(self, missing: bytes) -> str:
+        """Return what to do about a path that is not there."""
+        with_slashes = missing.replace(b"\\", b"/")
+        if with_slashes != missing and os.path.lexists(os.path.join(os.fsencode(self.directory), with_slashes)):
+            as_in = f", as in: sed -i 's|\\\\|/|g' {shlex.quote(str(self.file))}" if self.unit == "line" else ""
+            return f"there is one with slashes in place of its backslashes: replace them in the list{as_in}"
+        return f"restore it or remove the {self.unit}"
 
     def _listed(self, directory: bytes) -> Iterator[bytes]:
         """Yield the names in a directory, none if it cannot be listed."""

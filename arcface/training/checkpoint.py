@@ -158,12 +158,31 @@ class Checkpoint:
 
     def check_identity(self, identity: dict) -> None:
         """Raise UserError if the run that wrote this differs from `identity`, naming what differs."""
+        self._check_list(identity)
         for name, value in identity.items():
             if self.manifest["identity"].get(name, value) != value:  # runs of earlier versions lack some names
                 raise UserError(
                     f"--resume 1: {self.directory} was trained with {name} {self.manifest['identity'][name]}, not {value};"
                     f" resume with the same {name}, or train into another --output"
                 )
+
+    def _check_list(self, identity: dict) -> None:
+        """Raise UserError if the training images are not those of the run that wrote this, with their numbers then and now."""
+        trained, now = self.manifest["identity"], identity.get("labels")
+        if trained.get("labels", now) == now:
+            return
+
+        def numbers(of: dict) -> str:
+            return f"{of['images']} images of {of['identities']} identities"
+
+        if not {"images", "identities"} <= trained.keys():  # an earlier version wrote it
+            change = f"other images: the sha256 of its labels is {str(trained['labels'])[:12]}..., now it is {now[:12]}..."
+        elif numbers(trained) == numbers(identity):
+            change = f"{numbers(trained)}, as many as now, but in another order or with other labels"
+        else:
+            change = f"{numbers(trained)}, now there are {numbers(identity)}"
+        raise UserError(f"--resume 1: {self.directory} was trained on {change}; resume with the images that it was trained on,"
+                        " or train into another --output")  # fmt: skip
 
     def load(self, network: str, shard: Shard) -> State:
         """Return the state, the head's rows being those of `shard` whatever the shards were when it was written."""

@@ -55,7 +55,7 @@ def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationS
     augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
                                 config.augment_occlusion)  # fmt: skip
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
-    sets = [read_bin(file) for file in config.val_files]
+    sets = [_read_set(file) for file in config.val_files]
     best_by = _best_by(config, sets)
     check_same_data(source, config.data_dir)
     if rank() == 0:
@@ -126,6 +126,13 @@ def _train(config: TrainConfig, device: str, engines: list[str], source: Source,
                 break
 
 
+def _read_set(file: Path) -> VerificationSet:
+    if not os.path.lexists(file):
+        raise UserError(f"{file}: cannot be read (No such file or directory); correct --val_targets, --val_dir or --data_dir,"
+                        " or train without verification: --val_targets ''")  # fmt: skip
+    return read_bin(file)
+
+
 def _first_engine(engines: list[str], model: Model, config: TrainConfig) -> str:
     """Return the first engine that rank 0 can build, the same on every rank; called by every rank."""
     chosen = 0
@@ -165,6 +172,8 @@ def _identity(config: TrainConfig, source: Source) -> dict:
         "seed": config.seed,
         "shuffle": config.shuffle,
         "sampling": config.sampling,
+        "images": len(source),
+        "identities": int(source.labels.max()) + 1,
         "labels": hashlib.sha256(source.labels.tobytes()).hexdigest(),
     }
 

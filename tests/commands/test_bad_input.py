@@ -31,6 +31,8 @@ from arcface.data.label_file import LabelFile
 from arcface.data.record_writer import write_records
 from arcface.deploy import weights
 from arcface.images import decode
+from arcface.runtime.machine import Room
+from arcface.training import memory
 
 NETWORK = "MobileFaceNet_128"
 BACKBONE, CENTRES, MANIFEST = f"{NETWORK}.pdparams", "rank:0_softmax_weight.pkl", "checkpoint.json"
@@ -324,7 +326,8 @@ TABLE = [
      f"{LIST} line 2: images/../../x.jpg: leads out of --data_dir; correct it, or allow it with --outside_paths 1",
      listed(LINE_A, "images/../../x.jpg\t1")),
     ("parent directory", "train", f"{LIST} line 2: ..: leads out of --data_dir", listed(LINE_A, "..\t1")),
-    ("backslashes", "train", f"{LIST} line 1: images\\00000000.jpg: no such file; restore",
+    ("backslashes", "train", f"{LIST} line 1: images\\00000000.jpg: no such file; there is one with slashes in place of"
+     f" its backslashes: replace them in the list, as in: sed -i 's|\\\\|/|g' {LIST}",
      listed("images\\00000000.jpg\t0", LINE_B)),
     ("name that commands a terminal", "train", f"{LIST} line 1: \\x1b[2J.jpg: no such file", listed("\033[2J.jpg\t0", LINE_B)),
     # ---- the training images
@@ -432,7 +435,9 @@ TABLE = [
     ("another batch", "resume --batch_size=8", "run/latest was trained with batch_size 4, not 8; resume with"),
     ("another seed", "resume --seed=1", "run/latest was trained with seed 0, not 1; resume with"),
     ("more classes", "resume --num_classes=7", "run/latest was trained with num_classes 4, not 7; resume with"),
-    ("other labels", "resume --num_classes=4", "run/latest was trained with labels", listed(LINE_A, LINE_B)),
+    ("other labels", "resume --num_classes=4",
+     "run/latest was trained on 8 images of 4 identities, now there are 2 images of 2 identities; resume with",
+     listed(LINE_A, LINE_B)),
     # ---- verification sets
     ("no set", "train --val_targets=lfw",
      "data/lfw.bin: cannot be read (No such file or directory); correct --val_targets, --val_dir"),
@@ -535,6 +540,34 @@ TABLE = [
      "--pairs is 30, but must be a multiple of 20, for ten balanced folds; see"),
     ("draw: output that holds something", "demo --output=data", "data: exists and holds something else; remove it or choose"),
     ("draw: output below a file", "demo --output=pairs.txt/demo", "pairs.txt/demo: cannot be written (Not a directory); choose"),
+    # ---- what belongs to another tool or system
+    ("MXNet's weights", "train --init_from=a.params",
+     "a.params: is an MXNet file; run python -m arcface.deploy.weights a.params converted/<network>.pdparams and give"),
+    ("PyTorch's weights", "train --init_from='a b.pth'",
+     "a b.pth: is a PyTorch file; run python -m arcface.deploy.weights 'a b.pth'"),
+    ("MXNet's weights for a directory", "valid --checkpoint=a.params", "a.params: is an MXNet file; run", file("a.params", "")),
+    ("directory of MXNet's weights", "valid --checkpoint=images", "images/a.params: is an MXNet file; run",
+     people(2), file("images/a.params", "")),
+    *((f"folders of .{ending}", "train --data_dir=images",
+       f"images: holds folders, but no images in them whose names end in .jpg, .jpeg, .png, .bmp, .webp; there is images/p0/0.{ending};"
+       " save such images as PNG, or rename", people(0), file(f"images/p0/0.{ending}", ""), file("images/a.txt", ""),
+       in_place_of("images/p1", os.mkdir)) for ending in ("gif", "tif", "jfif")),
+    ("pack: backslashes", "pack_bin --images=data", "pairs.txt line 1: images\\00000000.jpg: no such file in data, but there is"
+     f" {A}: replace the backslashes in the list by slashes",
+     paired(r"images\00000000.jpg images/00000001.jpg 1", r"images\00000000.jpg images\00000002.jpg 0")),
+    ("no set to train with", "train --val_targets=lfw", "correct --val_targets, --val_dir or --data_dir, or train without"
+     " verification: --val_targets ''"),
+    ("home of nobody", "train --output=~/x", "~/x: the home directory is unknown; write the path without ~", environment("HOME", "~")),
+    # ---- a changed list
+    ("images of other people", "resume", "run/latest was trained on 8 images of 4 identities, as many as now, but in another order"
+     " or with other labels; resume with the images", listed(*(f"images/{image:08d}.jpg\t{image // 2}" for image in range(8)))),
+    ("other labels than those of an early checkpoint", "resume",
+     "run/latest was trained on other images: the sha256 of its labels is 0123456789ab..., now it is", in_manifest(
+         identity={"network": NETWORK, "num_classes": 4, "labels": "0123456789abcdef"})),
+    # ---- memory
+    ("batch that no memory holds", "train --batch_size=512",
+     "of it activations, more than 2 GiB of a small machine; take --batch_size ",
+     lambda monkeypatch: monkeypatch.setattr(memory, "room_on", lambda _: Room(2**31, 2**31, "a small machine"))),
 ]  # fmt: skip
 
 # What an instruction begins with, after the ';', ':' or '?' that ends the complaint.

@@ -76,3 +76,29 @@ def test_whether_freed_memory_is_kept_shows_in_the_page_faults_of_sums(repositor
 
 def test_the_speed_of_products_is_that_of_both_libraries():
     assert all(speed > 0 for speed in machine.product_speed(64))
+
+
+@pytest.mark.parametrize(
+    "files, total, available",
+    [
+        ({"memory.max": "1000000", "memory.current": "600000", "memory.stat": "anon 1\ninactive_file 100000"}, 1_000_000, 500_000),
+        ({"memory.max": "1000000", "a/memory.max": "900000", "a/memory.current": "1", "memory.current": "800000"}, 900_000, 200_000),
+        ({"memory.max": "max"}, None, None),
+        ({"memory.max": "9000000000000000"}, None, None),
+    ],
+    ids=["container", "two levels", "no limit", "more than there is"],
+)
+def test_the_room_is_what_control_groups_leave(tmp_path, monkeypatch, files, total, available):
+    mounted, own = tree(tmp_path, "0::/a\n", files)
+    monkeypatch.setattr(machine, "MOUNTED", mounted)
+    monkeypatch.setattr(machine, "OWN_GROUPS", own)
+    room, whole = machine.room_on("cpu"), machine.memory()
+    assert whole is None or room.total == (total or whole[0])
+    assert whole is None or total is None or room.available == available
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_what_is_resident_of_this_process_grows_with_it():
+    before = machine.resident()
+    held = bytearray(b"x") * 50_000_000
+    assert before + 40_000_000 < machine.resident() < before + 70_000_000 and held

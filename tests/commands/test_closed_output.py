@@ -1,0 +1,67 @@
+"""What all commands do about output that nobody reads any more."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from arcface.command_line import CLOSED_PIPE
+
+PRINTS = """
+import sys
+from arcface.command_line import run
+def main():
+    for line in range({lines}):
+        print(line, flush={flush})
+    {end}
+run(main)
+"""
+
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def end_of(*arguments: str, stderr_too: bool = False) -> tuple[int, str]:
+    """Run Python with its stdout, and perhaps stderr, a pipe that nobody reads; returns its exit code and stderr."""
+    read, write = os.pipe()
+    os.close(read)
+    error = write if stderr_too else subprocess.PIPE
+    try:
+        done = subprocess.run([sys.executable, *arguments], stdout=write, stderr=error, env=BUFFERED, text=True, timeout=60)
+    finally:
+        os.close(write)
+    return done.returncode, done.stderr or ""
+
+
+@pytest.mark.parametrize("lines, flush", [(1, True), (100_000, False)])
+def test_a_command_that_prints_into_a_closed_pipe_ends_without_a_word(lines, flush):
+    assert end_of("-c", PRINTS.format(lines=lines, flush=flush, end="")) == (CLOSED_PIPE, "")
+
+
+@pytest.mark.parametrize("end, code", [("", 0), ("sys.exit(1)", 1)])
+def test_what_python_would_write_out_at_its_end_is_let_go(end, code):
+    assert end_of("-c", PRINTS.format(lines=1, flush=False, end=end)) == (code, "")
+
+
+def test_the_exit_code_of_a_mistake_stays_where_nobody_reads_it():
+    end = "from arcface.errors import UserError; raise UserError('a mistake')"
+    assert end_of("-c", PRINTS.format(lines=0, flush=False, end=end), stderr_too=True)[0] == 2
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_no_quiet_end():
+    program = PRINTS.format(lines=0, flush=False, end="raise BrokenPipeError(32, 'of a worker')")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "of a worker" in done.stderr
+
+
+def test_memory_that_runs_out_is_one_line():
+    program = PRINTS.format(lines=0, flush=False, end="raise MemoryError('no 9 GiB')")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "error: out of memory (no 9 GiB); process less at a time, or end other programs\n"
+
+
+@pytest.mark.parametrize("command", ["train.py", "datasets/convert.py"])
+def test_help_into_a_closed_pipe_is_quiet(repository, command):
+    assert end_of(str(repository / command), "--help") == (0, "")
