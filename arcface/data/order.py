@@ -77,7 +77,7 @@ def blocks_shuffled(images: int, random: np.random.Generator) -> np.ndarray:
     Blocks of BLOCK consecutive images are shuffled, then the images of each WINDOW among one another.
     """
     blocks: np.ndarray = shuffled(-(-images // BLOCK), random).astype(_index_type(images))
-    order = (blocks[:, None] * BLOCK + np.arange(BLOCK, dtype=blocks.dtype)).ravel()
+    order: np.ndarray = (blocks[:, None] * BLOCK + np.arange(BLOCK, dtype=blocks.dtype)).ravel()
     order = order[order < images]  # the last block may be shorter
     for first in range(0, images, WINDOW):
         random.shuffle(order[first : first + WINDOW])

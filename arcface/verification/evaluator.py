@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import paddle
 from tqdm import tqdm
 
 from arcface.errors import UserError
+from arcface.extras import how_to_install
 from arcface.images import SIZE, decode
 from arcface.runtime.distributed import all_gather, rank, show_life, world_size
 from arcface.verification.bin_file import VerificationSet
@@ -35,7 +37,12 @@ class Verification(NamedTuple):
 
 
 def check_images(pairs: VerificationSet) -> None:
-    """Decode every image of a set once; raises UserError for one that cannot be, rather than in mid-training."""
+    """Decode every image of a set once; raises UserError for one that cannot be, rather than in mid-training.
+
+    So does it if scikit-learn, which the figures need, is not installed.
+    """
+    if not find_spec("sklearn"):
+        raise UserError(f"verification needs scikit-learn, which is not installed; {how_to_install('cpu')}")
     for image, position in _first_positions(pairs).items():
         decode(image, f"{pairs.name}.bin image {position}")
 
