@@ -15,6 +15,7 @@ import paddle
 import paddle.distributed as dist
 
 from arcface.errors import UserError
+from arcface.runtime.deadline import deadline
 from arcface.runtime.interfaces import interface_of
 from arcface.runtime.roll_call import SECONDS_BETWEEN_CALLS, Member, Roll
 
@@ -110,7 +111,7 @@ def ranks_together(timeout: float) -> Iterator[None]:
     try:
         _member = Member(rank(), known, timeout)
         try:
-            _join()
+            _join(timeout)
             yield
         except FAILURES as error:
             _member.report_failure(_in_one_line(error))
@@ -123,13 +124,17 @@ def ranks_together(timeout: float) -> Iterator[None]:
             roll.close()
 
 
-def _join() -> None:
+def _join(timeout: float) -> None:
     show_life("joining")
     _member.arrive(wait=True)
     if rank():
         time.sleep(HEAD_START)
+    late = (f"error: rank {rank()} ends: joining the others took more than {timeout:.0f} seconds (--rank_timeout); see in their logs"
+            " whether one hangs, and that no firewall is between them")  # fmt: skip
     try:
-        start_ranks()
+        with deadline(timeout, late):
+            start_ranks()
+        show_life("the start")
     except FAILURES as error:
         _member.report_failure(_in_one_line(error))
         raise UserError(f"the ranks cannot connect to one another ({_in_one_line(error)}); see that no firewall is between them,"

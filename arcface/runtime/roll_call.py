@@ -217,10 +217,11 @@ class Roll:
             return _did_not_come(absent, self._endpoints, self._timeout) if now - self._started > self._timeout else None
         entries = sorted(self._entries.items())
         furthest = max(entry.at for _, entry in entries)
-        if ended := [rank for rank, entry in entries if entry.left and entry.at < furthest]:
+        here = [(rank, entry) for rank, entry in entries if not entry.left]
+        unharmed = any(not entry.failed for _, entry in here)  # ranks that failed themselves tell their own error
+        if ended := [rank for rank, entry in entries if entry.left and (entry.at < furthest or entry.failed and unharmed)]:
             why = next((entry.failed for rank, entry in entries if rank in ended and entry.failed), "")
             return f"{in_words(ended)} ended before the others{why and f' after {why}'}; the log says why"
-        here = [(rank, entry) for rank, entry in entries if not entry.left]
         patience = PATIENCE_AFTER_FAILURE if any(entry.failed for _, entry in entries) else self._timeout
         if silent := [rank for rank, entry in here if now - entry.heard > patience]:
             return f"{in_words(silent)} did not answer for {patience:.0f} seconds (--rank_timeout): stopped, or the machine is gone"

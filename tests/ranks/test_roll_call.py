@@ -99,10 +99,12 @@ def test_a_run_that_is_stopped_as_a_whole_goes_on(start):
 def test_a_stranger_is_not_let_in():
     from arcface.runtime.roll_call import Roll
 
-    roll = Roll("127.0.0.1", 2, 60)
-    guesses = (b'{"rank": 1, "token": "guess"}\n', b'{"rank": 1, "token": 3}\n')
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    roll = Roll([f"127.0.0.1:{port}", "127.0.0.1:1"], 60)
+    guesses = (b'{"rank": 1, "run": "guess"}\n', b'{"rank": 1, "run": 3}\n', b'{"rank": [], "run": "guess"}\n')
     for hello in (b"\n", b"{}\n", b"[]\n", *guesses, b"\xff\n", b"x" * 9999):
-        with socket.create_connection(roll.address) as stranger:
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(hello)
             stranger.settimeout(20)
             try:
@@ -110,3 +112,4 @@ def test_a_stranger_is_not_let_in():
             except ConnectionResetError:
                 pass
     assert roll._entries == {}
+    roll.close()
