@@ -16,8 +16,8 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/python datasets/demo.py --output datasets/demo
-	$(BIN)/python -m paddle.distributed.launch --nproc_per_node 2 --log_dir runs/demo_cpu/launch --log_level WARNING \
-		train.py --config configs/demo_cpu.yaml
+	CUDA_VISIBLE_DEVICES=-1,-1 $(BIN)/python -m paddle.distributed.launch --nproc_per_node 2 \
+		--log_dir runs/demo_cpu/launch --log_level WARNING train.py --config configs/demo_cpu.yaml
 	$(BIN)/python valid.py --checkpoint runs/demo_cpu --data_dir datasets/demo --val_targets demo
 	@echo "Curves: $(BIN)/visualdl --logdir runs/demo_cpu/log --language en"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from arcface.command_line import run
+from arcface.runtime.processes import without_gpus
 from arcface.runtime.tuning import start_paddle
 
 start_paddle()
@@ -62,7 +63,7 @@ def run_ranks(tmp_path_factory):
         logs = tmp_path_factory.mktemp("launch")
         launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", str(logs)]
         command = [sys.executable, *(launch if ranks > 1 else []), str(script), *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{script.parent}"}
+        environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{script.parent}", **without_gpus(ranks)}
         environment.pop("OMP_NUM_THREADS", None)  # this process set it for itself
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert not check or done.returncode == 0, done.stdout + done.stderr

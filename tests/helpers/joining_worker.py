@@ -17,7 +17,7 @@ seconds, what = float(sys.argv[1]), sys.argv[2:]
 
 
 def fail(*_, **__):
-    raise OSError("\n\n-----\nC++ Traceback\n-----\nError Message Summary:\n-----\nExternalError: NCCL error(2), unhandled system error.\n")
+    raise OSError("\n\n-----\nC++ Traceback\n-----\nExternalError: NCCL error(2), unhandled system error.\n  [Hint: none]\n")
 
 
 def main():

@@ -11,8 +11,12 @@ from arcface.errors import UserError
 from arcface.runtime import distributed
 from arcface.runtime.distributed import all_gather, all_reduce_max, all_reduce_sum, broadcast, busy, ranks_together
 
-TWO = {"PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": "1", "PADDLE_CURRENT_ENDPOINT": "127.0.0.1:2",
-       "PADDLE_TRAINER_ENDPOINTS": "127.0.0.1:1,127.0.0.1:2"}  # fmt: skip
+TWO = {
+    "PADDLE_TRAINERS_NUM": "2",
+    "PADDLE_TRAINER_ID": "1",
+    "PADDLE_CURRENT_ENDPOINT": "127.0.0.1:2",
+    "PADDLE_TRAINER_ENDPOINTS": "127.0.0.1:1,127.0.0.1:2",
+}
 
 
 @pytest.fixture
@@ -20,7 +24,8 @@ def launched(monkeypatch):
     """Returns a function that sets these variables and none else of launchers."""
 
     def use(**variables: str) -> None:
-        for name in [name for name in os.environ if name.startswith(("PADDLE_", "SLURM_", "OMPI_", "PMI_")) or name == "WORLD_SIZE"]:
+        of_launchers = ("PADDLE_", "SLURM_", "OMPI_", "PMI_", "WORLD_SIZE")
+        for name in [name for name in os.environ if name.startswith(of_launchers)]:
             monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -31,7 +36,7 @@ def launched(monkeypatch):
 @pytest.mark.parametrize(
     "variables, complaint",
     [
-        ({"PADDLE_TRAINERS_NUM": "2"}, "without PADDLE_TRAINER_ID and PADDLE_CURRENT_ENDPOINT and PADDLE_TRAINER_ENDPOINTS; start with"),
+        ({"PADDLE_TRAINERS_NUM": "2"}, "without PADDLE_TRAINER_ID and PADDLE_CURRENT_ENDPOINT and PADDLE_TRAINER_ENDPOINTS; "),
         (TWO | {"PADDLE_TRAINER_ENDPOINTS": ""}, "without PADDLE_TRAINER_ENDPOINTS; start with"),
         (TWO | {"PADDLE_TRAINERS_NUM": "3"}, "with 2 PADDLE_TRAINER_ENDPOINTS; start with"),
         (TWO | {"PADDLE_TRAINER_ID": "2"}, "with PADDLE_TRAINER_ID=2, which is from 0 to 1; start with"),
