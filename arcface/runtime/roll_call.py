@@ -305,10 +305,10 @@ def _name_of_run(endpoints: list[str]) -> str:
 
 def _did_not_come(absent: list[int], endpoints: list[str], timeout: float) -> str:
     where = ", ".join(endpoints[rank] for rank in absent)
-    local = all(endpoint.startswith("127.") for endpoint in endpoints) and os.environ.get("PADDLE_NNODES", "1") != "1"
-    advice = ("127.* is each machine's own: give its address to paddle.distributed.launch with --host" if local
-              else "see that it runs, and that no firewall is between")  # fmt: skip
-    return f"{in_words(absent)} ({where}) did not come within {timeout:.0f} seconds (--rank_timeout); {advice}"
+    return (
+        f"{in_words(absent)} ({where}) did not come within {timeout:.0f} seconds (--rank_timeout);"
+        " see that it runs, and that no firewall is between"
+    )
 
 
 def in_words(ranks: list[int]) -> str:

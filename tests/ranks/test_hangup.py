@@ -105,7 +105,7 @@ def test_ranks_whose_launcher_hangs_up_or_is_killed_save_and_go_on_bit_for_bit(s
     output, before = tmp_path / "out", 0
     for number in (signal.SIGHUP, signal.SIGKILL):
         launcher = start(*(["--resume=1"] if before else []), ranks=2)
-        wait_for(lambda: steps_logged(output) >= before + 3)
+        wait_for(lambda enough=before + 3: steps_logged(output) >= enough)
         os.killpg(launcher.pid, number)
         assert launcher.wait(SECONDS) == -number
         wait_for(lambda: not processes_of(tmp_path))
