@@ -38,7 +38,7 @@ class Member:
     def __init__(self, rank: int, endpoints: list[str], timeout: float):
         self._rank, self._timeout = rank, timeout
         self._at = self._ticks = self._all_at = 0
-        self._doing = "the start"
+        self._doing, self._left = "the start", False
         self._heard = time.monotonic()
         self._news, self._sending = threading.Condition(), threading.Lock()
         self._connection = _reach(endpoints, timeout)
@@ -67,12 +67,15 @@ class Member:
             self._end(f"rank 0 has not answered for {silence:.0f} seconds")
 
     def leave(self) -> None:
-        """Say that this rank's work is done."""
+        """Say that this rank's work is done; what becomes of the others no longer ends it."""
+        self._left = True
         self._send(left=True)
 
     def _answer(self) -> None:
         calls_missed = 0
         for line in _lines(self._connection):
+            if self._left:
+                continue
             # Counted, not timed: a whole run that was stopped and goes on later has not missed them.
             calls_missed = 0 if line else calls_missed + 1
             if calls_missed * SECONDS_BETWEEN_CALLS > self._timeout:
@@ -86,7 +89,8 @@ class Member:
                     self._all_at = message["all_at"]
                     self._news.notify_all()
                 self._send_state()
-        self._end("rank 0 has ended; its log says why")
+        if not self._left:
+            self._end("rank 0 has ended; its log says why")
 
     def _end(self, reason: str) -> None:
         with suppress(OSError):  # a terminal that is gone

@@ -15,6 +15,7 @@ import pytest
 
 import train
 from arcface.head.partial_fc import PartialFC
+from arcface.runtime.processes import without_gpus
 from arcface.training.checkpoint import Checkpoint
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -40,7 +41,7 @@ def start(repository, options, tmp_path):
 
     def run(*more: str, ranks: int = 1) -> subprocess.Popen:
         launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", str(tmp_path / "launch")]
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | without_gpus(ranks)
         process = subprocess.Popen([sys.executable, *(launch if ranks > 1 else []), "train.py", *options, *more], cwd=repository,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
                                    env=environment)  # fmt: skip

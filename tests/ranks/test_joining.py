@@ -27,7 +27,8 @@ SCENARIOS = {
     "rank 0 does not come": (None, []),
     "one hangs while it joins": ([], ["hangs"]),
     "none can connect": (["cannot connect"], ["cannot connect"]),
-    "one fails": ([], ["fails"]),
+    "rank 0 fails": (["fails"], []),
+    "rank 1 fails": ([], ["fails"]),
     "both come": ([], []),
 }
 
@@ -38,7 +39,7 @@ def ended():
     started, endpoints = {}, {name: free_endpoints(2) for name in SCENARIOS}
     try:
         for name, ranks in SCENARIOS.items():
-            patience = MUCH_PATIENCE if name in ("none can connect", "one fails", "both come") else PATIENCE
+            patience = MUCH_PATIENCE if name in ("none can connect", "rank 0 fails", "rank 1 fails", "both come") else PATIENCE
             for rank, what in enumerate(ranks):
                 if what is None:
                     continue
@@ -99,10 +100,17 @@ def test_what_keeps_a_rank_from_connecting_is_one_line(ended):
     assert error_line(stderr).startswith(f"error: the ranks cannot connect to one another ({NCCL_ERROR}); see that")
 
 
-def test_what_a_collective_of_another_rank_raised_is_named(ended):
-    _, code, stdout, stderr = ended["one fails", 0]
+@pytest.mark.parametrize("failed", [0, 1])
+def test_what_a_collective_of_another_rank_raised_is_named(ended, failed):
+    other = 1 - failed
+    _, code, stdout, stderr = ended[f"rank {failed} fails", other]
     assert code != 0 and stdout == "together\n"
-    assert error_line(stderr) == f"error: rank 0 ends: rank 1 ended before the others after {NCCL_ERROR}; the log says why"
+    assert (
+        error_line(stderr)
+        == f"error: rank {other} ends: rank {failed} ended before the others after {NCCL_ERROR}; the log says why"
+    )
+    _, code, _, stderr = ended[f"rank {failed} fails", failed]
+    assert code != 0 and "OSError" in stderr and "error: rank" not in stderr  # its own error, and not that it is lost
 
 
 def test_paddle_joins_at_the_endpoint_at_which_the_ranks_met(ended):
