@@ -32,7 +32,8 @@ $(VENV)/ready-tests: $(VENV)/ready requirements-engines.txt tests/requirements.t
 
 demo: setup
 	$(BIN)/python datasets/demo.py --output datasets/demo
-	$(BIN)/python -m paddle.distributed.launch --nproc_per_node 2 --log_dir $(DEMO_RUN)/launch --log_level WARNING \
+	CUDA_VISIBLE_DEVICES=-1,-1 $(BIN)/python -m paddle.distributed.launch --nproc_per_node 2 \
+		--log_dir $(DEMO_RUN)/launch --log_level WARNING \
 		train.py --config configs/demo_cpu.yaml --output $(DEMO_RUN) --logdir $(DEMO_RUN)/log
 	$(BIN)/python valid.py --checkpoint $(DEMO_RUN) --data_dir datasets/demo --val_targets demo
 	@echo "Curves: $(BIN)/visualdl --logdir $(DEMO_RUN)/log --language en"

@@ -177,7 +177,8 @@ def results_of(what: str, steps: int, ranks: int = 1) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as logs:
         launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", logs] if ranks > 1 else []
         command = [sys.executable, *launch, __file__, "--steps", str(steps), "--measure", what]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(["-1"] * ranks)}  # the launcher wants one for each rank
+        printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     lines = [line.split() for line in printed.splitlines() if line.startswith("RESULT")]
     return {name: float(value) for _, name, value in lines}
 

@@ -30,6 +30,7 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from arcface import safe_pickle  # noqa: E402
+from arcface.runtime.processes import without_gpus  # noqa: E402
 from arcface.runtime.tuning import start_paddle  # noqa: E402
 
 start_paddle()
@@ -59,7 +60,7 @@ def start(data: Path, output: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(RANKS), "--log_dir", f"{output}.launch",
                "train.py", f"--data_dir={data}", f"--output={output}", f"--logdir={output}/log", *OPTIONS,
                f"--resume={int((output / 'latest').exists())}"]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | without_gpus(RANKS)
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

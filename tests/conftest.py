@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
 
 from arcface.command_line import run
+from arcface.runtime.processes import without_gpus
 from arcface.runtime.tuning import start_paddle
 
 start_paddle()
@@ -124,7 +125,7 @@ def launch(start_process, repository, tmp_path):
 
     def start(ranks: int, script: Path | str, *arguments, **how) -> subprocess.Popen:
         launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", ranks, "--log_dir", tmp_path / "launch"]
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | without_gpus(ranks)
         return start_process([sys.executable, *launcher, script, *arguments], cwd=repository, text=True,
                              **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": environment, **how})  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from arcface.command_line import run
 from arcface.errors import UserError
 from arcface.extras import how_to_install
 from arcface.images import SIZE
-from arcface.runtime.processes import child_command
+from arcface.runtime.processes import child_command, child_environment
 
 Format = Literal["paddle", "onnx"]
 NAME = "backbone"
@@ -59,9 +58,7 @@ def export_in_child(state_dict: Path, network: str, embedding_size: int, folder:
     Each `paddle.jit.save` keeps some MiB for ever, and converters leave libraries behind: a training run that verifies a
     thousand times cannot afford either.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "FLAGS_selected"))}
-    package = Path(__file__).resolve().parents[2]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+    environment = {name: value for name, value in child_environment().items() if not name.startswith(("PADDLE_", "FLAGS_selected"))}
     command = child_command(__name__, str(state_dict), network, str(embedding_size), str(folder), format)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:

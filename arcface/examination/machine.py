@@ -22,7 +22,7 @@ from arcface.extras import how_to_install
 from arcface.images import SIZE
 from arcface.runtime import machine
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import world_size
+from arcface.runtime.distributed import unused_launcher, world_size
 from arcface.runtime.machine import size
 from arcface.runtime.round_trip import round_trip
 from arcface.runtime.tuning import cores, ranks_here, threads, why_memory_is_not_kept
@@ -82,6 +82,7 @@ def examine_ranks(report: Report, device: str) -> None:
             f"{'' if launched else ', started for this test'}: {'' if wrong else 'right values, '}"
             f"all_reduce {1000 * found.small:.2g} ms for 4 B, {1000 * found.large:.2g} ms for 4 MiB",
             wrong,
+            unused_launcher(),
         )
 
 

@@ -15,6 +15,7 @@ import paddle
 import paddle.distributed as dist
 
 from arcface.errors import UserError
+from arcface.runtime.deadline import deadline
 from arcface.runtime.interfaces import interface_of
 from arcface.runtime.roll_call import SECONDS_BETWEEN_CALLS, Member, Roll
 
@@ -87,8 +88,8 @@ def unused_launcher() -> str | None:
     for name in OTHER_LAUNCHERS:
         if (value := os.environ.get(name, "")).isdecimal() and int(value) > 1:
             return (f"{name}={value} is set and not used: this process works alone. For several that work together, run on each"
-                    f" machine: python -m paddle.distributed.launch --nproc_per_node N {sys.argv[0]} ...; with several machines,"
-                    " also --master HOST:PORT --nnodes N --rank 0, 1, ...")  # fmt: skip
+                    " machine: python -m paddle.distributed.launch --nproc_per_node N train.py ..., with several machines also"
+                    " --master HOST:PORT --nnodes N --rank 0, 1, ...")  # fmt: skip
     return None
 
 
@@ -96,7 +97,7 @@ def unused_launcher() -> str | None:
 def ranks_together(timeout: float) -> Iterator[None]:
     """Join the other ranks, and end this process with an error that names the rank if one is lost meanwhile.
 
-    A rank is lost when it does not come, when it ends before the others, or when they have waited for it for `timeout` seconds.
+    A rank is lost when it does not come, when it ends before the others, or when they waited for it for `timeout` seconds.
     Raises UserError if the ranks cannot join.
     """
     global _member
@@ -110,7 +111,7 @@ def ranks_together(timeout: float) -> Iterator[None]:
     try:
         _member = Member(rank(), known, timeout)
         try:
-            _join()
+            _join(timeout)
             yield
         except FAILURES as error:
             _member.report_failure(_in_one_line(error))
@@ -123,13 +124,19 @@ def ranks_together(timeout: float) -> Iterator[None]:
             roll.close()
 
 
-def _join() -> None:
+def _join(timeout: float) -> None:
     show_life("joining")
     _member.arrive(wait=True)
     if rank():
         time.sleep(HEAD_START)
+    late = (
+        f"error: rank {rank()} ends: joining the others took more than {timeout:.0f} seconds (--rank_timeout);"
+        " see in their logs whether one hangs, and that no firewall is between them"
+    )
     try:
-        start_ranks()
+        with deadline(timeout, late):
+            start_ranks()
+        show_life("the start")
     except FAILURES as error:
         _member.report_failure(_in_one_line(error))
         raise UserError(f"the ranks cannot connect to one another ({_in_one_line(error)}); see that no firewall is between them,"

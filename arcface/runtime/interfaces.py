@@ -29,6 +29,6 @@ def _interfaces() -> dict[bytes, str]:
         answer = ioctl(any_socket, SIOCGIFCONF, struct.pack("iP", len(entries), entries.buffer_info()[0]))
     filled = struct.unpack("iP", answer)[0]
     found = {}
-    for name, _, _, address in ENTRY.iter_unpack(entries[: filled].tobytes()):
+    for name, _, _, address in ENTRY.iter_unpack(entries[:filled].tobytes()):
         found.setdefault(address, name.partition(b"\0")[0].decode().partition(":")[0])  # eth0:1 is a second address of eth0
     return found

@@ -43,6 +43,20 @@ def child_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", start, str(os.getpid()), module, *arguments]
 
 
+def child_environment() -> dict[str, str]:
+    """Return this process's environment for one that imports our modules, wherever they are imported from here."""
+    ours = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")]))}
+
+
+def without_gpus(ranks: int) -> dict[str, str]:
+    """Return what Paddle's launcher needs in its environment to start so many ranks for the CPU.
+
+    It deals out GPUs whatever the ranks are for, and ends with an IndexError when there are fewer than ranks.
+    """
+    return {"CUDA_VISIBLE_DEVICES": ",".join(["-1"] * ranks)}
+
+
 def run_child() -> None:
     """Be the process that `child_command` describes."""
     for number in LEFT_TO_PARENT:

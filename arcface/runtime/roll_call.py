@@ -38,7 +38,7 @@ class Member:
     def __init__(self, rank: int, endpoints: list[str], timeout: float):
         self._rank, self._timeout = rank, timeout
         self._at = self._ticks = self._all_at = 0
-        self._doing = "the start"
+        self._doing, self._left = "the start", False
         self._heard = time.monotonic()
         self._news, self._sending = threading.Condition(), threading.Lock()
         self._connection = _reach(endpoints, timeout)
@@ -67,12 +67,15 @@ class Member:
             self._end(f"rank 0 has not answered for {silence:.0f} seconds")
 
     def leave(self) -> None:
-        """Say that this rank's work is done."""
+        """Say that this rank's work is done; what becomes of the others no longer ends it."""
+        self._left = True
         self._send(left=True)
 
     def _answer(self) -> None:
         calls_missed = 0
         for line in _lines(self._connection):
+            if self._left:
+                continue
             # Counted, not timed: a whole run that was stopped and goes on later has not missed them.
             calls_missed = 0 if line else calls_missed + 1
             if calls_missed * SECONDS_BETWEEN_CALLS > self._timeout:
@@ -86,7 +89,8 @@ class Member:
                     self._all_at = message["all_at"]
                     self._news.notify_all()
                 self._send_state()
-        self._end("rank 0 has ended; its log says why")
+        if not self._left:
+            self._end("rank 0 has ended; its log says why")
 
     def _end(self, reason: str) -> None:
         with suppress(OSError):  # a terminal that is gone
@@ -217,10 +221,11 @@ class Roll:
             return _did_not_come(absent, self._endpoints, self._timeout) if now - self._started > self._timeout else None
         entries = sorted(self._entries.items())
         furthest = max(entry.at for _, entry in entries)
-        if ended := [rank for rank, entry in entries if entry.left and entry.at < furthest]:
+        here = [(rank, entry) for rank, entry in entries if not entry.left]
+        unharmed = any(not entry.failed for _, entry in here)  # ranks that failed themselves tell their own error
+        if ended := [rank for rank, entry in entries if entry.left and (entry.at < furthest or entry.failed and unharmed)]:
             why = next((entry.failed for rank, entry in entries if rank in ended and entry.failed), "")
             return f"{in_words(ended)} ended before the others{why and f' after {why}'}; the log says why"
-        here = [(rank, entry) for rank, entry in entries if not entry.left]
         patience = PATIENCE_AFTER_FAILURE if any(entry.failed for _, entry in entries) else self._timeout
         if silent := [rank for rank, entry in here if now - entry.heard > patience]:
             return f"{in_words(silent)} did not answer for {patience:.0f} seconds (--rank_timeout): stopped, or the machine is gone"
@@ -304,10 +309,10 @@ def _name_of_run(endpoints: list[str]) -> str:
 
 def _did_not_come(absent: list[int], endpoints: list[str], timeout: float) -> str:
     where = ", ".join(endpoints[rank] for rank in absent)
-    local = all(endpoint.startswith("127.") for endpoint in endpoints) and os.environ.get("PADDLE_NNODES", "1") != "1"
-    advice = ("127.* is each machine's own: give its address to paddle.distributed.launch with --host" if local
-              else "see that it runs, and that no firewall is between")  # fmt: skip
-    return f"{in_words(absent)} ({where}) did not come within {timeout:.0f} seconds (--rank_timeout); {advice}"
+    return (
+        f"{in_words(absent)} ({where}) did not come within {timeout:.0f} seconds (--rank_timeout);"
+        " see that it runs, and that no firewall is between"
+    )
 
 
 def in_words(ranks: list[int]) -> str:

@@ -19,7 +19,7 @@ import paddle.distributed as dist
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import all_gather, all_reduce_max, all_reduce_sum, broadcast, rank, start_ranks, world_size
-from arcface.runtime.processes import die_with_parent
+from arcface.runtime.processes import child_environment, die_with_parent, without_gpus
 
 LARGE = 2**20  # float32 values, 4 MiB
 REPEATS = 10
@@ -62,12 +62,13 @@ def round_trip(device: str, ranks: int | None, seconds: float) -> RoundTrip | No
     with tempfile.TemporaryDirectory(prefix="arcface_ranks_") as folder:
         result, output = Path(folder) / "result.json", Path(folder) / "output"
         command = [sys.executable, "-c", _RANK, str(result), device]
-        paths = filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = child_environment()
         if "PADDLE_LOCAL_SIZE" not in os.environ:
             number = ["--nproc_per_node", str(ranks)] if ranks else []
             command = [sys.executable, "-m", "paddle.distributed.launch", *number, "--log_dir", folder, *command]
             environment.pop("OMP_NUM_THREADS", None)  # this process set it for itself
+            if device == "cpu" and ranks:
+                environment |= without_gpus(ranks)
         with output.open("wb") as log:
             try:
                 done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,

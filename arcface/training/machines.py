@@ -15,7 +15,7 @@ from arcface.errors import UserError
 from arcface.runtime.distributed import all_gather, broadcast, rank, world_size
 from arcface.runtime.roll_call import in_words
 
-SECONDS_TO_APPEAR = 10  # that a file system between machines has to show a file to the others
+SECONDS_TO_APPEAR = 5  # that a file system between machines has to show a file to the others
 
 
 def check_same_data(source: Source, data_dir: str) -> None:
@@ -28,8 +28,10 @@ def check_same_data(source: Source, data_dir: str) -> None:
     if others := [other for other, found in enumerate(all_ranks) if found != all_ranks[0]]:
         first, other = all_ranks[0], all_ranks[others[0]]
         kind = "other labels" if first[:2] == other[:2] else f"{other[0]} images of {other[1]} people"
-        raise UserError(f"--data_dir {data_dir}: rank 0 finds {first[0]} images of {first[1]} people, {in_words(others)} {kind}:"
-                        " copy the same data set to every machine, or use one that all of them share")  # fmt: skip
+        raise UserError(
+            f"--data_dir {data_dir}: rank 0 finds {first[0]} images of {first[1]} people, {in_words(others)} {kind}:"
+            " copy the same data set to every machine, or use one that all of them share"
+        )
 
 
 def check_shared(output: Path) -> None:
@@ -50,8 +52,10 @@ def check_shared(output: Path) -> None:
         if rank() == 0:
             file.unlink(missing_ok=True)
     if blind := [other for other, saw in enumerate(all_ranks) if not saw]:
-        raise UserError(f"--output {output}: {in_words(blind)} cannot see what rank 0 writes there (this is rank {rank()}, on"
-                        f" {platform.node()}): take a directory that all machines share, by its absolute path")  # fmt: skip
+        raise UserError(
+            f"--output {output}: {in_words(blind)} cannot see what rank 0 writes there (this is rank {rank()}, on"
+            f" {platform.node()}): take a directory that all machines share, by its absolute path"
+        )
 
 
 def _write(file: Path, output: Path) -> None:

@@ -252,7 +252,7 @@ TABLE = [
     ("empty report", "valid --report=", "--report: has no value"),
     ("empty checkpoint", "valid --checkpoint=", "--checkpoint: has no value"),
     # ---- flags: together and with this machine
-    ("batch that ranks do not divide", "train", "--batch_size 4 is the global batch and must be divisible by the 3 ranks; take 3",
+    ("ranks without endpoints", "train", "PADDLE_TRAINERS_NUM=3 is set without PADDLE_TRAINER_ID and PADDLE_CURRENT_ENDPOINT and",
      environment("PADDLE_TRAINERS_NUM", "3")),
     ("best by a set that is not verified", "train --best_by=lfw", "--best_by lfw: not among --val_targets (tiny); name one"),
     ("blocks of a balanced order", "train --shuffle=blocks --sampling=balanced",

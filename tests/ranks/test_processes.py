@@ -23,7 +23,8 @@ def environment(repository, tmp_path):
     """For processes that find our modules, and `hold` in held.py."""
     (tmp_path / "held.py").write_text(HELD)
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "POD_"))}
-    return mine | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(repository), str(tmp_path)])}
+    paths = os.pathsep.join([str(repository), str(tmp_path)])
+    return mine | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
 
 
 @pytest.fixture
@@ -32,8 +33,14 @@ def start(environment):
     started = []
 
     def run(script: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-c", script, *arguments], env=environment | variables, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            env=environment | variables,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         started.append(process)
         return process
 
@@ -105,7 +112,7 @@ def test_a_process_whose_parent_ended_before_it_could_ask_ends(start, tmp_path, 
 
 def test_a_child_of_ours_runs_its_module_and_leaves_signals_to_its_parent(start, tmp_path):
     (tmp_path / "told.py").write_text("import os, signal, sys\nos.kill(os.getpid(), signal.SIGHUP)\nprint(__name__, sys.argv[1:])")
-    script = "import subprocess\nfrom arcface.runtime.processes import child_command\nsubprocess.run(child_command('told', 'a', 'b c'))"
+    script = "import subprocess\nfrom arcface.runtime.processes import *\nsubprocess.run(child_command('told', 'a', 'b c'))"
     assert printed_by_all(start(script)) == "__main__ ['a', 'b c']\n"
 
 

@@ -138,3 +138,10 @@ def test_without_fork_batches_are_made_when_they_are_asked_for(source, monkeypat
     batches = Batches(source, 8, 1, 0, 1)
     for step, (images, labels) in enumerate(loaded(batches, 0, 3, 2)):
         assert np.array_equal(images, batches[step][0]) and np.array_equal(labels, batches[step][1])
+
+
+@pytest.mark.parametrize("batch_size, advice", [(4, 3), (2, 3), (11, 9)])
+def test_a_batch_that_the_ranks_cannot_share_is_told_with_one_that_they_can(source, batch_size, advice):
+    complaint = f"--batch_size {batch_size} is the global batch and must be divisible by the 3 ranks; take {advice}$"
+    with pytest.raises(UserError, match=complaint):
+        Batches(source, batch_size, 1, 0, 3)
