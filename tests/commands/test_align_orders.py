@@ -15,7 +15,7 @@ ORDERS = {
     "y1 ... y5 x1 ... x5": lambda points: points[:, ::-1].T,
     "x1 y1 ... x5 y5 of right eye, left eye, nose, right corner": lambda points: points[[1, 0, 2, 4, 3]],
     "y1 x1 ... y5 x5 of right eye, left eye, nose, right corner": lambda points: points[[1, 0, 2, 4, 3], ::-1],
-    "x1 y1 ... x5 y5 of left eye, right eye, left corner of the mouth, right corner of the mouth, nose":
+    "x1 y1 ... x5 y5 of left eye, right eye, left corner of the mouth, right corner of the mouth, nose (as":
         lambda points: points[[0, 1, 3, 4, 2]],
 }  # fmt: skip
 
