@@ -111,7 +111,7 @@ def _orders() -> Iterator[Order]:
     for layout, columns in _LAYOUTS.items():
         for points in _point_orders():
             place = np.argsort(points)  # of TEMPLATE's points in the row
-            names = "" if points == sorted(points) else f" of {', '.join(_NAMES[point] for point in points)}"
+            names = "" if points == sorted(points) else f" of {', '.join(_NAMES[point] for point in points)} (as seen in the image)"
             yield Order(layout + names, columns[place])
 
 

@@ -81,6 +81,16 @@ def check_image(rows, row):
     return content_of(image) & ~BLACK | black, None
 
 
+def advise_black(rows, black):
+    """What to do about black images; None if there are none."""
+    if not len(black):
+        return None
+    return (
+        f"the first: {rows.name(black[0])}; was it aligned by landmarks in another order, or of another photo? Align them again, or"
+        " leave them out by --repair OUTPUT --without_black"
+    )
+
+
 def find_copies(contents):
     """Rows whose content occurs before, ascending, and for each the row where it is first: int64 [copies] twice."""
     sound = np.flatnonzero(contents != UNKNOWN)
@@ -164,9 +174,7 @@ def check(args):
         if not args.report:
             print("".join(f"    {line}\n" for line in bad), end="")
         black = np.flatnonzero(contents & BLACK)
-        report.line("black", f"{len(black):,} of which over half of the pixels are 0",
-                    f"the first: {rows.name(black[0])}; was it aligned by landmarks in another order, or of another photo? Align"
-                    " them again, or leave them out by --repair OUTPUT --without_black" if len(black) else None)  # fmt: skip
+        report.line("black", f"{len(black):,} of which over half of the pixels are 0", advise_black(rows, black))
         copies, originals = find_copies(contents)
         labels = rows.labels
         mixed = copies[labels[copies] != labels[originals]]

@@ -61,8 +61,8 @@ def check_list(output, source=None):
     if not isinstance(source, ListedImages) or output.parent.resolve() != source.directory.resolve():
         raise UserError(f"{output}: a list must lie beside the list whose paths it has; or give a directory or NAME.rec")
     if (names := output.with_name(NAMES)).exists():
-        raise UserError(f"{names}: has the names of the old labels, which {output.name} would be read with; give a directory as"
-                        " --output, in which names go along")  # fmt: skip
+        problem = f"has the names of the old labels, which {output.name} would be read with"
+        raise UserError(f"{names}: {problem}; give a directory as --output, in which names go along")
 
 
 def write_list(rows, output):

@@ -71,8 +71,8 @@ def write_all(output, images, same, overwrite, list_file, missing):
         return
     try:
         with replacing(list_file) as file:   # has its name only when the set has
-            file.writelines(f"{path}\t{','.join(map(str, lines))}\n".encode(errors="surrogateescape")
-                            for path, lines in missing.items())  # fmt: skip
+            for path, lines in missing.items():
+                file.write(f"{path}\t{','.join(map(str, lines))}\n".encode(errors="surrogateescape"))
             write_bin(output, images, same, overwrite)
     except OSError as error:
         raise UserError(f"{list_file}: cannot be written ({error.strerror or error}); choose another place or make room") from error
@@ -89,8 +89,10 @@ def describe_missing(missing, kept, pairs):
     left_out = len(pairs.same) - len(kept)
     moved = (fold_of(len(pairs.same))[kept] != fold_of(len(kept))).sum()
     same = sum(pairs.same) - sum(pairs.same[pair] for pair in kept)
-    return (f"{len(missing)} missing images: {names}; {left_out} pairs left out, {same} of one person; {moved} of the others are in"
-            f" another of the {FOLDS} folds than in the whole list")  # fmt: skip
+    return (
+        f"{len(missing)} missing images: {names}; {left_out} pairs left out, {same} of one person; {moved} of the others are in"
+        f" another of the {FOLDS} folds than in the whole list"
+    )
 
 
 def parse(argv):

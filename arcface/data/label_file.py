@@ -41,8 +41,14 @@ class LabelFile(ListedImages):
 
     unit = "line"
 
-    def __init__(self, data_dir: str | Path, label_file: str = "label.txt", num_classes: int | None = None,
-                 outside_paths: bool = False, gaps: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        data_dir: str | Path,
+        label_file: str = "label.txt",
+        num_classes: int | None = None,
+        outside_paths: bool = False,
+        gaps: bool = False,
+    ):
         """Read the list; raises UserError that names file and line for what is wrong in it; `gaps` between labels may be right.
 
         That includes paths that lead out of `data_dir`, going by their text and not by links, unless `outside_paths`

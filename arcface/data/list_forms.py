@@ -3,6 +3,8 @@
     images/00000000.jpg<TAB>0       ours, in any file but a .lst: a path, tabs or spaces, and a label
     0<TAB>3.000000<TAB>a/b.jpg      MXNet's .lst: an index, a label, perhaps with zeros behind a point, and a path
     1<TAB>a/b.jpg<TAB>3             InsightFace's .lst: 1 for an aligned image, a path and a label; what follows is ignored
+
+The fields of a .lst have tabs between them.
 """
 
 import re

@@ -142,8 +142,8 @@ def _from_identities(reader: RecordReader) -> _Images | None:
         return None  # an image like any other
     first, last = header.labels
     if first.is_integer() and len(index.keys) < first <= _EXACT:
-        raise reader.error(offset, f"by the header record there are {first - 1:g} images, the index lists {len(index.keys) - 1}"
-                           " other records")  # fmt: skip
+        listed = len(index.keys) - 1
+        raise reader.error(offset, f"by the header record there are {first - 1:g} images, the index lists {listed} other records")
     if not (first.is_integer() and last.is_integer() and 1 < first < last == len(index.keys)):
         return None  # it names no range, or not that of all records behind the images
     images = int(first) - 1

@@ -47,9 +47,12 @@ class Source(Protocol):
 
 
 def open_source(
-    data_dir: str | Path, label_file: str = _LABEL_FILE, num_classes: int | None = None, outside_paths: bool = False,
+    data_dir: str | Path,
+    label_file: str = _LABEL_FILE,
+    num_classes: int | None = None,
+    outside_paths: bool = False,
     gaps: bool = False,
-) -> Source:  # fmt: skip
+) -> Source:
     """Open a data set, in whichever of these layouts it is.
 
     data_dir is a .rec file, a list (.txt, .lst, .csv, .parquet), or a directory. In a directory, `label_file` is taken where

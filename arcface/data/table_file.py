@@ -21,8 +21,14 @@ class TableFile(ListedImages):
 
     unit = "row"
 
-    def __init__(self, data_dir: str | Path, label_file: str, num_classes: int | None = None,
-                 outside_paths: bool = False, gaps: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        data_dir: str | Path,
+        label_file: str,
+        num_classes: int | None = None,
+        outside_paths: bool = False,
+        gaps: bool = False,
+    ):
         """Read the table; raises UserError that names file and row for what is wrong in it; `gaps` between labels may be right.
 
         That includes paths that lead out of `data_dir` unless `outside_paths` admits them.

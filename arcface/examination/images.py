@@ -85,8 +85,10 @@ def advise_black(seen: Look) -> str | None:
     """Return what to do if images are black to more than half; None if none is."""
     if not seen.black:
         return None
-    return (f"{len(seen.black):,} of which over half of the pixels are 0, the first: {seen.black[0]}; were they aligned by"
-            " landmarks in another order, or of another photo? Align them again, or remove them")  # fmt: skip
+    return (
+        f"{len(seen.black):,} of which over half of the pixels are 0, the first: {seen.black[0]}; were they aligned by landmarks in"
+        " another order, or of another photo? Align them again, or remove them"
+    )
 
 
 def describe_colours(seen: Look) -> tuple[str, str | None]:

@@ -15,9 +15,10 @@ ORDERS = {
     "y1 ... y5 x1 ... x5": lambda points: points[:, ::-1].T,
     "x1 y1 ... x5 y5 of right eye, left eye, nose, right corner": lambda points: points[[1, 0, 2, 4, 3]],
     "y1 x1 ... y5 x5 of right eye, left eye, nose, right corner": lambda points: points[[1, 0, 2, 4, 3], ::-1],
-    "x1 y1 ... x5 y5 of left eye, right eye, left corner of the mouth, right corner of the mouth, nose":
-        lambda points: points[[0, 1, 3, 4, 2]],
-}  # fmt: skip
+    "x1 y1 ... x5 y5 of left eye, right eye, left corner of the mouth, right corner of the mouth, nose (as": lambda points: points[
+        [0, 1, 3, 4, 2]
+    ],
+}
 
 
 @pytest.fixture
@@ -36,8 +37,18 @@ def align(folder, rows, *more: str):
     """Align photos by the rows of a list; returns the crops' names and what not_aligned.txt says."""
     lines = (f"{number}.jpg {' '.join(map(str, np.ravel(row)))}\n" for number, row in enumerate(rows))
     (folder / "landmarks.txt").write_text("".join(lines))
-    tool.main(["--images", str(folder / "photos"), "--landmarks", str(folder / "landmarks.txt"), "--output", str(folder / "crops"),
-               "--num_workers=1", *more])  # fmt: skip
+    tool.main(
+        [
+            "--images",
+            str(folder / "photos"),
+            "--landmarks",
+            str(folder / "landmarks.txt"),
+            "--output",
+            str(folder / "crops"),
+            "--num_workers=1",
+            *more,
+        ]
+    )
     return sorted(path.name for path in (folder / "crops").glob("*.jpg")), (folder / "crops" / "not_aligned.txt").read_text()
 
 

@@ -70,7 +70,7 @@ def test_the_pairs_of_missing_images_are_left_out_said_and_listed(crops, pairs, 
     assert some.same.tolist() == whole.same[kept].tolist()
     assert (tmp_path / "some.missing.txt").read_text() == "P04/P04_0001\t10,12\nP17/P17_0002\t35,37\n"
     fold = np.repeat(np.arange(10), [4] * 6 + [3] * 4)  # of the 36 that are left: the first six folds have one pair more
-    moved = sum(pair // 4 != new for pair, new in zip(kept, fold))
+    moved = sum(pair // 4 != new for pair, new in zip(kept, fold, strict=True))
     assert output[0].startswith(f"{tmp_path / 'some.bin'}: 36 pairs, 38 distinct images, ")
     assert output[1] == (
         f"{tmp_path / 'some.missing.txt'}: 2 missing images: P04/P04_0001, P17/P17_0002; 4 pairs left out, 2 of one person;"

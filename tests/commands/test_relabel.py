@@ -48,19 +48,24 @@ def test_a_list_gets_a_list_beside_it_with_the_same_paths(source, capsys):
     output = run(source, source / "closed.txt")
     assert output.read_text() == "".join(f"images/{number}.png\t{label}\n" for number, label in enumerate(NEW))
     assert (source / "old_labels.txt").read_text() == TABLE
-    assert seen(output) == list(zip(NEW, CONTENTS))
-    assert capsys.readouterr().out == (f"{output}: 6 images of 4 people; 3 have another label than before, listed in"
-                                       f" {source / 'old_labels.txt'}\n")  # fmt: skip
+    assert seen(output) == list(zip(NEW, CONTENTS, strict=True))
+    assert capsys.readouterr().out == (
+        f"{output}: 6 images of 4 people; 3 have another label than before, listed in {source / 'old_labels.txt'}\n"
+    )
 
 
-@pytest.mark.parametrize("output, table, options", [
-    ("made", "made/old_labels.txt", []), ("made/train.rec", "made/old_labels.txt", []),
-    ("made", "made/old_labels.txt", ["--layout=folder"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "output, table, options",
+    [
+        ("made", "made/old_labels.txt", []),
+        ("made/train.rec", "made/old_labels.txt", []),
+        ("made", "made/old_labels.txt", ["--layout=folder"]),
+    ],
+)
 def test_a_data_set_is_written_in_any_layout_and_names_go_along(source, tmp_path, output, table, options):
     (source / "names.txt").write_text("0\tZoe\n7\tBo\n2000000000\tAnn\n")
     made = run(source, tmp_path / output, *options)
-    expected = list(zip(NEW, CONTENTS))
+    expected = list(zip(NEW, CONTENTS, strict=True))
     assert seen(made) == (sorted(expected, key=lambda image: image[0]) if options else expected)
     assert (tmp_path / table).read_text() == TABLE
     assert (tmp_path / "made" / "names.txt").read_text() == "0\tZoe\n1\tBo\n3\tAnn\n"
@@ -80,14 +85,14 @@ def as_csv(source: Path) -> Path:
 
 @pytest.mark.parametrize("write", [as_lst, as_csv])
 def test_other_lists_are_relabelled_too(source, write):
-    assert seen(run(write(source), source / "closed.txt")) == list(zip(NEW, CONTENTS))
+    assert seen(run(write(source), source / "closed.txt")) == list(zip(NEW, CONTENTS, strict=True))
 
 
 def test_a_rec_with_gaps_and_its_count_of_people_is_relabelled(source, tmp_path):
     old = [min(label, 99) for label in OLD]
-    (tmp_path / "train.rec").write_bytes(b"".join(encode(*row) for row in zip(old, range(6), CONTENTS)))
+    (tmp_path / "train.rec").write_bytes(b"".join(encode(*row) for row in zip(old, range(6), CONTENTS, strict=True)))
     (tmp_path / "property").write_text("4,112,112\n")
-    assert seen(run(tmp_path / "train.rec", tmp_path / "made" / "train.rec")) == list(zip(NEW, CONTENTS))
+    assert seen(run(tmp_path / "train.rec", tmp_path / "made" / "train.rec")) == list(zip(NEW, CONTENTS, strict=True))
     assert (tmp_path / "made" / "property").read_text() == "4,112,112\n"
     assert (tmp_path / "made" / "old_labels.txt").read_text() == TABLE.replace("2000000000", "99")
     with pytest.raises(UserError, match="closed.txt: a list must lie beside the list whose paths it has"):
@@ -130,7 +135,8 @@ def test_what_would_be_lost_or_wrong_is_refused(source, tmp_path):
 
 def test_a_path_that_no_list_can_hold_is_named(source):
     pytest.importorskip("pyarrow")
-    (source / "some.csv").write_text("path,label\n" + "".join(f"{json.dumps(path)},{label}\n" for path, label in
-                                                              [("images/0.png", 1), ("#1.png", 3)]))  # fmt: skip
+    (source / "some.csv").write_text(
+        "path,label\n" + "".join(f"{json.dumps(path)},{label}\n" for path, label in [("images/0.png", 1), ("#1.png", 3)])
+    )
     message = refusal(source / "some.csv", source / "closed.txt")
     assert "some.csv row 3: #1.png: such a path cannot stand in a label.txt; rename the file" in message

@@ -49,7 +49,7 @@ def paths_of(source: LabelFile) -> list[str]:
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 @pytest.mark.parametrize("form", FORMS)
 def test_both_forms_are_read_alike(tmp_path, form, line_end):
-    rows = [form(number, path, label) for number, (path, label) in enumerate(zip(PATHS, LABELS))]
+    rows = [form(number, path, label) for number, (path, label) in enumerate(zip(PATHS, LABELS, strict=True))]
     source = listed(tmp_path, "# a comment", rows[0], "", *rows[1:], line_end=line_end)
     assert source.labels.dtype == np.int64 and source.labels.tolist() == LABELS and source.num_classes == 3
     assert paths_of(source) == PATHS and [path.decode() for path in source._paths()] == PATHS
@@ -63,7 +63,7 @@ def test_long_lists_are_read_as_a_loop_over_their_lines_reads_them(tmp_path, mon
     rng = np.random.default_rng(0)
     paths = [f"{'d e' if odd else 'de'}/{number}.jpg" for number, odd in enumerate(rng.random(400) < 0.1)]
     labels = [*range(120), *rng.integers(0, 120, 280).tolist()]
-    source = listed(tmp_path, *(form(number, path, label) for number, (path, label) in enumerate(zip(paths, labels))))
+    source = listed(tmp_path, *(form(number, path, label) for number, (path, label) in enumerate(zip(paths, labels, strict=True))))
     assert source.labels.tolist() == labels and [path.decode() for path in source._paths()] == paths
     assert paths_of(source) == paths
 
@@ -80,11 +80,18 @@ def test_the_images_are_those_that_the_paths_name(tmp_path, make_data_set, form)
     assert open_source(directory).file.name == "train.lst"  # by the directory alone
 
 
-@pytest.mark.parametrize("line, form", [
-    (b"0\t3.000000\ta.jpg", MxnetList), (b"1\t0\ta.jpg", MxnetList), (b"1\t1\tb c/1.jpg", MxnetList),
-    (b"5\t1\t2\ta.jpg", MxnetList), (b"1\ta.jpg\t0", InsightFaceList), (b"0\ta.jpg\t0", InsightFaceList),
-    (b"1\tb c/1.jpg\t7\t1\t2\t3\t4", InsightFaceList),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, form",
+    [
+        (b"0\t3.000000\ta.jpg", MxnetList),
+        (b"1\t0\ta.jpg", MxnetList),
+        (b"1\t1\tb c/1.jpg", MxnetList),
+        (b"5\t1\t2\ta.jpg", MxnetList),
+        (b"1\ta.jpg\t0", InsightFaceList),
+        (b"0\ta.jpg\t0", InsightFaceList),
+        (b"1\tb c/1.jpg\t7\t1\t2\t3\t4", InsightFaceList),
+    ],
+)
 def test_which_form_it_is_is_seen_from_where_the_path_is(line, form):
     assert type(lst_form(line, "list line 1")) is form
 
@@ -97,24 +104,30 @@ def test_a_list_of_neither_form_is_refused_with_both(tmp_path, line):
         listed(tmp_path, "# nothing")
 
 
-@pytest.mark.parametrize("rows, complaint", [
-    (("0\t0\ta.jpg", "1\tb.jpg\t1"), "line 2: '1\tb.jpg\t1' is not an index, a tab, a label, a tab and a path, as the first"),
-    (("0\t0\ta.jpg", "1\t1 b.jpg"), "line 2: '1\t1 b.jpg' is not an index"),
-    (("0\t0\ta.jpg", "1\t1"), "line 2: '1\t1' is not an index"),
-    (("0\t0\ta.jpg", "1\t1.5\tb.jpg"), "line 2: '1\t1.5\tb.jpg' has a label that is not a class number"),
-    (("0\t0\ta.jpg", "1\t-1\tb.jpg"), "line 2: '1\t-1\tb.jpg' has a label that is not a class number"),
-    (("0\t0\ta.jpg", "1\t1\t2\tb.jpg"), "line 2: '1\t1\t2\tb.jpg' has 2 labels, where one is needed"),
-    (("0\t0\ta.jpg", "1\t2\tb.jpg"), "line 2: labels must count up from 0 without a gap"),
-    (("1\ta.jpg\t0", "2\tb.jpg\t1"), "line 2: '2\tb.jpg\t1' is not 1, a tab, a path, a tab and a label, as the first line"),
-    (("1\ta.jpg\t0", "1\tb.jpg\tx"), "line 2: '1\tb.jpg\tx' is not 1, a tab"),
-    (("1\ta.jpg\t0", "1\t\t1"), "line 2: '1\t\t1' is not 1, a tab"),
-    (("1\ta.jpg\t0", "0\tb.jpg\t1"), "line 2: '0\tb.jpg\t1' is of an image that is not aligned; align it with datasets/align.py"),
-    (("1\ta.jpg\t0", "1\t/b.jpg\t1"), "line 2: /b.jpg: leads out of --data_dir"),
-    (("0\t0\ta.jpg", "0\t1\ta/../../b.jpg"), "line 2: a/../../b.jpg: leads out of --data_dir"),
-    (("0\t0\ta.jpg", f"1\t1\t{'x' * 4096}"), "has a path of more than 4095 bytes"),
-    (("0\t0\ta.jpg", f"1\t1\t{'x ' * 2048}x"), "has a path of more than 4095 bytes"),
-    (("1\ta.jpg\t0", f"1\t{'x' * 4096}\t1"), "has a path of more than 4095 bytes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rows, complaint",
+    [
+        (("0\t0\ta.jpg", "1\tb.jpg\t1"), "line 2: '1\tb.jpg\t1' is not an index, a tab, a label, a tab and a path, as the first"),
+        (("0\t0\ta.jpg", "1\t1 b.jpg"), "line 2: '1\t1 b.jpg' is not an index"),
+        (("0\t0\ta.jpg", "1\t1"), "line 2: '1\t1' is not an index"),
+        (("0\t0\ta.jpg", "1\t1.5\tb.jpg"), "line 2: '1\t1.5\tb.jpg' has a label that is not a class number"),
+        (("0\t0\ta.jpg", "1\t-1\tb.jpg"), "line 2: '1\t-1\tb.jpg' has a label that is not a class number"),
+        (("0\t0\ta.jpg", "1\t1\t2\tb.jpg"), "line 2: '1\t1\t2\tb.jpg' has 2 labels, where one is needed"),
+        (("0\t0\ta.jpg", "1\t2\tb.jpg"), "line 2: labels must count up from 0 without a gap"),
+        (("1\ta.jpg\t0", "2\tb.jpg\t1"), "line 2: '2\tb.jpg\t1' is not 1, a tab, a path, a tab and a label, as the first line"),
+        (("1\ta.jpg\t0", "1\tb.jpg\tx"), "line 2: '1\tb.jpg\tx' is not 1, a tab"),
+        (("1\ta.jpg\t0", "1\t\t1"), "line 2: '1\t\t1' is not 1, a tab"),
+        (
+            ("1\ta.jpg\t0", "0\tb.jpg\t1"),
+            "line 2: '0\tb.jpg\t1' is of an image that is not aligned; align it with datasets/align.py",
+        ),
+        (("1\ta.jpg\t0", "1\t/b.jpg\t1"), "line 2: /b.jpg: leads out of --data_dir"),
+        (("0\t0\ta.jpg", "0\t1\ta/../../b.jpg"), "line 2: a/../../b.jpg: leads out of --data_dir"),
+        (("0\t0\ta.jpg", f"1\t1\t{'x' * 4096}"), "has a path of more than 4095 bytes"),
+        (("0\t0\ta.jpg", f"1\t1\t{'x ' * 2048}x"), "has a path of more than 4095 bytes"),
+        (("1\ta.jpg\t0", f"1\t{'x' * 4096}\t1"), "has a path of more than 4095 bytes"),
+    ],
+)
 def test_a_wrong_line_is_named(tmp_path, rows, complaint):
     with pytest.raises(UserError) as refused:
         listed(tmp_path, *rows)
