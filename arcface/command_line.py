@@ -28,8 +28,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         _end_with_error(no_paddle())
     except MemoryError as error:
-        detail = " ".join(str(error).split())[:200]
-        _end(f"error: out of memory{f' ({_printable(detail)})' if detail else ''}; process less at a time, or end other programs", 2)
+        detail = " ".join(str(error).split())[:200] or "no more can be had"
+        _end(f"error: out of memory ({_printable(detail)}); process less at a time, or end other programs", 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except OSError:

@@ -47,8 +47,10 @@ class ImageFolder:
     def _error_no_images(self) -> UserError:
         if not self._odd_one or self._odd_one.endswith("/"):
             return UserError(f"{self.file}: holds no folders of images; give a directory with a folder for each person")
-        return UserError(f"{self.file}: holds folders, but no images in them whose names end in {', '.join(ENDINGS)}; there is"
-                         f" {self._odd_one}; save such images as PNG, or rename them if they are of one of these kinds")  # fmt: skip
+        return UserError(
+            f"{self.file}: holds folders, but no images in them whose names end in {', '.join(ENDINGS)}; there is {self._odd_one};"
+            " save such images as PNG, or rename them if they are of one of these kinds"
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

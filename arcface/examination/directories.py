@@ -19,15 +19,15 @@ def examine_directories(report: Report, config: TrainConfig, num_classes: int | 
         weights = sum(parameter.size for parameter in create_backbone(config.network, config.embedding_size).parameters())
         checkpoint = 8 * (weights + (num_classes or 0) * config.embedding_size)  # float32, and the momentum
     takes = f"; a checkpoint takes {size(checkpoint)}, and two are there while one is written" if num_classes and checkpoint else ""
-    _examine_directory(report, "output", Path(config.output), takes, 2 * checkpoint if takes else 0)
-    _examine_directory(report, "logdir", Path(config.logdir), "", 0)
+    output, logdir = Path(config.output), Path(config.logdir)
+    _examine_directory(report, "output", output, takes, 2 * checkpoint if takes else 0, owner(output))
+    _examine_directory(report, "logdir", logdir, "", 0, owner(logdir) if logdir != output else None)
     if reason := why_not_writable():
         report.line("home", f"{reason}: libraries get a temporary one, and each run builds its CPU kernels anew unless"
                     " XDG_CACHE_HOME names a directory that can be written")  # fmt: skip
 
 
-def _examine_directory(report: Report, name: str, directory: Path, takes: str, needed: int) -> None:
-    holder = owner(directory)
+def _examine_directory(report: Report, name: str, directory: Path, takes: str, needed: int, holder: str | None) -> None:
     held = f"{holder} is training there, so a second run is refused: end it or choose another --{name}" if holder else None
     there = existing(directory)
     where = f"{directory}" if there == directory else f"{directory}, to be made in {there.resolve()}"

@@ -45,7 +45,7 @@ def use_temporary_home_if_needed() -> None:
     try:
         home = tempfile.mkdtemp(prefix="arcface_home_")
     except OSError as error:
-        raise UserError(f"{reason}, nor can a temporary directory; set HOME or TMPDIR to a directory that can be written") from error
+        raise UserError(f"{reason}, nor can a temporary one; set HOME or TMPDIR to a directory that can be written") from error
     atexit.register(_remove, home, os.getpid())
     os.environ["HOME"] = home
     os.environ["MPLCONFIGDIR"] = os.path.join(home, ".matplotlib")  # what XDG_CONFIG_HOME says may be in the other one

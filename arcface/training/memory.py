@@ -92,18 +92,17 @@ def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: 
     needed = estimate(config, num_classes, ranks, device)
     takes = f"{config.network} with --batch_size {config.batch_size} takes about {needed}"
 
-    def advice(bytes_of_rank: float) -> str:
-        fitting = _fitting_batch(config, num_classes, ranks, device, bytes_of_rank)
-        return f"take --batch_size {fitting}" if fitting else "no batch is small enough: take fewer classes a rank, or more memory"
-
     if sharing * needed.total > room.total:
         if sharing * needed.centres > room.total:
             raise UserError(f"{config.data_dir}: the centres of {num_classes} classes and their momentum do not fit into memory"
                             f" ({needed.centres / 1e9:.1f} GB a rank); correct --num_classes or train on more ranks")  # fmt: skip
-        raise UserError(f"{takes}, more than {_share(room, sharing)}; {advice(room.total / sharing)}")
+        fitting = _fitting_batch(config, num_classes, ranks, device, room.total / sharing)
+        advice = f"take --batch_size {fitting}" if fitting else "no batch is small enough: use more memory, or fewer classes a rank"
+        raise UserError(f"{takes}, more than {_share(room, sharing)}; {advice}")
     if sharing * (needed.total - needed.process) > room.available:
-        free = f"only {size(room.available)} of {room.name} are free now"
-        return f"{takes}, and {free}: end other programs, or {advice(room.available / sharing + needed.process)}"
+        fitting = _fitting_batch(config, num_classes, ranks, device, room.available / sharing + needed.process)
+        advice = "end other programs" + (f", or take --batch_size {fitting}" if fitting else "")
+        return f"{takes}, and only {size(room.available)} of {room.name} are free now: {advice}"
     return None
 
 
@@ -113,9 +112,10 @@ def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        detail = next((line.strip() for line in str(error).splitlines() if "alloc" in line or "memory" in line), "no more can be had")
-        raise UserError(f"out of memory ({detail.removeprefix('(ResourceExhausted) ')[:200]}): take a smaller --batch_size than {config.batch_size}, or more ranks"
-                        ) from error  # fmt: skip
+        said = (line.strip() for line in str(error).splitlines() if "alloc" in line or "memory" in line)
+        detail = next(said, "no more can be had").removeprefix("(ResourceExhausted) ")[:200]
+        advice = f"take a smaller --batch_size than {config.batch_size}, or more ranks"
+        raise UserError(f"out of memory ({detail}): {advice}") from error
 
 
 def _share(room: Room, sharing: int) -> str:
@@ -124,10 +124,11 @@ def _share(room: Room, sharing: int) -> str:
 
 def _fitting_batch(config: TrainConfig, num_classes: int, ranks: int, device: str, bytes_of_rank: float) -> int | None:
     """Return a batch size that fits into memory, None if none does."""
-    sizes = range(ranks, config.batch_size, ranks)
-    fitting = bisect_right(
-        sizes, RESERVE * bytes_of_rank, key=lambda batch: estimate(replace(config, batch_size=batch), num_classes, ranks, device).total
-    )
+
+    def total(batch_size: int) -> int:
+        return estimate(replace(config, batch_size=batch_size), num_classes, ranks, device).total
+
+    fitting = bisect_right(range(ranks, config.batch_size, ranks), RESERVE * bytes_of_rank, key=total)
     return (fitting // 8 * 8 or fitting) * ranks or None
 
 

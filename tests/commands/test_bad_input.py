@@ -549,7 +549,8 @@ TABLE = [
     ("directory of MXNet's weights", "valid --checkpoint=images", "images/a.params: is an MXNet file; run",
      people(2), file("images/a.params", "")),
     *((f"folders of .{ending}", "train --data_dir=images",
-       f"images: holds folders, but no images in them whose names end in .jpg, .jpeg, .png, .bmp, .webp; there is images/p0/0.{ending};"
+       "images: holds folders, but no images in them whose names end in .jpg, .jpeg, .png, .bmp, .webp; there is"
+       f" images/p0/0.{ending};"
        " save such images as PNG, or rename", people(0), file(f"images/p0/0.{ending}", ""), file("images/a.txt", ""),
        in_place_of("images/p1", os.mkdir)) for ending in ("gif", "tif", "jfif")),
     ("pack: backslashes", "pack_bin --images=data", "pairs.txt line 1: images\\00000000.jpg: no such file in data, but there is"

@@ -18,8 +18,9 @@ from arcface.examination import examine, machine
 from arcface.examination.data import examine_training_data, examine_verification_sets, histogram
 from arcface.examination.directories import examine_directories
 from arcface.examination.report import Report
-from arcface.runtime.machine import size
-from arcface.runtime.machine import CgroupLimits
+from arcface.runtime.machine import CgroupLimits, Room, size
+from arcface.training import memory
+from arcface.training.lock import locked
 from arcface.verification.bin_file import write_bin
 
 SKIN = (90, 110, 140)  # blue, green, red
@@ -60,7 +61,7 @@ def printed(capsys):
 @pytest.fixture
 def training(printed, data_set):
     """Returns a function that examines the training data."""
-    return lambda *options: printed(examine_training_data, parse(TrainConfig, [f"--data_dir={data_set}", *options]))
+    return lambda *options: printed(examine_training_data, parse(TrainConfig, [f"--data_dir={data_set}", "--batch_size=4", *options]))
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(doctor, option):
 
 
 def test_under_a_launcher_its_ranks_take_part_and_one_reports(launch, data_set):
-    options = [f"--data_dir={data_set}", "--val_targets=none", "--device=cpu"]
+    options = [f"--data_dir={data_set}", "--val_targets=none", "--device=cpu", "--batch_size=4"]
     process = launch(2, sys.executable, "-m", "arcface.doctor", *options)
     printed, _ = process.communicate(timeout=100)
     assert process.returncode == 0, printed
@@ -341,3 +342,42 @@ def test_ranks_that_do_not_answer_are_a_finding_in_bounded_time(printed, monkeyp
 def test_sizes_are_written_for_people():
     counts = (0, 1023, 1536, 64 * 2**20, 3 * 2**40, 5 * 2**50)
     assert list(map(size, counts)) == ["0 B", "1,023 B", "1.5 KiB", "64 MiB", "3 TiB", "5,120 TiB"]
+
+
+# batch and memory
+
+
+def test_a_batch_larger_than_the_data_set_is_told(training):
+    _, findings = training("--batch_size=16")
+    assert findings == ["--batch_size 16 is more than that, and the rest of each batch is fillers: take a smaller one"]
+
+
+@pytest.mark.parametrize("room, finding", [
+    (Room(2**40, 2**40, "a large machine"), None),
+    (Room(2**40, 2**32, "a busy machine"), "only 4 GiB of a busy machine are free now: end other programs, or take --batch_size"),
+    (Room(2**40, 2**20, "a crowded machine"), "only 1 MiB of a crowded machine are free now: end other programs"),
+    (Room(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; take --batch_size"),
+])  # fmt: skip
+def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(printed, monkeypatch, room, finding):
+    monkeypatch.setattr(memory, "room_on", lambda _: room)
+    text, findings = printed(machine.examine_memory, parse(TrainConfig, ["--batch_size=1024", "--device=cpu"]), 10)
+    assert (finding is None) == (findings == [])
+    if finding is None:
+        parts = r"process .*, weights 3.9 MiB, .* activations .* GiB, centres 10 KiB"
+        assert re.search(rf"^training +takes about .* GiB a rank: {parts}", text)
+    else:
+        assert finding in findings[0]
+
+
+def test_a_home_that_cannot_be_written_is_told(directories, tmp_path, monkeypatch):
+    monkeypatch.setattr("arcface.runtime.home.REAL", tmp_path / "nowhere")
+    text, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
+    assert re.search(r"^home +.*nowhere cannot be written \(No such file or directory\): libraries get a temporary one", text, re.M)
+    assert not findings
+
+
+def test_a_run_that_holds_the_logdir_is_named(directories, tmp_path):
+    (tmp_path / "log").mkdir()
+    with locked(tmp_path / "log"):
+        _, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}/log")
+    assert len(findings) == 1 and findings[0].endswith("so a second run is refused: end it or choose another --logdir")

@@ -27,11 +27,11 @@ def log(make_data_set, tmp_path):
     """Returns a function that trains a step on six images, and returns the log."""
 
     def train(batch_size: int) -> str:
-        trainer.train(TrainConfig(
-            network="Tiny", embedding_size=8, data_dir=str(make_data_set(6, 2)), val_targets="", batch_size=batch_size, num_workers=0,
-            max_steps=1, device="cpu", cpu_kernels="off", output=str(tmp_path / "out"), logdir=str(tmp_path / "log"),
-        ))  # fmt: skip
-        return (tmp_path / "out" / "training.log").read_text()
+        options = {"network": "Tiny", "embedding_size": 8, "device": "cpu", "cpu_kernels": "off", "num_workers": 0, "max_steps": 1}
+        places = {name: str(tmp_path / name) for name in ("output", "logdir")}
+        data_set = {"data_dir": str(make_data_set(6, 2)), "val_targets": "", "batch_size": batch_size}
+        trainer.train(TrainConfig(**options, **places, **data_set))
+        return (tmp_path / "output" / "training.log").read_text()
 
     return train
 
@@ -39,7 +39,7 @@ def log(make_data_set, tmp_path):
 def test_a_batch_larger_than_the_data_set_is_told_with_its_fillers(log):
     line = next(line for line in log(8).splitlines() if "fillers" in line)
     assert "--batch_size 8 is more than the 6 images of " in line
-    assert line.endswith("in each step 2 places are fillers that take time and memory and do not count; take --batch_size 6 or less")
+    assert line.endswith("2 places are fillers that take time and memory and do not count; take --batch_size 6 or less")
 
 
 def test_a_batch_as_large_as_the_data_set_is_not_told(log):
@@ -54,7 +54,7 @@ def test_what_is_said_of_memory_is_in_the_log(log, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
 @pytest.mark.parametrize("kernels", ["auto", "off"])
 def test_memory_that_runs_out_under_a_limit_is_one_line(repository, make_data_set, tmp_path, kernels):
-    options = f"--data_dir={make_data_set(6, 2)} --val_targets= --batch_size=128 --num_workers=0 --device=cpu --cpu_kernels={kernels}"
+    options = f"--data_dir={make_data_set(6, 2)} --val_targets= --batch_size=128 --num_workers=0 --cpu_kernels={kernels} --device=cpu"
     command = [sys.executable, "-c", LIMITED, *options.split(), f"--output={tmp_path}/out", f"--logdir={tmp_path}/log"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2, done.stderr

@@ -59,8 +59,11 @@ def test_nothing_is_said_where_it_fits(room):
 def test_what_fits_but_for_other_programs_is_a_warning_that_names_a_batch_that_fits_now(room):
     room(2, 0.5)
     warning = check_memory(CONFIG, CLASSES, 1, 1, "cpu")
-    assert re.match(r"Tiny with --batch_size 1024 takes about .* MiB a rank, .* of it activations, and only .* of a box are free now:"
-                    r" end other programs, or take --batch_size \d+$", warning)  # fmt: skip
+    assert re.match(
+        r"Tiny with --batch_size 1024 takes about .* MiB a rank, .* of it activations, and only .* of a box are free now: "
+        r"end other programs, or take --batch_size \d+$",
+        warning,
+    )
     batch = int(warning.split()[-1])
     assert 256 < batch < 512 and batch % 8 == 0
     assert check_memory(replace(CONFIG, batch_size=batch), CLASSES, 1, 1, "cpu") is None
