@@ -1,5 +1,6 @@
 # make demo           a first training run on drawn faces, from nothing to an accuracy
-# make test           the tests
+# make test           a test of every promise: minutes
+# make test-all       what make test leaves out: every case, thirty kills, whole LFW, fuzzing, Paddle 2.6.2
 # make test-pythons   the demo and the core tests on each Python; PYTHONS='python3.12 python3.13' chooses
 # make lint           ruff and mypy
 # make setup          only the virtual environment of the demo; PYTHON=python3.12 chooses its Python
@@ -7,15 +8,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := -m pip install --quiet --disable-pip-version-check
 DEMO_RUN ?= runs/demo_cpu
+# Two processes: more would have the ranks of two tests wait for one another on few cores. A file's tests share fixtures.
+PYTEST := -m pytest -n 2 --dist loadfile --durations=25
 export CORE_TESTS ?= tests/unit tests/commands/test_errors.py tests/commands/test_installed.py
 
 # What Paddle has wheels for.
 SUPPORTED := 3.10 3.11 3.12 3.13
 PYTHON_VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: setup setup-tests demo test test-pythons lint
+.PHONY: setup setup-tests demo test test-all test-pythons lint
 
 setup: $(VENV)/ready
 setup-tests: $(VENV)/ready-tests
@@ -23,11 +26,23 @@ setup-tests: $(VENV)/ready-tests
 $(VENV)/ready: requirements.txt
 	$(if $(filter $(PYTHON_VERSION),$(SUPPORTED)),,$(error $(PYTHON) $(if $(PYTHON_VERSION),is Python $(PYTHON_VERSION),cannot be run); Python 3.10 to 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12))
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -r requirements.txt
+	$(BIN)/python $(PIP) -r requirements.txt
 	touch $@
 
 $(VENV)/ready-tests: $(VENV)/ready requirements-engines.txt tests/requirements.txt
-	$(PIP) -r tests/requirements.txt
+	$(BIN)/python $(PIP) -r tests/requirements.txt
+	touch $@
+
+$(VENV)/ready-soak: $(VENV)/ready-tests tests/soak/requirements.txt
+	$(BIN)/python $(PIP) -r tests/soak/requirements.txt
+	touch $@
+
+# The oldest Paddle that is supported, which has no wheels for Python 3.13 and later: there its test is skipped.
+.venv-2.6/ready: requirements.txt tests/requirements.txt
+	$(PYTHON) -m venv .venv-2.6
+	.venv-2.6/bin/python -c "import sys; sys.exit(sys.version_info >= (3, 13))" || exit 0; \
+		.venv-2.6/bin/python $(PIP) "paddlepaddle<3" "numpy<2" "pyarrow<20" "paddle2onnx<1.3" -r requirements.txt \
+			-r tests/requirements.txt
 	touch $@
 
 demo: setup
@@ -39,7 +54,10 @@ demo: setup
 	@echo "Curves: $(BIN)/visualdl --logdir $(DEMO_RUN)/log --language en"
 
 test: setup-tests
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
+
+test-all: $(VENV)/ready-soak .venv-2.6/ready
+	$(BIN)/python $(PYTEST) -m exhaustive
 
 test-pythons:
 	@MAKE="$(MAKE)" tests/pythons.sh $(PYTHONS)

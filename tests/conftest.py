@@ -1,5 +1,6 @@
 """What many tests need: a tiny data set, processes that train together, and the real data where it is at hand."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -130,6 +131,32 @@ def launch(start_process, repository, tmp_path):
                              **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": environment, **how})  # fmt: skip
 
     return start
+
+
+@pytest.fixture(scope="session")
+def exports():
+    """Exported models by what was exported: a name and {file name: content}."""
+    return {}
+
+
+@pytest.fixture
+def exports_once(exports, monkeypatch):
+    """Has each backbone with its weights exported once a session, in a process of its own as always."""
+    from arcface.deploy import engines
+
+    real = engines.export_in_child
+
+    def once(weights: Path, network: str, embedding_size: int, folder: Path, format: str) -> Path:
+        key = hashlib.sha256(weights.read_bytes()).hexdigest(), network, embedding_size, format
+        if key not in exports:
+            name = real(weights, network, embedding_size, folder, format).name
+            exports[key] = name, {file.name: file.read_bytes() for file in folder.iterdir() if file != weights}
+        name, files = exports[key]
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        return folder / name
+
+    monkeypatch.setattr(engines, "export_in_child", once)
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ def embeddings(name: str, backbone, *batches: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FAST)
+@pytest.mark.usefixtures("exports_once")
 def test_embeddings_are_paddle_s_own_at_any_batch_size(backbone, name):
     batches = images(1), images(5), images(32), images(2)
     expected = embeddings("paddle", backbone, *batches)
@@ -60,6 +61,7 @@ def test_embeddings_are_paddle_s_own_at_any_batch_size(backbone, name):
 
 
 @pytest.mark.parametrize("name", [*FAST, "paddle"])
+@pytest.mark.usefixtures("exports_once")
 def test_an_engine_opened_later_has_the_weights_of_then_and_training_goes_on(backbone, name):
     before = embeddings(name, backbone, images(2))
     weight = backbone.linear1.bn.weight
