@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -251,7 +251,7 @@ def parse(config_class: type[Config], arguments: list[str] | None = None, descri
     return config_class(**{name: _in_home(values[name]) for name in names})
 
 
-def _in_home(value: object) -> object:
+def _in_home(value: Any) -> Any:
     """Return an option's value; a path with the home directory in place of its ~."""
     return str(user_path(value)) if isinstance(value, PathName) and value.startswith("~") else value
 

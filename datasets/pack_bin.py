@@ -56,7 +56,7 @@ def read_images(files):
 def split(pairs, files):
     """The pairs that have both images, int64 [kept], and {missing image: the lines of its pairs}."""
     missing = {}
-    for position, (path, file) in enumerate(zip(pairs.paths, files)):
+    for position, (path, file) in enumerate(zip(pairs.paths, files, strict=True)):
         if file is None:
             missing.setdefault(path, []).append(pairs.lines[position // 2])
     there = np.array([file is not None for file in files]).reshape(-1, 2).all(axis=1)

@@ -111,7 +111,7 @@ def _read(file: BinaryIO) -> _Rows:
     starts = np.empty(lines, np.uint32 if os.fstat(file.fileno()).st_size < 2**32 else np.int64)
     labels = np.empty(lines, np.int64)
     filled, passed_over, suspects = 0, [], []
-    form = None if file.name.endswith(".lst") else PathAndLabel()
+    form: Form | None = None if file.name.endswith(".lst") else PathAndLabel()
     for block in blocks(file):
         counts, first = np.diff(block.first_words), block.first_words[:-1]
         first = np.minimum(first, len(block.starts) - 1)  # of a last line without words: not used
@@ -119,15 +119,14 @@ def _read(file: BinaryIO) -> _Rows:
         named[named] = block.text[block.starts[first[named]]] != ord("#")
         rows = np.flatnonzero(named)
         passed_over.append(filled + np.cumsum(named)[~named])
-        if form is None and len(rows):
-            form = lst_form(block.line(rows[0]), f"{file.name} line {block.number + rows[0]}")
         stop = filled + len(rows)
         starts[filled:stop] = block.offset + block.lines[rows]
         if len(rows):
+            form = form or lst_form(block.line(rows[0]), f"{file.name} line {block.number + rows[0]}")
             labels[filled:stop] = form.labels(block, rows, file.name)
             suspects.append(filled + _suspects(block, rows, form.path_word))
         filled = stop
-    if not filled:
+    if not filled or form is None:
         example = f"{MxnetList.example} or {InsightFaceList.example}" if form is None else form.example
         raise UserError(f"{file.name}: lists no images; each line is {example}")
     starts.resize(filled, refcheck=False)

@@ -21,7 +21,7 @@ import numpy as np
 import paddle
 
 from arcface.backbones.state_dict import state_dict_bytes
-from arcface.deploy.export import export_in_child
+from arcface.deploy.export import Format, export_in_child
 from arcface.errors import UserError
 from arcface.extras import how_to_install
 from arcface.images import HALF_RANGE, normalise
@@ -101,7 +101,7 @@ def _build(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: i
     if name == "paddle":
         return _with_paddle(backbone)
     builders = {"openvino": _with_openvino, "paddle-inference": _with_paddle_inference, "onnxruntime": _with_onnxruntime}
-    format = "paddle" if name == "paddle-inference" else "onnx"
+    format: Format = "paddle" if name == "paddle-inference" else "onnx"
     try:
         with tempfile.TemporaryDirectory(prefix="arcface_engine_") as folder:
             weights = Path(folder, "weights.pdparams")

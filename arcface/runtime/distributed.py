@@ -111,7 +111,7 @@ def ranks_together(timeout: float) -> Iterator[None]:
     try:
         _member = Member(rank(), known, timeout)
         try:
-            _join(timeout)
+            _join(_member, timeout)
             yield
         except FAILURES as error:
             _member.report_failure(_in_one_line(error))
@@ -124,9 +124,9 @@ def ranks_together(timeout: float) -> Iterator[None]:
             roll.close()
 
 
-def _join(timeout: float) -> None:
-    show_life("joining")
-    _member.arrive(wait=True)
+def _join(member: Member, timeout: float) -> None:
+    member.show_life("joining")
+    member.arrive(wait=True)
     if rank():
         time.sleep(HEAD_START)
     late = (
@@ -136,9 +136,9 @@ def _join(timeout: float) -> None:
     try:
         with deadline(timeout, late):
             start_ranks()
-        show_life("the start")
+        member.show_life("the start")
     except FAILURES as error:
-        _member.report_failure(_in_one_line(error))
+        member.report_failure(_in_one_line(error))
         raise UserError(f"the ranks cannot connect to one another ({_in_one_line(error)}); see that no firewall is between them,"
                         " and that GLOO_SOCKET_IFNAME, if it is set, names an interface of every machine") from error  # fmt: skip
 

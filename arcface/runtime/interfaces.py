@@ -28,7 +28,7 @@ def _interfaces() -> dict[bytes, str]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         answer = ioctl(any_socket, SIOCGIFCONF, struct.pack("iP", len(entries), entries.buffer_info()[0]))
     filled = struct.unpack("iP", answer)[0]
-    found = {}
+    found: dict[bytes, str] = {}
     for name, _, _, address in ENTRY.iter_unpack(entries[:filled].tobytes()):
         found.setdefault(address, name.partition(b"\0")[0].decode().partition(":")[0])  # eth0:1 is a second address of eth0
     return found

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-
 MOUNTED, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -87,7 +86,7 @@ def _memory_of_groups(mounted: Path, own: Path) -> Iterator[tuple[int, int]]:
         if limit.isdecimal() and int(limit) < 2**62:  # version 1 says no limit with nearly 2**63
             used = _text(directory / "memory.current") or _text(directory / "memory.usage_in_bytes")
             numbers = dict(line.split()[:2] for line in _text(directory / "memory.stat").splitlines() if " " in line)
-            droppable = numbers.get("total_inactive_file") or numbers.get("inactive_file", 0)
+            droppable = numbers.get("total_inactive_file") or numbers.get("inactive_file") or 0
             yield int(limit), int(used or 0) - int(droppable)
 
 

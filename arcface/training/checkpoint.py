@@ -176,7 +176,7 @@ class Checkpoint:
             return f"{of['images']} images of {of['identities']} identities"
 
         if not {"images", "identities"} <= trained.keys():  # an earlier version wrote it
-            change = f"other images: the sha256 of its labels is {str(trained['labels'])[:12]}..., now it is {now[:12]}..."
+            change = f"other images: the sha256 of its labels is {str(trained['labels'])[:12]}..., now it is {str(now)[:12]}..."
         elif numbers(trained) == numbers(identity):
             change = f"{numbers(trained)}, as many as now, but in another order or with other labels"
         else:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import paddle
 
@@ -30,7 +30,7 @@ IMAGES_SHOWN = 2
 WITH_GAPS = 1.3
 RESERVE = 0.9  # of the room, for a batch size that is recommended
 
-_NO_WORK = SimpleNamespace(chain_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
+_NO_WORK: Any = SimpleNamespace(chain_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
 
 
 class Memory(NamedTuple):
