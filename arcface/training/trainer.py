@@ -42,22 +42,23 @@ def train(config: TrainConfig) -> None:
     with output_may_be_lost(), ranks_together(config.rank_timeout):
         with busy("reading the data"):
             source, batches, sets, best_by = _open_data(config)
+        check_same_data(source, config.data_dir)
+        if rank() == 0:
+            with busy("checking the images"):
+                source.scan(config.scan_images)
+                for pairs in sets:
+                    check_images(pairs)
         _train(config, device, engine, source, batches, sets, best_by)
 
 
 def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationSet], str | None]:
-    """Open and check what is trained and verified on; returns the name of the set that decides which checkpoint is best, too."""
+    """Open what is trained and verified on; returns the name of the set that decides which checkpoint is best, too."""
     source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
     augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
                                 config.augment_occlusion)  # fmt: skip
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
     sets = [read_bin(file) for file in config.val_files]
     best_by = _best_by(config, sets)
-    check_same_data(source, config.data_dir)
-    if rank() == 0:
-        source.scan(config.scan_images)
-        for pairs in sets:
-            check_images(pairs)
     return source, batches, sets, best_by
 
 
