@@ -59,6 +59,7 @@ def start_ranks() -> None:
 
 def endpoints() -> list[str]:
     """Return the "host:port" of each of several ranks; raises UserError if the variables of the ranks do not fit together."""
+    number = rank()
     needed = ("PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM", "PADDLE_CURRENT_ENDPOINT")
     missing = [name for name in needed if name not in os.environ]
     known = dist.ParallelEnv().trainer_endpoints  # a long list is in a file of the launcher's
@@ -69,16 +70,21 @@ def endpoints() -> list[str]:
         wrong = f"without {' and '.join(missing)}"
     elif len(known) != world_size():
         wrong = f"with {len(known)} PADDLE_TRAINER_ENDPOINTS"
-    elif rank() >= world_size():
-        wrong = f"with PADDLE_TRAINER_ID={rank()}, which is from 0 to {world_size() - 1}"
-    elif strange := [one for one in known if not (one.rpartition(":")[0] and one.rpartition(":")[2].isdecimal())]:
+    elif number >= world_size():
+        wrong = f"with PADDLE_TRAINER_ID={number}, which is from 0 to {world_size() - 1}"
+    elif strange := [one for one in known if not _is_endpoint(one)]:
         wrong = f"with {strange[0]!r} among PADDLE_TRAINER_ENDPOINTS, which are host:port"
-    elif os.environ["PADDLE_CURRENT_ENDPOINT"] != known[rank()]:
-        wrong = f"with PADDLE_CURRENT_ENDPOINT={os.environ['PADDLE_CURRENT_ENDPOINT']}, not the endpoint of rank {rank()}"
+    elif os.environ["PADDLE_CURRENT_ENDPOINT"] != known[number]:
+        wrong = f"with PADDLE_CURRENT_ENDPOINT={os.environ['PADDLE_CURRENT_ENDPOINT']}, not the endpoint of rank {number}"
     if wrong:
         raise UserError(f"PADDLE_TRAINERS_NUM={world_size()} is set {wrong}; start with python -m paddle.distributed.launch, which"
                         " sets all of them, or unset it to train with one process")  # fmt: skip
     return known
+
+
+def _is_endpoint(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 2**16
 
 
 def unused_launcher() -> str | None:

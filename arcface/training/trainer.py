@@ -46,22 +46,23 @@ def train(config: TrainConfig) -> None:
         with busy("reading the data"):
             source, batches, sets, best_by = _open_data(config)
             warning = check_memory(config, source.num_classes, world_size(), ranks_here(), device)
+        check_same_data(source, config.data_dir)
+        if rank() == 0:
+            with busy("checking the images"):
+                source.scan(config.scan_images)
+                for pairs in sets:
+                    check_images(pairs)
         _train(config, device, engines, source, batches, sets, best_by, warning)
 
 
 def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationSet], str | None]:
-    """Open and check what is trained and verified on; returns the name of the set that decides which checkpoint is best, too."""
+    """Open what is trained and verified on; returns the name of the set that decides which checkpoint is best, too."""
     source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
     augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
                                 config.augment_occlusion)  # fmt: skip
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
     sets = [_read_set(file) for file in config.val_files]
     best_by = _best_by(config, sets)
-    check_same_data(source, config.data_dir)
-    if rank() == 0:
-        source.scan(config.scan_images)
-        for pairs in sets:
-            check_images(pairs)
     return source, batches, sets, best_by
 
 

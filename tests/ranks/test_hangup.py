@@ -16,7 +16,7 @@ import pytest
 from arcface.runtime.processes import without_gpus
 
 TRAIN = Path(__file__).parents[1] / "helpers" / "tiny_train.py"
-SECONDS = 60  # at most that anything here takes
+SECONDS = 180  # at most that anything here takes
 
 
 @pytest.fixture(scope="module")
