@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-
 MOUNTED, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
