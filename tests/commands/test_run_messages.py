@@ -54,7 +54,9 @@ def test_what_is_said_of_memory_is_in_the_log(log, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
 @pytest.mark.parametrize("kernels", ["auto", "off"])
 def test_memory_that_runs_out_under_a_limit_is_one_line(repository, make_data_set, tmp_path, kernels):
-    options = f"--data_dir={make_data_set(6, 2)} --val_targets= --batch_size=128 --num_workers=0 --cpu_kernels={kernels} --device=cpu"
+    options = (
+        f"--data_dir={make_data_set(6, 2)} --val_targets= --batch_size=128 --num_workers=0 --cpu_kernels={kernels} --device=cpu"
+    )
     command = [sys.executable, "-c", LIMITED, *options.split(), f"--output={tmp_path}/out", f"--logdir={tmp_path}/log"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2, done.stderr
