@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from engine_params import engines_here
 
 from arcface.backbones import create_backbone
 from arcface.deploy import engines
@@ -15,7 +16,7 @@ from arcface.errors import UserError
 from arcface.images import normalise
 
 NETWORK = "MobileFaceNet_128"
-FAST = ["openvino", "paddle-inference", "onnxruntime"]
+FAST = engines_here("openvino", "paddle-inference", "onnxruntime")
 
 
 @pytest.fixture(scope="module")

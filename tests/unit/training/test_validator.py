@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
+from engine_params import engines_here
 from protocol_files import landmark_lines, write
 
 import valid
@@ -20,7 +21,8 @@ from arcface.verification.protocol import read_protocol
 from arcface.verification.templates import aggregate, image_features, score
 
 NETWORK = "MobileFaceNet_128"
-ENGINES = ["openvino", "paddle-inference", "onnxruntime", "paddle"]
+HERE = engines_here("openvino", "paddle-inference", "onnxruntime", "paddle")
+ENGINES = [engine.values[0] for engine in HERE if not engine.marks]
 
 pytestmark = pytest.mark.usefixtures("exports_once")
 

@@ -1,0 +1,19 @@
+"""Engines as parameters of tests, where a Python may lack the packages of some: those are skipped with the reason."""
+
+import pytest
+
+from arcface.deploy.engines import choose_engine
+from arcface.errors import UserError
+
+
+def engines_here(*names: str) -> list:
+    """The engines' names as parameters, each marked to be skipped if it lacks a package."""
+    return [pytest.param(name, marks=_marks(name)) for name in names]
+
+
+def _marks(name: str):
+    try:
+        choose_engine(name)
+    except UserError as error:
+        return pytest.mark.skip(reason=str(error))
+    return ()
