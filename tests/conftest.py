@@ -161,8 +161,9 @@ def exports_once(exports, monkeypatch):
 @pytest.fixture
 def tiny(monkeypatch):
     """Registers the backbone "Tiny" in this process, for this test."""
-    from arcface.backbones import BACKBONES
     from tiny_backbone import Tiny
+
+    from arcface.backbones import BACKBONES
 
     BACKBONES.pop("Tiny", None)  # the import has registered it for good
     monkeypatch.setitem(BACKBONES, "Tiny", Tiny)

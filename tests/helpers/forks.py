@@ -254,12 +254,12 @@ def main() -> None:
 
     start_paddle()
     threads = count_threads()  # Paddle 2.6 has one, which sleeps
+    import tiny_backbone  # noqa: F401
     import visualdl  # noqa: F401
 
     import arcface.training.trainer  # noqa: F401  what nearly every fork needs
     import arcface.training.validator  # noqa: F401
     import arcface.verification.plots  # noqa: F401
-    import tiny_backbone  # noqa: F401
     from arcface.config import TrainConfig, parse
 
     parse(TrainConfig, [])

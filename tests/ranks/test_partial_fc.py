@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import head_cases as cases
+import head_reference as reference
 import numpy as np
 import paddle
 import pytest
-import head_reference as reference
 
 from arcface.errors import UserError
 from arcface.head.margins import Margin

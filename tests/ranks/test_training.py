@@ -292,7 +292,8 @@ def test_valid_prints_what_training_measured_last_on_any_number_of_ranks(train, 
     trained = [line.partition("-[")[2] for line in (output / "training.log").read_text().splitlines() if "[tiny]" in line]
     for ranks in (1, 2):
         done = run_ranks(ranks, repository / "valid.py", "--checkpoint", output, "--data_dir", data_set,
-                         f"--network={NETWORK}", "--engine=paddle", "--val_targets=tiny", "--val_batch_size=5", "--device=cpu")  # fmt: skip
+                         f"--network={NETWORK}", "--engine=paddle", "--val_targets=tiny", "--val_batch_size=5",
+                         "--device=cpu")  # fmt: skip
         printed = [line.partition("-[")[2] for line in done.stdout.splitlines() if "[tiny]" in line]
         xnorms = [float(lines[0].rpartition(" ")[2]) for lines in (trained, printed)]
         assert xnorms[0] == pytest.approx(xnorms[1], rel=1e-5)
