@@ -169,19 +169,19 @@ def test_labels_with_a_gap_are_a_finding(tmp_path, capsys):
     assert f"-> {source}/label.txt line 2: labels must count up from 0 without a gap" in output and "findings 1" in output
 
 
-def test_a_killed_check_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+def test_a_killed_check_goes_on_where_it_was(start_process, tmp_path, monkeypatch, capsys):
     source = write_list(tmp_path / "source", [number // 4 for number in range(400)], map(jpeg, [*range(9)] * 44 + [9] * 4))
     (source / "images" / "5.jpg").write_bytes(b"no image")
     kept = tmp_path / "report" / "contents.partial"
     command = ["--source", str(source), "--report", str(tmp_path / "report")]
-    running = subprocess.Popen([sys.executable, HELPERS / "held.py", "390.jpg", "check", *command, "--num_workers=2"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    running = start_process([sys.executable, HELPERS / "held.py", "390.jpg", "check", *command, "--num_workers=2"],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     for _ in range(1200):
         if kept.exists() and np.count_nonzero(np.fromfile(kept, np.uint64)) == 2 + 384 - 1:  # all before the last 64
             break
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.wait(30)
     assert not (tmp_path / "report" / "bad.txt").exists()
     checked, check_image = [], check.check_image
     monkeypatch.setattr(check, "check_image", lambda rows, row: checked.append(row) or check_image(rows, row))

@@ -163,7 +163,7 @@ def test_a_wrong_list_of_names_is_explained(tmp_path, line):
 
 
 @pytest.mark.parametrize("layout, damage", [("rec", 0), ("rec", 5), ("rec", 36), ("label", 0), ("folder", 0)])
-def test_a_killed_run_goes_on_where_it_was(tmp_path, layout, damage):
+def test_a_killed_run_goes_on_where_it_was(start_process, tmp_path, layout, damage):
     contents = [png(number % 256) + b"%d" % number for number in range(MANY)]
     source = write_list(tmp_path / "source", [number // 4 for number in range(MANY)], contents)
     whole = convert(source, tmp_path / "whole" / OUTPUTS[layout], "--layout", layout)
@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, layout, damage):
     command = ["--source", str(source), "--output", str(made), "--layout", layout, "--num_workers=2"]
     partial = made.with_name(f"{made.name}.partial")
     held = [HELPERS / "held.py", f"{MANY - 30}.jpg", "convert"]
-    running = subprocess.Popen([sys.executable, *held, *command], stderr=subprocess.DEVNULL)
+    running = start_process([sys.executable, *held, *command], stderr=subprocess.DEVNULL)
     before = 320  # images in chunks of 64 before the one with the late image
     size = sum(32 + len(content) for content in contents[:before])
     for _ in range(600):
@@ -180,7 +180,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, layout, damage):
             break
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.wait(30)
     assert partial.exists() and not made.exists()
     if damage:
         os.truncate(partial, partial.stat().st_size - damage)

@@ -20,7 +20,7 @@ def run(output, **options):
     flags = [f"--{name}={value}" for name, value in {**SMALL, **options}.items()]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run([sys.executable, SCRIPT, f"--output={output}", *flags], capture_output=True,
-                          text=True, cwd=output.parent, env=environment, timeout=60)
+                          text=True, cwd=output.parent, env=environment, timeout=240)
 
 
 def contents(folder):
@@ -217,7 +217,7 @@ def test_bad_argument_is_one_line_and_writes_nothing(name, value, tmp_path, refu
 def test_unwritable_output_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     command = [sys.executable, SCRIPT, f"--output={tmp_path / 'file' / 'demo'}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert_one_line_and_exit_2(result, str(tmp_path))
 
 

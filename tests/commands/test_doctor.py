@@ -266,16 +266,15 @@ def test_too_little_room_for_two_checkpoints_is_a_finding(directories, tmp_path)
     assert "a checkpoint takes 931 TiB" in text and finding.startswith("too little room")
 
 
-def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(directories, repository, tmp_path):
+def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(directories, start_process, repository, tmp_path):
     code = ("import sys, time; from pathlib import Path; from arcface.training.lock import locked\n"
             "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(100)")  # fmt: skip
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=repository) as holder:
-        try:
-            holder.stdout.readline()
-            content = (tmp_path / ".lock").read_bytes()
-            _, (finding,) = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
-        finally:
-            holder.kill()
+    holder = start_process([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=repository)
+    holder.stdout.readline()
+    content = (tmp_path / ".lock").read_bytes()
+    _, (finding,) = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
+    holder.kill()
+    holder.wait(30)
     assert finding.startswith(f"process {holder.pid} on ") and (tmp_path / ".lock").read_bytes() == content
     assert directories(f"--output={tmp_path}", f"--logdir={tmp_path}")[1] == []
 

@@ -1,4 +1,4 @@
-"""What ends a run that has begun, and how the scripts end as processes; the mistakes before that are in test_bad_input.py."""
+"""What ends a run that has begun, and how the scripts end as processes; test_bad_input.py has the mistakes before that."""
 
 import subprocess
 import sys

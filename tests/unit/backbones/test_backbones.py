@@ -13,7 +13,7 @@ from arcface.errors import UserError
 HELPERS = Path(__file__).parents[2] / "helpers"
 
 
-@pytest.fixture(params=BACKBONES)
+@pytest.fixture(params=[name for name in BACKBONES if name != "Tiny"])  # which other tests may have registered
 def name(request):
     return request.param
 

@@ -88,7 +88,7 @@ def test_a_worker_that_is_killed_is_told_in_one_line(at_work):
             workers.submit(1000)
         killed = pids(workers)[0]
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: not is_alive(killed))
+        assert workers._connections[0].poll(20)  # its end of the pipe is closed
         with pytest.raises(UserError, match=f"worker process {killed} of --num_workers was killed .exit code -9.: .*lower"):
             workers.take() if at_work else workers.submit(1000)
 
@@ -145,23 +145,15 @@ for _ in range(2):
 
 
 @pytest.fixture
-def start(repository):
+def start(start_process, repository):
     """Returns a function that starts a process with two busy workers, and returns it and them."""
-    started = []
 
     def run(then: str) -> tuple[subprocess.Popen, list[int]]:
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(path=[str(repository)], then=then)],
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
-        started.append(process)
+        process = start_process([sys.executable, "-c", SCRIPT.format(path=[str(repository)], then=then)],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
         return process, list(map(int, process.stdout.readline().split()))
 
-    yield run
-    for process in started:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # the workers too, which hold the pipes open
-        except ProcessLookupError:
-            pass
-        process.communicate(timeout=20)
+    return run
 
 
 @pytest.mark.parametrize("then", ["", "raise SystemExit(3)", "1 / 0"])

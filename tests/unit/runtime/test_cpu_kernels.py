@@ -143,7 +143,7 @@ assert_equal_to_rounding(*both_ways(lambda: bottleneck(12, 26, 12, 1), batch(40,
 
 def test_an_openmp_runtime_for_all_to_see_changes_nothing(library, repository):
     # Kernels built on OpenMP took half their calls from it, and trained on gradients twice as large.
-    process = subprocess.run([sys.executable, "-c", AFTER_OPENMP], cwd=repository, capture_output=True, text=True)
+    process = subprocess.run([sys.executable, "-c", AFTER_OPENMP], cwd=repository, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
 
 
@@ -260,13 +260,13 @@ LOAD = "from arcface.runtime.cpu_kernels import load_library; print(load_library
 
 
 @pytest.fixture
-def load_in_new_process(tmp_path, repository):
+def load_in_new_process(start_process, tmp_path, repository):
     """Returns a function that starts a process that loads the library, with a compiler of its own and an empty cache."""
 
     def start(compiler="g++", cache=tmp_path / "cache"):
         environment = {**os.environ, "CXX": str(compiler), "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(repository)}
-        return subprocess.Popen([sys.executable, "-c", LOAD], env=environment, text=True, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE)  # fmt: skip
+        return start_process([sys.executable, "-c", LOAD], env=environment, text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)  # fmt: skip
 
     return start
 
@@ -280,9 +280,9 @@ def script(path, text):
 def test_processes_that_start_at_once_build_once(library, load_in_new_process, tmp_path):
     compiler = script(tmp_path / "compiler", f'echo built >> {tmp_path}/built\nexec g++ "$@"')
     processes = [load_in_new_process(compiler) for _ in range(3)]
-    assert all(process.communicate()[0].startswith("<CDLL") for process in processes)
+    assert all(process.communicate(timeout=120)[0].startswith("<CDLL") for process in processes)
     assert (tmp_path / "built").read_text() == "built\n"
-    assert load_in_new_process("no-compiler").communicate()[0].startswith("<CDLL")  # it is in the cache
+    assert load_in_new_process("no-compiler").communicate(timeout=120)[0].startswith("<CDLL")  # it is in the cache
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_processes_that_start_at_once_build_once(library, load_in_new_process, t
 )
 def test_without_a_build_one_line_says_so_and_nothing_stays(load_in_new_process, tmp_path, compiler, complaint):
     compiler = script(tmp_path / "compiler", compiler) if " " in compiler else compiler
-    printed, said = load_in_new_process(compiler).communicate()
+    printed, said = load_in_new_process(compiler).communicate(timeout=120)
     assert printed == "None\n"
     (line,) = [line for line in said.splitlines() if "no CPU kernels, training goes on with Paddle's own" in line]
     assert complaint in line
@@ -305,4 +305,4 @@ def test_without_a_build_one_line_says_so_and_nothing_stays(load_in_new_process,
 
 def test_a_home_that_cannot_be_written_to_is_done_without(library, load_in_new_process, tmp_path):
     (tmp_path / "file").touch()
-    assert load_in_new_process(cache=tmp_path / "file").communicate()[0].startswith("<CDLL")
+    assert load_in_new_process(cache=tmp_path / "file").communicate(timeout=120)[0].startswith("<CDLL")

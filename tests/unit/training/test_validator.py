@@ -124,8 +124,8 @@ def test_a_protocol_without_detector_scores_is_refused_before_the_work_or_does_w
 
 
 def test_two_ranks_verify_a_protocol_as_one_does(published, sets, run_ranks, repository):
-    printed = run_ranks(2, repository / "valid.py", *arguments(published, sets), "--val_targets=IJB-X", "--engine=paddle").stdout
-    assert_points(figures(printed), expected_points(published, sets))
+    options = [*arguments(published, sets), "--val_targets=IJB-X", "--engine=paddle"]
+    assert_points(figures(run_ranks(2, repository / "valid.py", *options).stdout), expected_points(published, sets))
 
 
 def test_a_report_covers_all_sets_and_states_the_run(validate, tmp_path):
@@ -170,7 +170,8 @@ def validate_published(real_data, tmp_path, monkeypatch, capsys):
 
     def call(data_dir, name: str) -> list[str]:
         weights.main([str(real_data / "insightface_y1" / "model-0000.params"), str(tmp_path / f"{NETWORK}.pdparams")])
-        monkeypatch.setattr(sys, "argv", ["valid.py", f"--checkpoint={tmp_path}", f"--data_dir={data_dir}", f"--val_targets={name}"])
+        options = [f"--checkpoint={tmp_path}", f"--data_dir={data_dir}", f"--val_targets={name}"]
+        monkeypatch.setattr(sys, "argv", ["valid.py", *options])
         capsys.readouterr()
         valid.main()
         return figures(capsys.readouterr().out)
