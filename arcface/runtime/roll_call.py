@@ -4,7 +4,7 @@ Rank 0 calls the roll: once a second it tells every rank how far all of them are
 a thread and over a connection of its own, so that neither depends on the collectives. It listens at its own endpoint, which
 every rank knows from the launcher, until all have come; then the port is Paddle's. The messages are lines of JSON:
 
-    of a rank    {"rank", "run"} first, then {"at", "ticks", "doing"}, {"failed": "what was raised"} or {"left": true}
+    of a rank    {"rank", "run", "process", "namespace"} first, then {"at", "ticks", "doing"}, {"failed": "what was raised"} or {"left": true}
     of rank 0    {"all_at": how many collectives every rank has begun} or {"lost": "what is wrong"}
 """
 
@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from arcface.errors import UserError
+from arcface.runtime.departed import how_ended, pid_namespace
 
 SECONDS_BETWEEN_CALLS = 1.0
 SECONDS_BETWEEN_TRIES = 0.2  # to reach rank 0
@@ -44,7 +45,7 @@ class Member:
         self._connection = _reach(endpoints, timeout)
         self._connection.settimeout(SECONDS_BETWEEN_CALLS)
         _send_at_once(self._connection)
-        self._send(rank=rank, run=_name_of_run(endpoints))
+        self._send(rank=rank, run=_name_of_run(endpoints), process=os.getpid(), namespace=pid_namespace())
         threading.Thread(target=self._answer, name="roll call", daemon=True).start()
 
     def arrive(self, wait: bool) -> None:
@@ -115,6 +116,7 @@ class _Entry:
     """What rank 0 knows of a rank; times are of time.monotonic."""
 
     connection: socket.socket
+    process: int | None = None  # its number, where it means the same as here
     at: int = 0
     ticks: int = 0
     doing: str = ""
@@ -165,24 +167,24 @@ class Roll:
         lines = _lines(connection)
         try:
             hello = json.loads(next(lines, b"{}"))
-            entry, rank = self._enter(connection, hello["rank"], hello["run"]), hello["rank"]
+            entry, rank = self._enter(connection, **hello), hello["rank"]
         except (ValueError, KeyError, TypeError):
             connection.close()
             return
         for line in lines:
             self._hear(entry, json.loads(line))
         if not entry.left:
-            self._announce(lost=f"rank {rank} has ended{entry.failed and f' after {entry.failed}'}; its log says why")
+            self._announce(lost=f"rank {rank} {_end_of(entry)}; its log says why")
         entry.left = True
         if len(self._entries) == self._world_size and all(other.left for other in self._entries.values()):
             self._everybody_left.set()
 
-    def _enter(self, connection: socket.socket, rank: int, run: str) -> _Entry:
+    def _enter(self, connection: socket.socket, rank: int, run: str, process: int, namespace: str) -> _Entry:
         """Put a rank on the list; raises ValueError for whoever is none of this run, or comes twice."""
         with self._entering:
             if run != _name_of_run(self._endpoints) or rank not in range(self._world_size) or rank in self._entries:
                 raise ValueError("a stranger")
-            entry = _Entry(connection)
+            entry = _Entry(connection, process if namespace and namespace == pid_namespace() else None)
             if len(self._entries) == self._world_size - 1:
                 self._stop_listening()  # before anybody learns that all are here: Paddle then listens at this port
             self._entries[rank] = entry
@@ -244,6 +246,14 @@ class Roll:
                     entry.connection.sendall(json.dumps(message).encode() + b"\n")
                 except OSError:
                     continue  # `_listen` finds out
+
+
+def _end_of(entry: _Entry) -> str:
+    """Return how a rank has ended that did not say so itself."""
+    known = how_ended(entry.process) if entry.process else None
+    if known and not entry.failed:
+        return known
+    return f"has ended{entry.failed and f' after {entry.failed}'}"
 
 
 def _send_at_once(connection: socket.socket) -> None:
