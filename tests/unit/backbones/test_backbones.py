@@ -60,7 +60,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale(name):
 
 
 def test_every_layer_starts_from_he_s_values_with_the_fan_that_it_has(name):
-    """He et al. 2015: sqrt(2 / fan_in), within four standard errors of a standard deviation; a depthwise layer's fan_in is k * k."""
+    """He et al. 2015: sqrt(2 / fan_in), within four standard errors of the deviation; a depthwise layer's fan_in is k * k."""
     starts = []
     for seed in (0, 1):
         paddle.seed(seed)
