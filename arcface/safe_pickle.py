@@ -250,8 +250,9 @@ class _Interpreter:
         self.pay(len(content))
         return np.frombuffer(content, dtype)[0]
 
-    def from_buffer(self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: Literal["C", "F", "K"],
-                    axes: tuple | None = None) -> np.ndarray:
+    def from_buffer(
+        self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: Literal["C", "F", "K"], axes: tuple | None = None
+    ) -> np.ndarray:
         """`_frombuffer`: contiguous arrays in protocol 5. Recent NumPy 2 also writes order "K" with axes."""
         _check_content(content, dtype, shape)
         self.pay(len(content))
@@ -273,8 +274,7 @@ class _Interpreter:
             if type(content) is not list or len(content) != _size(shape):
                 raise ValueError("an array and its shape do not agree")
             # NumPy frees object arrays in object arrays by recursion; a deep nest overflows the C stack.
-            if any(type(item) is np.ndarray and (item.dtype == np.dtype(object) or id(item) in self.unfilled)
-                   for item in content):
+            if any(type(item) is np.ndarray and (item.dtype == np.dtype(object) or id(item) in self.unfilled) for item in content):
                 raise _Refused("an object array in an object array")
         else:
             _check_content(content, dtype, shape)
@@ -329,14 +329,15 @@ def _printable(text: str) -> str:
 
 
 _INSTRUCTIONS: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
-    opcode.code.encode("latin-1"): (opcode.name, opcode.arg.reader if opcode.arg else None)
-    for opcode in pickletools.opcodes
+    opcode.code.encode("latin-1"): (opcode.name, opcode.arg.reader if opcode.arg else None) for opcode in pickletools.opcodes
 } | {b"S": ("STRING", _python2_string)}  # pickletools admits only ASCII there
 
-_LITERALS = frozenset("""
+_LITERALS = frozenset(
+    """
     BINUNICODE SHORT_BINUNICODE BINUNICODE8 UNICODE STRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
     INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
-""".split())
+""".split()
+)
 
 _ADMITTED = {
     ("_codecs", "encode"): _Interpreter.encode,
@@ -350,7 +351,9 @@ _ADMITTED = {
 } | {
     (f"numpy.{core}.{module}", name): build
     for core in ("core", "_core")  # NumPy 1 and NumPy 2
-    for module, name, build in (("multiarray", "_reconstruct", _Interpreter.reconstruct),
-                                ("multiarray", "scalar", _Interpreter.scalar),
-                                ("numeric", "_frombuffer", _Interpreter.from_buffer))
+    for module, name, build in (
+        ("multiarray", "_reconstruct", _Interpreter.reconstruct),
+        ("multiarray", "scalar", _Interpreter.scalar),
+        ("numeric", "_frombuffer", _Interpreter.from_buffer),
+    )
 }

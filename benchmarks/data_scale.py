@@ -120,8 +120,10 @@ def read_in_workers(source: Source, reads: int) -> None:
     for worker in workers:
         worker.join()
     (pss, private), (last_pss, last_private) = sums
-    print(f"PSS {pss:.1f} MB, at the end {last_pss:.1f}; private {private:.1f}, {last_private:.1f};"
-          f" {sum(cpu) / reads * 1e6:.1f} us of CPU a read")  # fmt: skip
+    print(
+        f"PSS {pss:.1f} MB, at the end {last_pss:.1f}; private {private:.1f}, {last_private:.1f};"
+        f" {sum(cpu) / reads * 1e6:.1f} us of CPU a read"
+    )
 
 
 def main():

@@ -30,8 +30,20 @@ class Run(NamedTuple):
 
 
 def run(engine: str, options: argparse.Namespace) -> Run:
-    command = [sys.executable, VALID, "--engine", engine, "--device", "cpu", "--checkpoint", options.checkpoint,
-               "--data_dir", options.data_dir, "--val_targets", options.val_targets]  # fmt: skip
+    command = [
+        sys.executable,
+        VALID,
+        "--engine",
+        engine,
+        "--device",
+        "cpu",
+        "--checkpoint",
+        options.checkpoint,
+        "--data_dir",
+        options.data_dir,
+        "--val_targets",
+        options.val_targets,
+    ]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     printed = process.stdout.read()

@@ -159,8 +159,14 @@ def measure(what: str, steps: int) -> None:
     elif what == "tuned":
         start_tuned()
         as_written, fastest = three_products()
-        median_seconds(steps, full=our_step(CLASSES, 1.0), tenth=our_step(CLASSES, 0.1), products=as_written,
-                       fastest_products=fastest, of_paddle=our_step(CLASSES, 1.0, kernels=False))  # fmt: skip
+        median_seconds(
+            steps,
+            full=our_step(CLASSES, 1.0),
+            tenth=our_step(CLASSES, 0.1),
+            products=as_written,
+            fastest_products=fastest,
+            of_paddle=our_step(CLASSES, 1.0, kernels=False),
+        )
     elif what == "naive, tuned":
         start_tuned()
         median_seconds(steps, naive=naive_step())
@@ -191,8 +197,11 @@ def main():
     if options.measure:
         measure(options.measure, options.steps)
         return
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; batch {BATCH_SIZE}, size {SIZE}, {CLASSES:,} classes, median of"
-          f" {options.steps} steps", flush=True)  # fmt: skip
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; batch {BATCH_SIZE}, size {SIZE}, {CLASSES:,} classes, median of"
+        f" {options.steps} steps",
+        flush=True,
+    )
     seconds = {}
     for what in ("tuned", "many", "naive, tuned", "naive as it comes", "pytorch"):
         try:
@@ -206,8 +215,15 @@ def main():
             ratios = "   ".join(f"{seconds[key] / seconds[other]:.2f} of {label}" for other, label in against if other in seconds)
             print(f"{name:45} {seconds[key] * 1e3:8.1f} ms   {ratios}")
 
-    row("our head", "full", ("products", "the products"), ("fastest_products", "them at their fastest"), ("naive", "naive"),
-        ("naive_as_it_comes", "naive as it comes"), ("pytorch", "PyTorch"))  # fmt: skip
+    row(
+        "our head",
+        "full",
+        ("products", "the products"),
+        ("fastest_products", "them at their fastest"),
+        ("naive", "naive"),
+        ("naive_as_it_comes", "naive as it comes"),
+        ("pytorch", "PyTorch"),
+    )
     row("our head, sample rate 0.1", "tenth", ("full", "all classes"), ("pytorch_tenth", "PyTorch's"))
     row("our head, without the CPU kernels", "of_paddle", ("products", "the products"))
     row("three products, as the formula writes them", "products")
@@ -222,9 +238,11 @@ def main():
         for ranks in (1, 2):
             added = results_of(f"memory {sample_rate}", options.steps, ranks)["bytes"]
             weights, logits = 8 * SIZE * MANY / ranks, 4 * BATCH_SIZE * MANY * sample_rate / ranks
-            print(f"memory a rank, {MANY:,} classes, rate {sample_rate}, {ranks} ranks: {added / 1e6:6.0f} MB ="
-                  f" {weights / 1e6:.0f} centres and momentum + {logits / 1e6:.0f} logits"
-                  f" + {(added - weights - logits) / weights:.1%} of the former")  # fmt: skip
+            print(
+                f"memory a rank, {MANY:,} classes, rate {sample_rate}, {ranks} ranks: {added / 1e6:6.0f} MB ="
+                f" {weights / 1e6:.0f} centres and momentum + {logits / 1e6:.0f} logits"
+                f" + {(added - weights - logits) / weights:.1%} of the former"
+            )
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

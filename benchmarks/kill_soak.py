@@ -39,8 +39,19 @@ from arcface.head.shards import Shard  # noqa: E402
 from arcface.training.checkpoint import Checkpoint  # noqa: E402
 
 RANKS, IMAGES, PEOPLE = 2, 24, 6
-OPTIONS = ["--device=cpu", "--engine=paddle", "--batch_size=4", "--num_epoch=2", "--num_workers=1", "--save_interval=1",
-           "--log_interval=1", "--val_targets=tiny", "--val_interval=2", "--val_batch_size=4", "--sample_rate=0.5"]  # fmt: skip
+OPTIONS = [
+    "--device=cpu",
+    "--engine=paddle",
+    "--batch_size=4",
+    "--num_epoch=2",
+    "--num_workers=1",
+    "--save_interval=1",
+    "--log_interval=1",
+    "--val_targets=tiny",
+    "--val_interval=2",
+    "--val_batch_size=4",
+    "--sample_rate=0.5",
+]
 SECONDS_TO_END = 30  # that the processes have after a kill
 
 
@@ -57,9 +68,21 @@ def make_data(folder: Path) -> None:
 
 def start(data: Path, output: Path) -> subprocess.Popen:
     """Start or resume the run of a directory."""
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(RANKS), "--log_dir", f"{output}.launch",
-               "train.py", f"--data_dir={data}", f"--output={output}", f"--logdir={output}/log", *OPTIONS,
-               f"--resume={int((output / 'latest').exists())}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "paddle.distributed.launch",
+        "--nproc_per_node",
+        str(RANKS),
+        "--log_dir",
+        f"{output}.launch",
+        "train.py",
+        f"--data_dir={data}",
+        f"--output={output}",
+        f"--logdir={output}/log",
+        *OPTIONS,
+        f"--resume={int((output / 'latest').exists())}",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | without_gpus(RANKS)
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -90,8 +113,14 @@ def result_of(output: Path) -> dict[str, bytes]:
             tensors = loaded if isinstance(loaded, dict) else {"": loaded}
             arrays |= {f"{path.name} {name}": value.tobytes() for name, value in tensors.items() if isinstance(value, np.ndarray)}
     records = [json.loads(line) for line in (output / "log" / "metrics.jsonl").read_text().splitlines()]
-    timeless = [{name: value for name, value in record.items() if name not in
-                 ("run", "time", "samples_per_second", "hours_to_end", "data_wait")} for record in records]  # fmt: skip
+    timeless = [
+        {
+            name: value
+            for name, value in record.items()
+            if name not in ("run", "time", "samples_per_second", "hours_to_end", "data_wait")
+        }
+        for record in records
+    ]
     return {**arrays, "log": json.dumps(timeless).encode()}
 
 
@@ -149,8 +178,10 @@ def main() -> None:
                 check_after_kill(output)
                 found = result_of(output)
                 if different := [name for name in expected if found.get(name) != expected[name]]:
-                    raise SystemExit(f"run {runs}, killed {of_this_run} times, differs from the undisturbed one in"
-                                     f" {len(different)} of {len(expected)} parts, such as {different[0]}")  # fmt: skip
+                    raise SystemExit(
+                        f"run {runs}, killed {of_this_run} times, differs from the undisturbed one in"
+                        f" {len(different)} of {len(expected)} parts, such as {different[0]}"
+                    )
                 print(f"run {runs}: killed {of_this_run} times, ended as the undisturbed one", flush=True)
                 shutil.rmtree(output)
         print(f"{kills} of {options.kills} kills survived in {runs} runs: {victims}")

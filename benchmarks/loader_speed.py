@@ -107,8 +107,9 @@ def loop_of_2021(encoded: list[bytes]) -> Iterator[int]:
 def loader_of_2021(encoded: list[bytes]) -> Iterator[int]:
     import paddle
 
-    for images, _ in paddle.io.DataLoader(Of2021(encoded * 7), batch_size=BATCH_SIZE, shuffle=True, num_workers=1,
-                                          places=paddle.CPUPlace()):  # fmt: skip
+    for images, _ in paddle.io.DataLoader(
+        Of2021(encoded * 7), batch_size=BATCH_SIZE, shuffle=True, num_workers=1, places=paddle.CPUPlace()
+    ):
         yield len(images)
 
 
@@ -191,8 +192,10 @@ def main():
                 rates.setdefault(name, []).append(run())
     of_2021.kill()
     rates = {name: np.array(measured) for name, measured in rates.items()}
-    print(f"{len(encoded)} JPEGs of {np.mean(list(map(len, encoded))):.0f} bytes, batch {BATCH_SIZE}, {os.cpu_count()} cores;"
-          f" {options.rounds} rounds, load average {os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(
+        f"{len(encoded)} JPEGs of {np.mean(list(map(len, encoded))):.0f} bytes, batch {BATCH_SIZE}, {os.cpu_count()} cores;"
+        f" {options.rounds} rounds, load average {os.getloadavg()[0]:.1f}"
+    )
     print(f"{'':42}{'images / s':>12}{'images / s of a core':>24}")
     for name, measured in rates.items():
         print("{:42}{:12.0f}{:24.0f}".format(name, *measured.max(axis=0)))

@@ -77,11 +77,15 @@ def count_backbone() -> tuple[int, int, int]:
 def main():
     paddle.set_device("cpu")
     speed, bandwidth = operations_a_second(), bytes_a_second()
-    print(f"{os.cpu_count()} cores, {threads()} threads, load {os.getloadavg()[0]:.1f}, paddlepaddle {paddle.__version__}:"
-          f" {speed / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s")  # fmt: skip
+    print(
+        f"{os.cpu_count()} cores, {threads()} threads, load {os.getloadavg()[0]:.1f}, paddlepaddle {paddle.__version__}:"
+        f" {speed / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s"
+    )
     multiply_adds, outputs, weights = count_backbone()
-    print(f"{NETWORK}: {multiply_adds / 1e6:.0f} million multiply-adds, {outputs / 1e6:.2f} million outputs an image,"
-          f" {weights / 1e6:.2f} million weights")  # fmt: skip
+    print(
+        f"{NETWORK}: {multiply_adds / 1e6:.0f} million multiply-adds, {outputs / 1e6:.2f} million outputs an image,"
+        f" {weights / 1e6:.2f} million weights"
+    )
 
     def head(batch, classes):
         return 3 * 2 * batch * classes * EMBEDDING_SIZE, FLOAT * (5 * EMBEDDING_SIZE + 2 * batch) * classes
@@ -89,17 +93,22 @@ def main():
     images, classes = training_speed.BATCH_SIZE, training_speed.CLASSES
     operations, transferred = head(images, classes)
     rows = {
-        f"training step, batch {images}, {classes:,} classes":
-            (operations + 3 * 2 * multiply_adds * images, transferred + 6 * FLOAT * outputs * images),
-        f"head step, batch {head_speed.BATCH_SIZE}, {head_speed.CLASSES:,} classes":
-            head(head_speed.BATCH_SIZE, head_speed.CLASSES),
+        f"training step, batch {images}, {classes:,} classes": (
+            operations + 3 * 2 * multiply_adds * images,
+            transferred + 6 * FLOAT * outputs * images,
+        ),
+        f"head step, batch {head_speed.BATCH_SIZE}, {head_speed.CLASSES:,} classes": head(
+            head_speed.BATCH_SIZE, head_speed.CLASSES
+        ),
         "one image": (2 * multiply_adds, FLOAT * weights),
-    }  # fmt: skip
+    }
     print(f"{'':42}{'GFLOP':>8}{'MB':>8}{'compute':>11}{'memory':>11}{'floor':>11}")
     for name, (operations, transferred) in rows.items():
         compute, memory = operations / speed * 1000, transferred / bandwidth * 1000
-        print(f"{name:42}{operations / 1e9:8.2f}{transferred / 1e6:8.0f}{compute:8.1f} ms{memory:8.1f} ms"
-              f"{max(compute, memory):8.1f} ms")  # fmt: skip
+        print(
+            f"{name:42}{operations / 1e9:8.2f}{transferred / 1e6:8.0f}{compute:8.1f} ms{memory:8.1f} ms"
+            f"{max(compute, memory):8.1f} ms"
+        )
 
 
 if __name__ == "__main__":

@@ -96,8 +96,9 @@ def torch_step(best: bool) -> tuple[Callable[[int], None], bool]:
             super().__init__()
             inner = channels_in * expansion
             self.residual = stride == 1 and channels_in == channels_out
-            self.layers = nn.Sequential(block(channels_in, inner, 1), block(inner, inner, 3, stride, 1, inner),
-                                        block(inner, channels_out, 1, linear=True))  # fmt: skip
+            self.layers = nn.Sequential(
+                block(channels_in, inner, 1), block(inner, inner, 3, stride, 1, inner), block(inner, channels_out, 1, linear=True)
+            )
 
         def forward(self, x):
             return x + self.layers(x) if self.residual else self.layers(x)
@@ -108,8 +109,9 @@ def torch_step(best: bool) -> tuple[Callable[[int], None], bool]:
         for repeat in range(repeats):
             stages.append(Bottleneck(channels, channels_out, first_stride if repeat == 0 else 1, expansion))
             channels = channels_out
-    network = nn.Sequential(*stages, block(128, 512, 1), block(512, 512, 7, groups=512, linear=True),
-                            block(512, 128, 1, linear=True), nn.Flatten())  # fmt: skip
+    network = nn.Sequential(
+        *stages, block(128, 512, 1), block(512, 512, 7, groups=512, linear=True), block(512, 128, 1, linear=True), nn.Flatten()
+    )
     centres = nn.Parameter(0.01 * torch.randn(CLASSES, 128))
     optimizer = torch.optim.SGD([*network.parameters(), centres], lr=0.01, momentum=0.9, weight_decay=2e-4)
     images = torch.randint(0, 256, (BATCH_SIZE, 3, 112, 112), dtype=torch.uint8)
@@ -152,8 +154,16 @@ def main():
     for _ in range(options.rounds):
         for name, (ranks, kind) in settings.items():
             launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", tempfile.mkdtemp()]
-            command = [sys.executable, *(launch if ranks > 1 else []), __file__, "--steps", str(options.steps), "--measure", kind,
-                       *(["--torch", options.torch] if options.torch else [])]  # fmt: skip
+            command = [
+                sys.executable,
+                *(launch if ranks > 1 else []),
+                __file__,
+                "--steps",
+                str(options.steps),
+                "--measure",
+                kind,
+                *(["--torch", options.torch] if options.torch else []),
+            ]
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(["-1"] * ranks)}  # the launcher wants one for each rank
             printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
             seconds[name] += map(float, printed.split("RESULT")[1].splitlines()[0].split())

@@ -17,6 +17,7 @@ named. A face whose landmarks do not fit gets no crop. --unchecked takes all lan
 A crop has the path of its photo, with the ending .jpg (or .png with --format png). Crops that are there stay as they are,
 so the same command goes on after an interruption. Photos without a crop are listed in OUTPUT/not_aligned.txt.
 """
+
 import argparse
 import multiprocessing
 import os
@@ -27,7 +28,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
 from arcface.alignment import align
 from arcface.command_line import run
@@ -37,10 +38,10 @@ from arcface.images import decode_any_size
 from arcface.landmarks import FIRST_ROWS, complaint, wrong_order
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-MIN_SCORE = 0.6   # of a detected face, 0 to 1
-LARGEST_SIDE = 1280   # pixels, of the image that the detector sees
+MIN_SCORE = 0.6  # of a detected face, 0 to 1
+LARGEST_SIDE = 1280  # pixels, of the image that the detector sees
 
-detector = None   # of this worker process
+detector = None  # of this worker process
 
 
 def read_landmarks(file):
@@ -90,7 +91,7 @@ def detect(image):
     scale = min(1.0, LARGEST_SIDE / max(height, width))
     seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
     detector.setInputSize((seen.shape[1], seen.shape[0]))
-    faces = detector.detect(seen)[1]   # [faces, 15]: x y width height, five landmarks, score
+    faces = detector.detect(seen)[1]  # [faces, 15]: x y width height, five landmarks, score
     if faces is None or not len(faces):
         return None
     x, y, w, h = faces[:, :4].T
@@ -127,9 +128,8 @@ def make_crop(job):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = fail   # one line, without the usage
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = fail  # one line, without the usage
     add = parser.add_argument
     add("--images", type=user_path, required=True, metavar="FOLDER", help="the photos, in any folders below it")
     add("--output", type=user_path, required=True, metavar="FOLDER", help="where the crops go")
@@ -155,8 +155,9 @@ def main(argv=None):
         fail(f"--output {args.output} lies in --images, whose photos it would join; choose another folder")
     landmarks = read_landmarks(args.landmarks) if args.landmarks else {}
     if args.landmarks and not landmarks.keys() & set(photos):
-        raise UserError(f"{args.landmarks}: names none of the photos in {args.images}, such as {photos[0]};"
-                        " its paths must begin there")
+        raise UserError(
+            f"{args.landmarks}: names none of the photos in {args.images}, such as {photos[0]}; its paths must begin there"
+        )
     if landmarks and not args.unchecked:
         rows = np.array(list(landmarks.values())[:FIRST_ROWS]).reshape(-1, 10)
         if problem := wrong_order(rows):
@@ -166,11 +167,14 @@ def main(argv=None):
     targets = {photo: (args.output / photo).with_suffix(f".{args.format}") for photo in photos}
     if len(set(targets.values())) < len(targets):
         raise UserError(f"--images {args.images}: two photos differ in their ending only, as a.jpg and a.png; rename one")
-    jobs = [(photo, args.images / photo, target, landmarks.get(photo), args.unchecked) for photo, target in targets.items()
-            if not target.exists()]
+    jobs = [
+        (photo, args.images / photo, target, landmarks.get(photo), args.unchecked)
+        for photo, target in targets.items()
+        if not target.exists()
+    ]
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        cv2.setNumThreads(1)   # here, since a forked process may wait for ever for threads that it does not have
+        cv2.setNumThreads(1)  # here, since a forked process may wait for ever for threads that it does not have
         with multiprocessing.Pool(args.num_workers, start_worker, [args.detector]) as pool:
             results = tqdm(pool.imap_unordered(make_crop, jobs, 16), "aligning", len(jobs), unit=" photos", disable=None)
             problems = sorted((path, problem) for path, problem in results if problem)
@@ -178,8 +182,10 @@ def main(argv=None):
             file.writelines(f"{path}\t{problem}\n".encode(errors="surrogateescape") for path, problem in problems)
     except OSError as error:
         raise UserError(f"--output {args.output}: cannot be written ({error.strerror}); choose another folder") from error
-    print(f"{args.output}: {len(jobs) - len(problems)} crops made, {len(photos) - len(jobs)} were there, {len(problems)} photos"
-          f" without a crop{f', listed in {args.output}/not_aligned.txt' if problems else ''}")
+    print(
+        f"{args.output}: {len(jobs) - len(problems)} crops made, {len(photos) - len(jobs)} were there, {len(problems)} photos"
+        f" without a crop{f', listed in {args.output}/not_aligned.txt' if problems else ''}"
+    )
 
 
 if __name__ == "__main__":

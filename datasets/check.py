@@ -15,6 +15,7 @@ Copies are images with equal bytes. --report DIR goes on after an interruption, 
 
 The exit code is 0 if nothing is wrong, 1 if something is (also if a copy was written that is sound), 2 for a wrong option.
 """
+
 import argparse
 import contextlib
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
 from layouts import add_layout, check_output, content_of, in_order, layout_of, locked, whole, write
 
@@ -33,10 +34,10 @@ from arcface.errors import UserError
 from arcface.files import replacing, user_path
 from arcface.images import decode_crop, mostly_black
 
-UNKNOWN = 0   # the content of an image that is bad, or was not looked at yet
-BLACK = 1     # the lowest bit of a content: whether the image is black
-FORMAT = 2    # of the file of contents
-BARS = 60   # of the picture, at most
+UNKNOWN = 0  # the content of an image that is bad, or was not looked at yet
+BLACK = 1  # the lowest bit of a content: whether the image is black
+FORMAT = 2  # of the file of contents
+BARS = 60  # of the picture, at most
 
 
 @contextlib.contextmanager
@@ -110,7 +111,7 @@ def picture(counts):
     axes = figure.subplots()
     width = -(-int(counts.max()) // BARS)
     axes.hist(counts, np.arange(0, counts.max() + width, width) + 0.5)
-    axes.set_yscale("symlog", linthresh=1)   # the rare large ones show too
+    axes.set_yscale("symlog", linthresh=1)  # the rare large ones show too
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set(xlabel="images a person", ylabel="people", title=f"{counts.sum():,} images of {len(counts):,} people")
     return png(figure)
@@ -122,16 +123,22 @@ def write_list(path, lines):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = fail   # one line, without the usage
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = fail  # one line, without the usage
     add = parser.add_argument
     add("--source", type=user_path, required=True, metavar="PATH", help="the data set, as train.py takes it as --data_dir")
     add("--report", type=user_path, metavar="DIR", help="directory for lists and picture, made if need be")
-    add("--repair", type=user_path, metavar="OUTPUT", help="if something is wrong, write a copy without the bad images; people are"
-        " numbered without a gap")
-    add("--without_copies", action="store_true", help="leave out copies too: of equal images of one person the first stays, of"
-        " those of several people none")
+    add(
+        "--repair",
+        type=user_path,
+        metavar="OUTPUT",
+        help="if something is wrong, write a copy without the bad images; people are numbered without a gap",
+    )
+    add(
+        "--without_copies",
+        action="store_true",
+        help="leave out copies too: of equal images of one person the first stays, of those of several people none",
+    )
     add("--without_black", action="store_true", help="leave out images that are black to more than half")
     add_layout(add)
     args = parser.parse_args(argv)
@@ -162,15 +169,19 @@ def check(args):
         check_output(args.repair, layout, [source])
     rows, counts = whole(source), np.bincount(source.labels)
     report.line("data set", f"{source.file}: {len(rows):,} images of {source.num_classes:,} people, no label left out")
-    report.line("images a person", f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images:"
-                f" {histogram(counts)}")  # fmt: skip
+    report.line(
+        "images a person",
+        f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images: {histogram(counts)}",
+    )
     cv2.setNumThreads(1)
     with kept_contents(rows, args.report) as contents:
         complaints = check_images(rows, contents, args.num_workers)
         bad = [f"{row}\t{complaints[row]}" for row in sorted(complaints)]
-        report.line("images", f"{len(rows) - len(bad):,} sound, {len(bad):,} bad",
-                    f"the first: {complaints[min(complaints)]}; or write a copy without bad images by --repair OUTPUT"
-                    if bad else None)  # fmt: skip
+        report.line(
+            "images",
+            f"{len(rows) - len(bad):,} sound, {len(bad):,} bad",
+            f"the first: {complaints[min(complaints)]}; or write a copy without bad images by --repair OUTPUT" if bad else None,
+        )
         if not args.report:
             print("".join(f"    {line}\n" for line in bad), end="")
         black = np.flatnonzero(contents & BLACK)
@@ -178,9 +189,13 @@ def check(args):
         copies, originals = find_copies(contents)
         labels = rows.labels
         mixed = copies[labels[copies] != labels[originals]]
-        report.line("copies", f"{len(copies):,} equal to an image before, {len(mixed):,} of them to one of another person",
-                    f"the first: {rows.name(copies[0])} is {rows.name(originals[0])}; leave them out by --repair OUTPUT"
-                    " --without_copies" if len(copies) else None)  # fmt: skip
+        report.line(
+            "copies",
+            f"{len(copies):,} equal to an image before, {len(mixed):,} of them to one of another person",
+            f"the first: {rows.name(copies[0])} is {rows.name(originals[0])}; leave them out by --repair OUTPUT --without_copies"
+            if len(copies)
+            else None,
+        )
         if args.repair and report.findings:
             keep = contents != UNKNOWN
             if args.without_copies:
@@ -192,8 +207,13 @@ def check(args):
                 report.line("repaired", write(rows.pick(np.flatnonzero(keep)), args.repair, layout, args.num_workers))
         if args.report:
             write_list(args.report / "black.txt", (f"{row}\t{rows.name(row)}" for row in black))
-            write_list(args.report / "copies.txt", (f"{copy}\t{labels[copy]}\t{original}\t{labels[original]}"
-                                                    for copy, original in zip(copies, originals, strict=True)))  # fmt: skip
+            write_list(
+                args.report / "copies.txt",
+                (
+                    f"{copy}\t{labels[copy]}\t{original}\t{labels[original]}"
+                    for copy, original in zip(copies, originals, strict=True)
+                ),
+            )
             with replacing(args.report / "images_a_person.png") as file:
                 file.write(picture(counts))
             write_list(args.report / "bad.txt", bad)

@@ -16,12 +16,13 @@ list, is then a list only: the same paths with the new labels.
 
 Nothing is overwritten. An interrupted run leaves OUTPUT.partial, and the same command goes on there.
 """
+
 import argparse
 import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
 from layouts import NAMES, OLD_LABELS, add_layout, check_output, layout_of, relabelled, whole, write, write_old_labels
 
@@ -33,9 +34,8 @@ from arcface.files import replacing, user_path
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = fail   # one line, without the usage
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = fail  # one line, without the usage
     add = parser.add_argument
     add("--source", type=user_path, required=True, metavar="PATH", help="the data set to read")
     add("--output", type=user_path, required=True, metavar="PATH", help="the file NAME.rec or the directory to write")
@@ -72,7 +72,7 @@ def write_list(rows, output):
     try:
         with replacing(output) as file:
             file.writelines(rows.sources[0].lines(rows.labels))
-            write_old_labels(rows, output.parent)   # first: a list is there with its table only
+            write_old_labels(rows, output.parent)  # first: a list is there with its table only
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror or error}); choose another place or make room") from error
     return f"{output}: {len(rows):,} images of {len(rows.people):,} people"

@@ -16,6 +16,7 @@ A person is the shapes and colours of a face; an image adds pose, light, express
 times sunglasses, a cap or a hand. The same arguments give the same bytes, whatever the number of processes;
 another version of numpy or OpenCV rounds a few pixels otherwise.
 """
+
 import argparse
 import json
 import multiprocessing
@@ -28,7 +29,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
 from drawn_faces import draw_person, generator
 
@@ -37,11 +38,11 @@ from arcface.errors import UserError
 from arcface.files import user_path
 from arcface.verification.bin_file import write_bin
 
-VERSION = 1             # raise it when the same arguments begin to draw something else
-FOLDS = 10              # of the verification protocol
-PAIRS_PER_PERSON = 10   # 600 pairs are of 60 people
-SHOTS_PER_PERSON = 10   # images of a held-out person that pairs choose from
-TRAINING, HELD_OUT, PAIRS = range(3)   # a word of every random key, so that no two streams meet
+VERSION = 1  # raise it when the same arguments begin to draw something else
+FOLDS = 10  # of the verification protocol
+PAIRS_PER_PERSON = 10  # 600 pairs are of 60 people
+SHOTS_PER_PERSON = 10  # images of a held-out person that pairs choose from
+TRAINING, HELD_OUT, PAIRS = range(3)  # a word of every random key, so that no two streams meet
 
 
 def choose_pairs(seed, people, pairs):
@@ -49,7 +50,7 @@ def choose_pairs(seed, people, pairs):
 
     Taking turns gives each of ten contiguous folds as many of both kinds.
     """
-    rng, chosen = generator(seed, PAIRS), {}   # a dictionary keeps the order
+    rng, chosen = generator(seed, PAIRS), {}  # a dictionary keeps the order
     while len(chosen) < pairs:
         if len(chosen) % 2 == 0:
             who, shots = [len(chosen) // 2 % people] * 2, rng.choice(SHOTS_PER_PERSON, 2, replace=False)
@@ -60,7 +61,7 @@ def choose_pairs(seed, people, pairs):
 
 
 def start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
 def write(folder, args, manifest):
@@ -70,9 +71,9 @@ def write(folder, args, manifest):
     jobs += [(args.seed, HELD_OUT, person, SHOTS_PER_PERSON) for person in range(people)]
     (folder / "images").mkdir()
     lines, held_out = [], []
-    cv2.setNumThreads(1)   # here, since a forked process may wait for ever for threads that it does not have
+    cv2.setNumThreads(1)  # here, since a forked process may wait for ever for threads that it does not have
     with multiprocessing.Pool(args.num_workers, start_worker) as pool:
-        drawn = pool.imap(draw_person, jobs)   # in the order of the jobs
+        drawn = pool.imap(draw_person, jobs)  # in the order of the jobs
         for job, jpegs in zip(jobs, tqdm(drawn, "drawing", len(jobs), unit=" people", mininterval=1), strict=True):
             if job[1] == HELD_OUT:
                 held_out.append(jpegs)
@@ -90,16 +91,25 @@ def write(folder, args, manifest):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = fail   # one line, without the usage
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = fail  # one line, without the usage
     add = parser.add_argument
-    add("--output", type=user_path, default=Path(__file__).resolve().parent / "demo", metavar="FOLDER",
-        help="where to write; must be new or empty (default: demo beside this script)")
+    add(
+        "--output",
+        type=user_path,
+        default=Path(__file__).resolve().parent / "demo",
+        metavar="FOLDER",
+        help="where to write; must be new or empty (default: demo beside this script)",
+    )
     add("--identities", type=int, default=100, metavar="N", help="people to train on (default: 100)")
     add("--images_per_identity", type=int, default=20, metavar="M", help="images of each (default: 20)")
-    add("--pairs", type=int, default=600, metavar="P",
-        help="verification pairs, a multiple of 20 so that ten folds are balanced (default: 600)")
+    add(
+        "--pairs",
+        type=int,
+        default=600,
+        metavar="P",
+        help="verification pairs, a multiple of 20 so that ten folds are balanced (default: 600)",
+    )
     add("--seed", type=int, default=0, metavar="S", help="another seed draws other people (default: 0)")
     add("--num_workers", type=int, default=1, metavar="W", help="processes that draw (default: 1)")
     args = parser.parse_args(argv)
@@ -137,8 +147,9 @@ def main(argv=None):
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror or error}); choose another --output") from error
-    print(f"{output}: {args.identities * args.images_per_identity} images of {args.identities} people, "
-          f"{args.pairs} pairs of others")
+    print(
+        f"{output}: {args.identities * args.images_per_identity} images of {args.identities} people, {args.pairs} pairs of others"
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Cartoon faces: a person is the shapes and colours of a face, an image adds what varies from photo to photo."""
+
 import math
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 
-SIZE = 112              # of an image, in pixels
-ZOOM = 2                # it is drawn larger, then averaged down
-CENTRE = (56.0, 61.0)   # where the middle of an upright face lies, in pixels
+SIZE = 112  # of an image, in pixels
+ZOOM = 2  # it is drawn larger, then averaged down
+CENTRE = (56.0, 61.0)  # where the middle of an upright face lies, in pixels
 TURN = np.linspace(0, 2 * math.pi, 24, endpoint=False)
-CIRCLE = np.stack([np.cos(TURN), np.sin(TURN)], axis=1)   # clockwise from the right, as y points down
+CIRCLE = np.stack([np.cos(TURN), np.sin(TURN)], axis=1)  # clockwise from the right, as y points down
 
 # Few colours, which people share: a colour alone must not tell who it is.
 SKINS = [(247, 217, 194), (236, 194, 160), (219, 169, 128), (190, 135, 96), (150, 100, 68), (108, 72, 52)]
@@ -26,37 +27,82 @@ def generator(*key):
 def random_person(rng):
     """What stays the same in all images of one person. Lengths are in pixels of an upright face."""
     u, choice = rng.uniform, rng.choice
-    skin, hair, iris, lips = (tuple(np.clip(choice(palette) + rng.normal(0, 7, 3), 5, 250))
-                              for palette in (SKINS, HAIRS, EYES, LIPS))
+    skin, hair, iris, lips = (
+        tuple(np.clip(choice(palette) + rng.normal(0, 7, 3), 5, 250)) for palette in (SKINS, HAIRS, EYES, LIPS)
+    )
     width, height = u(29, 38), u(38, 47)
     return SimpleNamespace(
-        skin=skin, hair=hair, iris=iris, lips=lips, width=width, height=height,
-        square=u(1.9, 2.9), jaw=u(0.02, 0.36), chin=u(0, 4.5), ear=u(5, 10), ear_y=u(-5, 4),
-        eye_gap=u(12, 18), eye_y=u(-11, -3), eye_width=u(4.6, 8), eye_height=u(2.6, 5), eye_tilt=u(-0.2, 0.2),
-        brow_gap=u(6, 11), brow_width=u(1.4, 4.4), brow_length=u(6, 10), brow_rise=u(-0.3, 0.3),
-        nose_length=u(12, 22), nose_width=u(3.5, 8.5), nose_bridge=u(1, 3.5), brow_arch=u(0, 3),
-        mouth_y=u(0.46, 0.62) * height, mouth_width=u(8, 16), lip_top=u(1, 3.4), lip_bottom=u(1.4, 4.4),
-        mouth_curve=u(-2, 3), beard=choice(["none"] * 5 + ["moustache", "goatee", "both"]),
+        skin=skin,
+        hair=hair,
+        iris=iris,
+        lips=lips,
+        width=width,
+        height=height,
+        square=u(1.9, 2.9),
+        jaw=u(0.02, 0.36),
+        chin=u(0, 4.5),
+        ear=u(5, 10),
+        ear_y=u(-5, 4),
+        eye_gap=u(12, 18),
+        eye_y=u(-11, -3),
+        eye_width=u(4.6, 8),
+        eye_height=u(2.6, 5),
+        eye_tilt=u(-0.2, 0.2),
+        brow_gap=u(6, 11),
+        brow_width=u(1.4, 4.4),
+        brow_length=u(6, 10),
+        brow_rise=u(-0.3, 0.3),
+        nose_length=u(12, 22),
+        nose_width=u(3.5, 8.5),
+        nose_bridge=u(1, 3.5),
+        brow_arch=u(0, 3),
+        mouth_y=u(0.46, 0.62) * height,
+        mouth_width=u(8, 16),
+        lip_top=u(1, 3.4),
+        lip_bottom=u(1.4, 4.4),
+        mouth_curve=u(-2, 3),
+        beard=choice(["none"] * 5 + ["moustache", "goatee", "both"]),
         hair_front=choice(["smooth"] * 5 + ["curly", "curly", "spiky", "spiky", "bald"]),
         hair_back=choice(["none", "none", "bob", "long", "bun"]),
-        hair_volume=u(1.5, 9), hair_line=u(-0.8, -0.4) * height, hair_part=u(-8, 8),
-        hair_sides=u(-0.45, -0.05) * height, hair_temple=u(1.5, 6),
-        freckles=u([-0.7, 0], [0.7, 0.4], (choice([0, 0, 0, 0, 14]), 2)),   # shares of width and height
-        moles=u([-0.7, -0.1], [0.7, 0.75], (choice([0, 0, 1, 2]), 2)))
+        hair_volume=u(1.5, 9),
+        hair_line=u(-0.8, -0.4) * height,
+        hair_part=u(-8, 8),
+        hair_sides=u(-0.45, -0.05) * height,
+        hair_temple=u(1.5, 6),
+        freckles=u([-0.7, 0], [0.7, 0.4], (choice([0, 0, 0, 0, 14]), 2)),  # shares of width and height
+        moles=u([-0.7, -0.1], [0.7, 0.75], (choice([0, 0, 1, 2]), 2)),
+    )
 
 
 def random_shot(rng):
     """What differs between two images of one person. Angles are in radians, lengths in pixels."""
     n, u = rng.normal, rng.uniform
     return SimpleNamespace(
-        yaw=np.clip(n(0, 0.25), -0.55, 0.55), pitch=np.clip(n(0, 0.12), -0.26, 0.26),
-        roll=np.clip(n(0, 0.1), -0.25, 0.25), scale=u(0.93, 1.09), shift=n(0, 2, 2),
-        mouth_open=max(0, n(0, 3)), smile=n(0.5, 1.5), brows=n(0, 1.2), eyes_open=u(0.5, 1.1),
-        cover=rng.choice(["none"] * 7 + ["sunglasses", "hand", "cap"]), cover_colour=tuple(u(20, 220, 3)),
-        cover_at=u(-1, 1), gaze=n(0, 0.2, 2), background=u(20, 235, (2, 2, 3)),   # a colour in each corner
-        light=u(0, 0.6), light_angle=u(0, 2 * math.pi), gain=u(0.55, 1.3), gamma=u(0.8, 1.25),
-        warmth=n(0, 0.09), tint=n(0, 0.035), colour=u(0.3, 1.15),
-        blur=u(0.01, 1.1), noise=u(0, 0.03), quality=int(u(60, 96)))
+        yaw=np.clip(n(0, 0.25), -0.55, 0.55),
+        pitch=np.clip(n(0, 0.12), -0.26, 0.26),
+        roll=np.clip(n(0, 0.1), -0.25, 0.25),
+        scale=u(0.93, 1.09),
+        shift=n(0, 2, 2),
+        mouth_open=max(0, n(0, 3)),
+        smile=n(0.5, 1.5),
+        brows=n(0, 1.2),
+        eyes_open=u(0.5, 1.1),
+        cover=rng.choice(["none"] * 7 + ["sunglasses", "hand", "cap"]),
+        cover_colour=tuple(u(20, 220, 3)),
+        cover_at=u(-1, 1),
+        gaze=n(0, 0.2, 2),
+        background=u(20, 235, (2, 2, 3)),  # a colour in each corner
+        light=u(0, 0.6),
+        light_angle=u(0, 2 * math.pi),
+        gain=u(0.55, 1.3),
+        gamma=u(0.8, 1.25),
+        warmth=n(0, 0.09),
+        tint=n(0, 0.035),
+        colour=u(0.3, 1.15),
+        blur=u(0.01, 1.1),
+        noise=u(0, 0.03),
+        quality=int(u(60, 96)),
+    )
 
 
 def mix(colour, other, share):
@@ -80,7 +126,7 @@ def head_outline(p, grow=0.0):
     x = np.sign(np.cos(t)) * np.abs(np.cos(t)) ** (2 / p.square) * (p.width + grow)
     y = np.sign(np.sin(t)) * np.abs(np.sin(t)) ** (2 / p.square) * (p.height + grow)
     below = np.clip(y / p.height, 0, 1)
-    return np.stack([x * (1 - p.jaw * below ** 1.5), y + p.chin * below ** 4], axis=1)
+    return np.stack([x * (1 - p.jaw * below**1.5), y + p.chin * below**4], axis=1)
 
 
 class Canvas:
@@ -100,7 +146,7 @@ class Canvas:
         x, y = np.asarray(points, dtype=np.float64).T
         depth = np.sqrt(np.maximum(1 - 0.7 * (x / p.width) ** 2 - 0.5 * (y / p.height) ** 2, 0.05))
         z = lift * p.width * depth
-        front = min(max(lift, 0), 1)   # the outline stays as wide: seen from above, a head is nearly round
+        front = min(max(lift, 0), 1)  # the outline stays as wide: seen from above, a head is nearly round
         x = x * (1 + front * (math.cos(s.yaw) - 1)) + z * math.sin(s.yaw)
         y = y * (1 + front * (math.cos(s.pitch) - 1)) + z * math.sin(s.pitch)
         xy = np.empty((len(x), 2))
@@ -123,8 +169,7 @@ def draw_head(canvas, p):
         canvas.fill(ellipse(0, -h - p.hair_volume, 13, 10), shade, lift=-0.2)
     elif p.hair_back != "none":
         end = 0.55 * h if p.hair_back == "bob" else 2 * h
-        canvas.fill([(-w - 4, end), (-w, -0.3 * h), (-0.7 * w, -h),
-                     (0.7 * w, -h), (w, -0.3 * h), (w + 4, end)], shade, lift=-0.3)
+        canvas.fill([(-w - 4, end), (-w, -0.3 * h), (-0.7 * w, -h), (0.7 * w, -h), (w, -0.3 * h), (w + 4, end)], shade, lift=-0.3)
     canvas.fill([(-16, 0.6 * h), (16, 0.6 * h), (20, 90), (-20, 90)], dark(p.skin, 0.25), lift=-0.1)
     for side in (-1, 1):
         canvas.fill(ellipse(side * p.width, p.ear_y, p.ear * 0.6, p.ear), dark(p.skin, 0.12), lift=-0.1)
@@ -137,7 +182,7 @@ def draw_head(canvas, p):
 
 def draw_nose(canvas, p, s):
     top, tip, w = p.eye_y + 1, p.eye_y + p.nose_length, p.nose_width
-    away = -1 if s.yaw > 0 else 1   # the side that lies in shade
+    away = -1 if s.yaw > 0 else 1  # the side that lies in shade
     shade = [(0, top), (away * p.nose_bridge, top), (away * w, tip), (0, tip + 1.5)]
     canvas.fill(shade, dark(p.skin, 0.13), lift=1.1)
     canvas.line(ellipse(0, tip, w, 2.8)[:13], dark(p.skin, 0.42), 1.2, lift=1.2)
@@ -152,7 +197,7 @@ def draw_mouth(canvas, p, s):
     if p.beard in ("moustache", "both"):
         canvas.fill([(-w, y + 1), (-w * 0.5, y - 5.5), (w * 0.5, y - 5.5), (w, y + 1)], beard)
     t = np.linspace(-1, 1, 13)
-    bow = 1 - t ** 2
+    bow = 1 - t**2
     x = t * w * (1 + 0.04 * s.smile)
     middle = y + (p.mouth_curve + s.smile) * (bow - 0.5)
     lower = middle + s.mouth_open * bow
@@ -176,7 +221,7 @@ def draw_eyes(canvas, p, s):
         canvas.fill(ellipse(*at, radius, radius), p.iris)
         canvas.fill(ellipse(*at, radius * 0.5, radius * 0.5), (15, 12, 12))
         canvas.line(ellipse(x, y, p.eye_width + 0.5, height + 0.5, tilt)[12:], dark(p.skin, 0.75), 1.3)
-        brow = y - p.brow_gap - s.brows + side * p.brow_rise * p.brow_length * t - p.brow_arch * (1 - t ** 2)
+        brow = y - p.brow_gap - s.brows + side * p.brow_rise * p.brow_length * t - p.brow_arch * (1 - t**2)
         canvas.line(np.stack([x + t * p.brow_length, brow], axis=1), dark(p.hair, 0.25), p.brow_width)
 
 
@@ -190,7 +235,7 @@ def draw_hair(canvas, p):
     x = np.linspace(outer[-1, 0], outer[0, 0], 24)
     across = np.clip(x / p.width, -1, 1)
     inner = p.hair_line + (outer[0, 1] - p.hair_line) * np.abs(across) ** p.hair_temple
-    inner += p.hair_part * across * (1 - across ** 2)
+    inner += p.hair_part * across * (1 - across**2)
     canvas.fill(np.concatenate([outer, np.stack([x, inner], axis=1)]), p.hair, lift=0.35)
     if p.hair_front == "curly":
         for cx, cy in outer[::2]:
@@ -232,7 +277,7 @@ def draw_person(job):
     seed, group, person, images = job
     p, jpegs = random_person(generator(seed, group, person, 0)), []
     for image in range(images):
-        rng = generator(seed, group, person, 1 + image)   # 0 is the person; numpy takes a missing word for it
+        rng = generator(seed, group, person, 1 + image)  # 0 is the person; numpy takes a missing word for it
         s = random_shot(rng)
         canvas = Canvas(p, s)
         draw_head(canvas, p)

@@ -3,6 +3,7 @@
 What is being written is called OUTPUT.partial and takes the name OUTPUT when all of it is on the disk; the same command
 goes on after an interruption, at the first image that is not there yet.
 """
+
 import contextlib
 import fcntl
 import hashlib
@@ -24,11 +25,11 @@ from arcface.files import replacing, sync_directory
 from arcface.images import SIZE
 
 LAYOUTS = "rec", "label", "folder"
-NAMES = "names.txt"   # lines 'label<TAB>name', beside a label.txt, a .rec or the folders of people
-OLD_LABELS = "old_labels.txt"   # lines 'label<TAB>old label', there where people were relabelled
-AT_ONCE = 64          # images that a thread takes at a time
-SYNCED = 4096         # records; at most so many more may be lost when the power fails
-EXACT = 2**24         # whole numbers that a .rec can hold: it has them as float32
+NAMES = "names.txt"  # lines 'label<TAB>name', beside a label.txt, a .rec or the folders of people
+OLD_LABELS = "old_labels.txt"  # lines 'label<TAB>old label', there where people were relabelled
+AT_ONCE = 64  # images that a thread takes at a time
+SYNCED = 4096  # records; at most so many more may be lost when the power fails
+EXACT = 2**24  # whole numbers that a .rec can hold: it has them as float32
 ENDINGS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"RIFF": ".webp"}
 
 
@@ -170,8 +171,10 @@ def content_of(image):
 def in_order(function, rows, workers, verb):
     """Yield function([row, ...]) for all rows, in order and with a progress bar; few results wait, however many rows."""
     waiting = deque()
-    with ThreadPoolExecutor(workers) as pool, tqdm(None, verb, rows.stop, unit=" images", initial=rows.start,
-                                                   mininterval=1, disable=None) as bar:  # fmt: skip
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(None, verb, rows.stop, unit=" images", initial=rows.start, mininterval=1, disable=None) as bar,
+    ):
 
         def done():
             chunk, result = waiting.popleft()
@@ -251,7 +254,7 @@ def whole_records(partial, rows, first):
     offsets, end, same = array("q"), 0, True
     if size:
         reader = RecordReader(partial)
-        with contextlib.suppress(UserError):   # the last record is not whole
+        with contextlib.suppress(UserError):  # the last record is not whole
             for offset, stop, header in itertools.islice(reader.headers(), len(rows)):
                 same = header.id == first + len(offsets) and header.label == rows.labels[len(offsets)] and header.image_bytes
                 if not same:
@@ -274,7 +277,7 @@ def write_files(rows, output, layout, workers):
     ending_of, there = np.empty(len(rows), np.uint8), 0
 
     def path_of(row, ending):
-        return f"{folders[rows.labels[row]]}/{row:08d}{ending}"   # in a folder, too, images keep their order
+        return f"{folders[rows.labels[row]]}/{row:08d}{ending}"  # in a folder, too, images keep their order
 
     def write_images(chunk):
         found, there = [], 0
@@ -306,7 +309,7 @@ def write_files(rows, output, layout, workers):
             write_names(rows, partial)
         write_old_labels(rows, partial)
         mark.unlink()
-        os.sync()   # one for all images
+        os.sync()  # one for all images
         os.rename(partial, output)
     sync_directory(output.parent)
     return there
@@ -367,14 +370,24 @@ def locked(path):
 
 def add_layout(add):
     """Add the options that say what is written and how."""
-    add("--layout", choices=LAYOUTS, metavar="LAYOUT", help="rec: a .rec file, its .idx and property; label: images/ and"
-        " label.txt; folder: a folder for each person (default: rec for a name that ends in .rec, else label)")
+    add(
+        "--layout",
+        choices=LAYOUTS,
+        metavar="LAYOUT",
+        help="rec: a .rec file, its .idx and property; label: images/ and"
+        " label.txt; folder: a folder for each person (default: rec for a name that ends in .rec, else label)",
+    )
     add_workers(add)
 
 
 def add_workers(add):
-    add("--num_workers", type=int, default=os.cpu_count(), metavar="N", help="threads (default: one a core; more where files"
-        " lie on a network)")
+    add(
+        "--num_workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="threads (default: one a core; more where files lie on a network)",
+    )
 
 
 def layout_of(output, layout):

@@ -15,13 +15,14 @@ who are in several sources are joined by one or both of
 
 Nothing is overwritten. An interrupted run leaves OUTPUT.partial, and the same command goes on there.
 """
+
 import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
 from layouts import Rows, add_layout, check_output, content_of, in_order, layout_of, people_of, write
 
@@ -68,8 +69,10 @@ def join(sources, same_names, mapping):
                 people.append(name)
                 known[name] = new
             elif (number, label) in mapping and new >= earlier:
-                raise UserError(f"--mapping: person {label} of source {number} has new label {new}, but earlier sources have"
-                                f" {earlier} people; correct the line")  # fmt: skip
+                raise UserError(
+                    f"--mapping: person {label} of source {number} has new label {new}, but earlier sources have"
+                    f" {earlier} people; correct the line"
+                )
             table.append(new)
         tables.append(np.array(table))
     return tables, people
@@ -82,15 +85,17 @@ def people_in(rows, files, workers):
     def contents_of(chunk):
         return [content_of(rows.encoded(row)) for row in chunk]
 
-    found = np.fromiter((content for chunk in in_order(contents_of, range(len(rows)), workers, "comparing") for content in chunk),
-                        np.uint64, len(rows))  # fmt: skip
+    found = np.fromiter(
+        (content for chunk in in_order(contents_of, range(len(rows)), workers, "comparing") for content in chunk),
+        np.uint64,
+        len(rows),
+    )
     return np.unique(rows.labels[np.isin(found, contents)])
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = fail   # one line, without the usage
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = fail  # one line, without the usage
     add = parser.add_argument
     add("--sources", type=user_path, required=True, nargs="+", metavar="PATH", help="the data sets, as train.py takes --data_dir")
     add("--output", type=user_path, required=True, metavar="PATH", help="the file NAME.rec or the directory to write")

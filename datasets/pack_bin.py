@@ -20,6 +20,7 @@ The pairs keep their order. Accuracy is measured in ten folds of consecutive pai
 hold both kinds of pairs, and people that no other tenth has, as in LFW's. Where pairs are left out, later ones move up, some
 into the fold before: the accuracy then compares only with that of sets that lack the same pairs.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # nothing here is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
 from arcface.command_line import run
 from arcface.errors import UserError
@@ -36,8 +37,8 @@ from arcface.images import decode
 from arcface.verification.bin_file import check_both_kinds, check_output, write_bin
 from arcface.verification.pairs_file import read_pairs
 
-FOLDS = 10   # of valid.py
-NAMED = 10   # missing images, at most, that are named on the terminal
+FOLDS = 10  # of valid.py
+NAMED = 10  # missing images, at most, that are named on the terminal
 
 
 def read_images(files):
@@ -70,7 +71,7 @@ def write_all(output, images, same, overwrite, list_file, missing):
         list_file.unlink(missing_ok=True)
         return
     try:
-        with replacing(list_file) as file:   # has its name only when the set has
+        with replacing(list_file) as file:  # has its name only when the set has
             for path, lines in missing.items():
                 file.write(f"{path}\t{','.join(map(str, lines))}\n".encode(errors="surrogateescape"))
             write_bin(output, images, same, overwrite)
@@ -96,16 +97,20 @@ def describe_missing(missing, kept, pairs):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = fail   # one line, without the usage
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = fail  # one line, without the usage
     add = parser.add_argument
     add("--images", type=user_path, required=True, metavar="FOLDER", help="the aligned crops")
     add("--pairs", type=user_path, required=True, metavar="FILE", help="the list of pairs")
     add("--output", type=user_path, required=True, metavar="FILE.bin", help="the file to write; valid.py calls the set FILE")
     add("--overwrite", action="store_true", help="replace an existing file")
-    add("--skip_missing", type=int, default=0, metavar="N", help="leave out the pairs of up to N images that are missing (default:"
-        " stop at any)")
+    add(
+        "--skip_missing",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out the pairs of up to N images that are missing (default: stop at any)",
+    )
     args = parser.parse_args(argv)
     if args.skip_missing < 0:
         fail(f"--skip_missing {args.skip_missing}: must be a number from 0 up")

@@ -127,8 +127,12 @@ def launch(start_process, repository, tmp_path):
     def start(ranks: int, script: Path | str, *arguments, **how) -> subprocess.Popen:
         launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", ranks, "--log_dir", tmp_path / "launch"]
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | without_gpus(ranks)
-        return start_process([sys.executable, *launcher, script, *arguments], cwd=repository, text=True,
-                             **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": environment, **how})  # fmt: skip
+        return start_process(
+            [sys.executable, *launcher, script, *arguments],
+            cwd=repository,
+            text=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": environment, **how},
+        )
 
     return start
 
@@ -142,12 +146,15 @@ def exports():
 @pytest.fixture
 def exports_once(exports, monkeypatch):
     """Has each backbone with its weights exported once a session, in a process of its own as always."""
+    from arcface.backbones.state_dict import read_state_dict
     from arcface.deploy import engines
 
     real = engines.export_in_child
 
     def once(weights: Path, network: str, embedding_size: int, folder: Path, format: str) -> Path:
-        key = hashlib.sha256(weights.read_bytes()).hexdigest(), network, embedding_size, format
+        # Not the file's bytes: Paddle writes the names of its tensors, which are new each time.
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in read_state_dict(weights).values())).hexdigest()
+        key = digest, network, embedding_size, format
         if key not in exports:
             name = real(weights, network, embedding_size, folder, format).name
             exports[key] = name, {file.name: file.read_bytes() for file in folder.iterdir() if file != weights}

@@ -23,8 +23,16 @@ class Conv2D(nn.Conv2D):
         groups = channels_in if depthwise else 1
         fan_in = channels_in // groups * kernel * kernel
         initial = nn.initializer.Normal(0.0, math.sqrt(2 / fan_in))
-        super().__init__(channels_in, channels_out, kernel, stride, padding, groups=groups,
-                         weight_attr=paddle.ParamAttr(initializer=initial), bias_attr=False)  # fmt: skip
+        super().__init__(
+            channels_in,
+            channels_out,
+            kernel,
+            stride,
+            padding,
+            groups=groups,
+            weight_attr=paddle.ParamAttr(initializer=initial),
+            bias_attr=False,
+        )
         self.shape = Convolution(channels_out, kernel, stride, padding, depthwise)
 
 

@@ -17,8 +17,9 @@ BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2
 class ConvBlock(Chain):
     """Convolution, batch norm and, unless linear, PReLU."""
 
-    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False, linear=False,
-                 batch_norm=nn.BatchNorm2D):  # fmt: skip
+    def __init__(
+        self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False, linear=False, batch_norm=nn.BatchNorm2D
+    ):
         super().__init__(
             ("conv", Conv2D(channels_in, channels_out, kernel, stride, padding, depthwise)),
             ("bn", batch_norm(channels_out)),

@@ -70,8 +70,10 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
 def _check_format(file: Path) -> None:
     """Raise UserError for weights of other libraries, which are converted first."""
     if kind := CONVERTED.get(file.suffix):
-        raise UserError(f"{file}: is {kind}; run python -m arcface.deploy.weights {shlex.quote(str(file))}"
-                        " converted/<network>.pdparams and give what that writes")  # fmt: skip
+        raise UserError(
+            f"{file}: is {kind}; run python -m arcface.deploy.weights {shlex.quote(str(file))}"
+            " converted/<network>.pdparams and give what that writes"
+        )
 
 
 def as_state_dict(loaded: object, where: str) -> dict[str, np.ndarray]:
@@ -142,8 +144,9 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
             f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}; give its --network"
         )
     if unknown := sorted(state.keys() - own.keys(), key=str):
-        raise UserError(f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100};"
-                        " give its --network")  # fmt: skip
+        raise UserError(
+            f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100}; give its --network"
+        )
     arrays = {}
     for name, tensor in own.items():
         if list(state[name].shape) != list(tensor.shape):

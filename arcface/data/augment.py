@@ -74,8 +74,9 @@ def occlude(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return result
 
 
-def _rectangle(image: np.ndarray, areas: tuple[float, float], aspects: tuple[float, float],
-               random: np.random.Generator) -> tuple[slice, slice]:  # fmt: skip
+def _rectangle(
+    image: np.ndarray, areas: tuple[float, float], aspects: tuple[float, float], random: np.random.Generator
+) -> tuple[slice, slice]:
     """Return rows and columns of a random rectangle inside the image: share of the area, and height / width, in the ranges."""
     height, width = image.shape[:2]
     area = random.uniform(*areas) * height * width

@@ -70,8 +70,9 @@ class ImageFolder:
     def scan(self, images: int) -> None:
         """Decode `images` of the images, spread evenly over the folders; raises UserError for the first that is not 112x112."""
         if self._left_out:
-            logger.warning("%s: left out %d files and folders without an image, such as %s",
-                           self.file, self._left_out, self._odd_one)  # fmt: skip
+            logger.warning(
+                "%s: left out %d files and folders without an image, such as %s", self.file, self._left_out, self._odd_one
+            )
         for index in evenly_spread(len(self), images):
             decode(self.encoded(index), self.name(index))
 

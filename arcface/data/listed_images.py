@@ -93,11 +93,18 @@ class ListedImages:
         for index, earlier in zip(again, first, strict=True):
             if self.labels[index] != self.labels[earlier]:
                 where, path = f"{self.unit}s {self.number(earlier)} and {self.number(index)}", os.fsdecode(self._path(index))
-                raise UserError(f"{self.file} {where}: {path} has label {self.labels[earlier]} and label {self.labels[index]};"
-                                f" remove the wrong {self.unit}")  # fmt: skip
+                raise UserError(
+                    f"{self.file} {where}: {path} has label {self.labels[earlier]} and label {self.labels[index]};"
+                    f" remove the wrong {self.unit}"
+                )
         if len(again):
-            logger.warning("%s: %d %ss repeat an earlier %s; such an image counts as often as it is listed",
-                           self.file, len(again), self.unit, self.unit)  # fmt: skip
+            logger.warning(
+                "%s: %d %ss repeat an earlier %s; such an image counts as often as it is listed",
+                self.file,
+                len(again),
+                self.unit,
+                self.unit,
+            )
         self._check_files_exist(hashes, directories)
         for index in evenly_spread(len(self), images):
             decode(self.encoded(index), self.name(index))

@@ -26,8 +26,17 @@ class Batches:
     An item is (images uint8 [n, 3, 112, 112] RGB, labels int64 [n]) with n = batch_size / world_size, as numpy arrays.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int, rank: int, world_size: int, shuffle: str = "global",
-                 sampling: str = "natural", augmentation: Augmentation = Augmentation()):  # fmt: skip
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        shuffle: str = "global",
+        sampling: str = "natural",
+        augmentation: Augmentation = Augmentation(),
+    ):
         """`shuffle` and `sampling` are the options of these names in arcface/config.py."""
         if batch_size % world_size:
             raise UserError(

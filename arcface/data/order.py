@@ -37,8 +37,9 @@ class EpochOrder:
     holds 4 bytes and a bit for each image (8 from 2**31 images up).
     """
 
-    def __init__(self, labels: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: str = "global",
-                 sampling: str = "natural"):  # fmt: skip
+    def __init__(
+        self, labels: np.ndarray, batch_size: int, seed: int, epoch: int, shuffle: str = "global", sampling: str = "natural"
+    ):
         """`shuffle` and `sampling` are the options of these names in arcface/config.py; balanced sampling has no blocks."""
         self.batch_size, self.epoch = batch_size, epoch
         random = generator(Purpose.ORDER, seed, epoch)
@@ -111,8 +112,10 @@ def balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def _flips(count: int, random: np.random.Generator) -> np.ndarray:
     """Return `count` random bits, eight to a byte."""
-    parts = [np.packbits(random.random(min(_FLIPS_AT_ONCE, count - first), np.float32) < 0.5)
-             for first in range(0, count, _FLIPS_AT_ONCE)]  # fmt: skip
+    parts = [
+        np.packbits(random.random(min(_FLIPS_AT_ONCE, count - first), np.float32) < 0.5)
+        for first in range(0, count, _FLIPS_AT_ONCE)
+    ]
     return np.concatenate(parts)
 
 

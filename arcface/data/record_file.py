@@ -117,8 +117,10 @@ def _parse_index(block: Block, keys: np.ndarray, offsets: np.ndarray, reader: Re
         sound, complaint = (offsets % 4 == 0) & (offsets < reader.size), f"is no place in the {reader.size} bytes of {reader.path}"
     if not sound.all():
         line = int(np.argmin(sound))
-        raise UserError(f"{reader.path.with_suffix('.idx')} line {block.number + line}: '{shown(block.line(line))}' {complaint};"
-                        " fetch the index of this very file, or remove it")  # fmt: skip
+        raise UserError(
+            f"{reader.path.with_suffix('.idx')} line {block.number + line}: '{shown(block.line(line))}' {complaint};"
+            " fetch the index of this very file, or remove it"
+        )
 
 
 def _from_identities(reader: RecordReader) -> _Images | None:
@@ -264,5 +266,7 @@ def _check_property(file: Path, classes: int) -> None:
     numbers = re.fullmatch(rb"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", content)
     expected = (classes, SIZE, SIZE)
     if not numbers or tuple(map(int, numbers.groups())) != expected:
-        raise UserError(f"{file}: '{shown(b' '.join(content.split()))}' where the records say"
-                        f" '{','.join(map(str, expected))}'; fetch the files that belong together, or remove this one")  # fmt: skip
+        raise UserError(
+            f"{file}: '{shown(b' '.join(content.split()))}' where the records say"
+            f" '{','.join(map(str, expected))}'; fetch the files that belong together, or remove this one"
+        )

@@ -43,9 +43,7 @@ def write_records(path: str | Path, images: Iterable[tuple[int, bytes]], overwri
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place or make room") from error
 
 
-def _write(
-    record_file: BinaryIO, index_file: BinaryIO, property_file: BinaryIO, images: Iterable[tuple[int, bytes]]
-) -> None:
+def _write(record_file: BinaryIO, index_file: BinaryIO, property_file: BinaryIO, images: Iterable[tuple[int, bytes]]) -> None:
     def write(key: int, labels, image: bytes = b"") -> None:
         index_file.write(b"%d\t%d\n" % (key, record_file.tell()))
         record_file.write(encode(labels, key, image))

@@ -59,8 +59,10 @@ class Workers:
                 theirs.close()
         except OSError as error:
             self.close()
-            raise UserError(f"--num_workers {count}: a worker process could not be started ({error.strerror});"
-                            " lower it, or free memory and processes") from error  # fmt: skip
+            raise UserError(
+                f"--num_workers {count}: a worker process could not be started ({error.strerror});"
+                " lower it, or free memory and processes"
+            ) from error
 
     def __enter__(self) -> "Workers":
         return self
@@ -108,8 +110,10 @@ class Workers:
     def _raise_lost(self, slot: int) -> None:
         process = self._processes[self._worker(slot)]
         process.join(5)
-        raise UserError(f"worker process {process.pid} of --num_workers was killed (exit code {process.exitcode}): if for want of"
-                        " memory, lower --num_workers or --batch_size, and go on with --resume 1")  # fmt: skip
+        raise UserError(
+            f"worker process {process.pid} of --num_workers was killed (exit code {process.exitcode}): if for want of"
+            " memory, lower --num_workers or --batch_size, and go on with --resume 1"
+        )
 
 
 def _work(fill: Callable[[Any, np.ndarray], Any], slots: np.ndarray, connection: Connection, parent: int) -> None:

@@ -137,8 +137,12 @@ def _with_openvino(model: Path) -> Embed:
     def compiled(streams: int) -> openvino.CompiledModel:
         # Without the hint for f32, processors that have bfloat16 compute in it.
         # With pinning, the ranks of a machine would all compute on its first cores.
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads(), "NUM_STREAMS": streams,
-                    "ENABLE_CPU_PINNING": False}  # fmt: skip
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads(),
+            "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,
+        }
         return core.compile_model(network, "CPU", settings)
 
     # A stream for each thread, fed with few images at a time, keeps activations in the caches and no thread waiting.

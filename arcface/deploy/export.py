@@ -44,11 +44,12 @@ def _to_onnx(model: Path) -> Path:
     options = {"optimize_tool": "None"} if paddle2onnx.__version__ >= "2" else {}
     onnx = model.with_suffix(".onnx")
     with contextlib.redirect_stdout(io.StringIO()):
-        paddle2onnx.export(str(model), str(model.with_suffix(".pdiparams")), str(onnx), opset_version=13, verbose=False,
-                           **options)  # fmt: skip
+        paddle2onnx.export(str(model), str(model.with_suffix(".pdiparams")), str(onnx), opset_version=13, verbose=False, **options)
     if not onnx.exists() or not onnx.stat().st_size:
-        raise UserError(f"paddle2onnx {paddle2onnx.__version__} cannot convert what paddlepaddle {paddle.__version__} exports;"
-                        " see requirements-engines.txt for versions that fit")  # fmt: skip
+        raise UserError(
+            f"paddle2onnx {paddle2onnx.__version__} cannot convert what paddlepaddle {paddle.__version__} exports;"
+            " see requirements-engines.txt for versions that fit"
+        )
     return onnx
 
 

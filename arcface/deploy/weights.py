@@ -34,13 +34,17 @@ from arcface.runtime.tuning import start_paddle
 
 # y1, after its model-symbol.json: the layers around the blocks, and the blocks in the order of ours.
 Y1_LAYERS = {"conv1": "conv_1", "dw_conv1": "conv_2_dw", "conv2": "conv_6sep", "linear7": "conv_6dw7_7"}
-Y1_BLOCKS = ["dconv_23", *(f"res_3_block{number}" for number in range(4)),
-             "dconv_34", *(f"res_4_block{number}" for number in range(6)),
-             "dconv_45", *(f"res_5_block{number}" for number in range(2))]  # fmt: skip
+Y1_BLOCKS = [
+    "dconv_23",
+    *(f"res_3_block{number}" for number in range(4)),
+    "dconv_34",
+    *(f"res_4_block{number}" for number in range(6)),
+    "dconv_45",
+    *(f"res_5_block{number}" for number in range(2)),
+]
 Y1_INPUT_SCALE = 0.0078125  # times (x - 127.5); ours is 1 / 127.5
 Y1_EPSILON, Y1_LAST_EPSILON = 1e-3, 2e-5  # of the batch norms, and of the last one, whose gamma is fixed at 1
-Y1_PARAMETERS = {"bias": "arg:{}_beta", "_mean": "aux:{}_moving_mean", "_variance": "aux:{}_moving_var",
-                 "_weight": "arg:{}_gamma"}  # fmt: skip
+Y1_PARAMETERS = {"bias": "arg:{}_beta", "_mean": "aux:{}_moving_mean", "_variance": "aux:{}_moving_var", "_weight": "arg:{}_gamma"}
 TORCH_PARAMETERS = {"_mean": "running_mean", "_variance": "running_var", "_weight": "weight"}
 
 Shapes = dict[str, tuple[int, ...]]
@@ -66,8 +70,10 @@ def convert(source: Path, network: str, embedding_size: int) -> dict[str, np.nda
         return _fitted(source, {name: (name, tensor.numpy()) for name, tensor in backbone.state_dict().items()}, shapes)
     read = {".params": _from_y1, ".pth": _from_torch, ".pt": _from_torch}.get(source.suffix)
     if read is None:
-        raise UserError(f"{source}: weights are read from .params (MXNet), .pth and .pt (PyTorch), {' and '.join(SUFFIXES)} files;"
-                        " give one of these")  # fmt: skip
+        raise UserError(
+            f"{source}: weights are read from .params (MXNet), .pth and .pt (PyTorch), {' and '.join(SUFFIXES)} files;"
+            " give one of these"
+        )
     return read(source, network, shapes)
 
 
@@ -182,11 +188,17 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=user_path, metavar="SOURCE", help="file of weights, see above")
-    parser.add_argument("destination", type=user_path, metavar="DESTINATION",
-                        help="file to write: DIRECTORY/NETWORK.pdparams or .safetensors")  # fmt: skip
+    parser.add_argument(
+        "destination", type=user_path, metavar="DESTINATION", help="file to write: DIRECTORY/NETWORK.pdparams or .safetensors"
+    )
     parser.add_argument("--network", default=NetworkOptions.network, help="backbone to convert to (default: %(default)s)")
-    parser.add_argument("--embedding_size", type=Size, default=NetworkOptions.embedding_size, metavar="D",
-                        help="length of its embeddings (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--embedding_size",
+        type=Size,
+        default=NetworkOptions.embedding_size,
+        metavar="D",
+        help="length of its embeddings (default: %(default)s)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION if it is there")
     options = parser.parse_args(arguments)
     start_paddle()
@@ -204,8 +216,10 @@ def main(arguments: list[str] | None = None) -> None:
     if (first := find_backbone(destination.parent, options.network)) != destination:
         print(f"valid.py takes {first.name}, which is beside it; to verify this file, move it to another directory")
         return
-    print(f"verify them: python valid.py --network {options.network} --embedding_size {options.embedding_size} "
-          f"--checkpoint {shlex.quote(str(destination.parent))} --data_dir MS1M_v2 --val_targets lfw")  # fmt: skip
+    print(
+        f"verify them: python valid.py --network {options.network} --embedding_size {options.embedding_size} "
+        f"--checkpoint {shlex.quote(str(destination.parent))} --data_dir MS1M_v2 --val_targets lfw"
+    )
 
 
 class _Parser(argparse.ArgumentParser):

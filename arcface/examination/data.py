@@ -23,12 +23,18 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     """
     with report.examining("training set"):
         source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
-        report.line("training set", f"{source.file}: {len(source):,} images of {source.num_classes:,} people",
-                    f"--batch_size {config.batch_size} is more than that, and the rest of each batch is fillers: take a smaller one"
-                    if config.batch_size > len(source) else None)  # fmt: skip
+        report.line(
+            "training set",
+            f"{source.file}: {len(source):,} images of {source.num_classes:,} people",
+            f"--batch_size {config.batch_size} is more than that, and the rest of each batch is fillers: take a smaller one"
+            if config.batch_size > len(source)
+            else None,
+        )
         counts = np.bincount(source.labels)
-        report.line("images a person", f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images:"
-                    f" {histogram(counts)}")  # fmt: skip
+        report.line(
+            "images a person",
+            f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images: {histogram(counts)}",
+        )
         repeated, contradictory = _examine_rows(report, source)
         if not contradictory:  # else the scan would end with what has just been reported
             with report.examining("files"):
@@ -46,8 +52,11 @@ def examine_verification_sets(report: Report, files: list[Path], training_conten
         with report.examining(file.stem):
             if not os.path.exists(file) and os.path.isdir(file.with_suffix("")):
                 protocol = read_protocol(file.with_suffix(""))
-                report.line(file.stem, f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of one person)"
-                            f" of templates of {len(protocol.images):,} images; for valid.py only")  # fmt: skip
+                report.line(
+                    file.stem,
+                    f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of one person)"
+                    f" of templates of {len(protocol.images):,} images; for valid.py only",
+                )
                 continue
             _examine_pairs(report, read_bin(file), training_contents)
 
@@ -65,16 +74,22 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_contents: se
         pairs.name,
         f"{len(pairs.same):,} pairs, {pairs.same.sum():,} of one person; {len(positions):,} images: {sizes}; {colours}"
         f"{'; none is in the sample' if training_contents and not shared else ''}",
-        wrong, swapped, advise_black(seen), leak if shared else None,
-    )  # fmt: skip
+        wrong,
+        swapped,
+        advise_black(seen),
+        leak if shared else None,
+    )
 
 
 def _examine_rows(report: Report, source: Source) -> tuple[set[int], bool]:
     """Report the rows that list an image again; return their indices, and whether any has another label."""
     again, first = source.repeated()
     others = np.count_nonzero(source.labels[again] != source.labels[first])
-    report.line("listed twice", f"{len(again):,} rows, {others:,} of them as another person" if len(again) else "no image",
-                f"remove rows; the first is {source.name(again[0])}" if len(again) else None)  # fmt: skip
+    report.line(
+        "listed twice",
+        f"{len(again):,} rows, {others:,} of them as another person" if len(again) else "no image",
+        f"remove rows; the first is {source.name(again[0])}" if len(again) else None,
+    )
     return set(again.tolist()), bool(others)
 
 
@@ -93,9 +108,13 @@ def _examine_sample(report: Report, source: Source, repeated: set[int]) -> set[b
         if content is not None and index not in repeated and originals.setdefault(content, index) != index:
             copies.append((index, originals[content]))
     others = sum(source.labels[index] != source.labels[original] for index, original in copies)
-    report.line("its copies", f"{len(copies):,} with the content of another image, {others:,} of them as another person" if copies
-                else "no two images have the same content",
-                f"remove them; the first: {' is '.join(map(source.name, copies[0]))}" if copies else None)  # fmt: skip
+    report.line(
+        "its copies",
+        f"{len(copies):,} with the content of another image, {others:,} of them as another person"
+        if copies
+        else "no two images have the same content",
+        f"remove them; the first: {' is '.join(map(source.name, copies[0]))}" if copies else None,
+    )
     return set(filter(None, seen.contents))
 
 

@@ -23,8 +23,11 @@ def examine_directories(report: Report, config: TrainConfig, num_classes: int | 
     _examine_directory(report, "output", output, takes, 2 * checkpoint if takes else 0, owner(output))
     _examine_directory(report, "logdir", logdir, "", 0, owner(logdir) if logdir != output else None)
     if reason := why_not_writable():
-        report.line("home", f"{reason}: libraries get a temporary one, and each run builds its CPU kernels anew unless"
-                    " XDG_CACHE_HOME names a directory that can be written")  # fmt: skip
+        report.line(
+            "home",
+            f"{reason}: libraries get a temporary one, and each run builds its CPU kernels anew unless"
+            " XDG_CACHE_HOME names a directory that can be written",
+        )
 
 
 def _examine_directory(report: Report, name: str, directory: Path, takes: str, needed: int, holder: str | None) -> None:

@@ -73,8 +73,10 @@ def digest(encoded: bytes) -> bytes:
 def describe_sizes(seen: Look) -> tuple[str, str | None]:
     """Return how many images could be decoded and of which sizes, and what to do if not all are as they should be."""
     decoded = seen.sizes.total()
-    sizes = ", ".join(f"{width}x{height}" + (f" ({count:,})" if len(seen.sizes) > 1 else "")
-                      for (width, height), count in seen.sizes.most_common(3))  # fmt: skip
+    sizes = ", ".join(
+        f"{width}x{height}" + (f" ({count:,})" if len(seen.sizes) > 1 else "")
+        for (width, height), count in seen.sizes.most_common(3)
+    )
     more = f" and {len(seen.sizes) - 3} more sizes" if len(seen.sizes) > 3 else ""
     text = f"{decoded:,} of {len(seen.contents):,} readable" if decoded < len(seen.contents) else "all readable"
     advice = f"{len(seen.problems):,} wrong, the first: {seen.problems[0]}" if seen.problems else None

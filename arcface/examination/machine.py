@@ -44,8 +44,11 @@ def examine_software(report: Report, device: str, engine: str) -> None:
     missing = [name for name in ("jsonargparse", "visualdl", "tqdm", "matplotlib", "jinja2", "scikit-learn") if not _version(name)]
     needed = [f"{name} {_version(name)}" for name in ("jsonargparse", "visualdl") if name not in missing]
     optional = [f"{name} {_version(name)}" if _version(name) else f"no {name}" for name in OPTIONAL]
-    report.line("packages", ", ".join([f"numpy {np.__version__}", f"opencv {cv2.__version__}", *needed, *optional]),
-                f"not installed: {', '.join(missing)}; {how_to_install('cpu')}" if missing else None)  # fmt: skip
+    report.line(
+        "packages",
+        ", ".join([f"numpy {np.__version__}", f"opencv {cv2.__version__}", *needed, *optional]),
+        f"not installed: {', '.join(missing)}; {how_to_install('cpu')}" if missing else None,
+    )
     gpus = machine.gpus()
     advice = None
     if with_cuda and not gpus:
@@ -134,8 +137,11 @@ def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = 0 < soft < MIN_OPEN_FILES
-    report.line("open files", f"{soft:,} at most" if soft > 0 else "no limit",
-                f"few: run ulimit -n {MIN_OPEN_FILES} before training" if few else None)  # fmt: skip
+    report.line(
+        "open files",
+        f"{soft:,} at most" if soft > 0 else "no limit",
+        f"few: run ulimit -n {MIN_OPEN_FILES} before training" if few else None,
+    )
 
 
 def examine_memory(report: Report, config: TrainConfig, num_classes: int) -> None:

@@ -1,8 +1,8 @@
 """The margin on the true class's cosine: one pure function whose settings are the published losses.
 
-    ArcFace     m1 = 1, m2 = 0.5, m3 = 0    Deng et al. 2019, arXiv:1801.07698
-    CosFace     m1 = 1, m2 = 0,   m3 = 0.4  Wang et al. 2018, arXiv:1801.09414
-    SphereFace  m1 = 4, m2 = 0,   m3 = 0    Liu et al. 2017, arXiv:1704.08063
+ArcFace     m1 = 1, m2 = 0.5, m3 = 0    Deng et al. 2019, arXiv:1801.07698
+CosFace     m1 = 1, m2 = 0,   m3 = 0.4  Wang et al. 2018, arXiv:1801.09414
+SphereFace  m1 = 4, m2 = 0,   m3 = 0    Liu et al. 2017, arXiv:1704.08063
 """
 
 from typing import NamedTuple

@@ -54,8 +54,15 @@ class PartialFC:
 
     library: CDLL | None = None
 
-    def __init__(self, num_classes: int, embedding_size: int, margin: Margin = Margin(), scale: float = 64.0,
-                 sample_rate: float = 1.0, seed: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: Margin = Margin(),
+        scale: float = 64.0,
+        sample_rate: float = 1.0,
+        seed: int = 0,
+    ):
         if not paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]:
             raise UserError("FLAGS_use_stride_kernel=0: slices would be copies, and class centres would not be trained; unset it")
         self.shard = shard_of(num_classes, rank(), world_size())
@@ -128,8 +135,13 @@ class PartialFC:
         n = embeddings.shape[0]
         return loss, _through_normalise(x_gradient[rank() * n : (rank() + 1) * n], x, x_inverse)
 
-    def _exponentials(self, weight: paddle.Tensor, logits: paddle.Tensor, columns: paddle.Tensor, shift: paddle.Tensor,
-                      ) -> tuple[paddle.Tensor, paddle.Tensor]:  # fmt: skip
+    def _exponentials(
+        self,
+        weight: paddle.Tensor,
+        logits: paddle.Tensor,
+        columns: paddle.Tensor,
+        shift: paddle.Tensor,
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Turn products with centres [rows, N] in place into exponentials by the centres' lengths, 0 for the true classes.
 
         Returns one by the lengths [rows, 1], and the sums of the exponentials [1, N].
@@ -152,8 +164,9 @@ class PartialFC:
             gradient = paddle.matmul(kept.factors[block], kept.x_factor)
             if self.library:
                 rows = paddle.arange(block.start, block.stop) if self.rows is None else self.rows[block]
-                cpu_kernels.update(self.library, self.weight, self.momentum, rows, gradient, kept.inverses[block],
-                                   lr, momentum, weight_decay)  # fmt: skip
+                cpu_kernels.update(
+                    self.library, self.weight, self.momentum, rows, gradient, kept.inverses[block], lr, momentum, weight_decay
+                )
                 continue
             weight, rows = kept.weight[block], None if self.rows is None else self.rows[block]
             velocity = self.momentum[block] if rows is None else paddle.gather(self.momentum, rows)

@@ -88,8 +88,9 @@ def can_run(convolutions: Sequence[Convolution], x: paddle.Tensor) -> bool:
     return min(height, width) > 0
 
 
-def run_chain(library: ctypes.CDLL, x: paddle.Tensor, units: Sequence[Unit], residual: bool, epsilon: float,
-              momentum: float) -> paddle.Tensor:  # fmt: skip
+def run_chain(
+    library: ctypes.CDLL, x: paddle.Tensor, units: Sequence[Unit], residual: bool, epsilon: float, momentum: float
+) -> paddle.Tensor:
     """Return the output [N, C, H', W'] of the units one after the other, plus x if `residual`; see `can_run`.
 
     Batch norm takes the statistics of this batch, and its running ones become momentum * running + (1 - momentum) * batch.
@@ -110,8 +111,17 @@ class _Chain(PyLayer):
         norms = paddle.empty([2 * sum(unit.convolution.channels_out for unit in units)])
         z = paddle.empty([images, units[-1].convolution.channels_out, height, width])
         _check_memory(
-            library.chain_forward(*_described(x, units), residual, ctypes.c_float(epsilon), ctypes.c_float(momentum), threads(),
-                                  _pointer(y), _pointer(norms), _pointer(z)))  # fmt: skip
+            library.chain_forward(
+                *_described(x, units),
+                residual,
+                ctypes.c_float(epsilon),
+                ctypes.c_float(momentum),
+                threads(),
+                _pointer(y),
+                _pointer(norms),
+                _pointer(z),
+            )
+        )
         ctx.save_for_backward(x, y, norms)
         ctx.library, ctx.units, ctx.residual = library, units, residual
         return z
@@ -122,11 +132,19 @@ class _Chain(PyLayer):
         upstream = upstream.contiguous()
         by_x = None if x.stop_gradient else paddle.empty(x.shape)
         gradients = [[paddle.empty(tensor.shape) for tensor in unit.trained] for unit in ctx.units]
-        pointers = (ctypes.c_void_p * (4 * len(gradients)))(
-            *(_pointer(tensor) for own in gradients for tensor in [*own, None][:4]))  # fmt: skip
+        pointers = (ctypes.c_void_p * (4 * len(gradients)))(*(_pointer(tensor) for own in gradients for tensor in [*own, None][:4]))
         _check_memory(
-            ctx.library.chain_backward(*_described(x, ctx.units), ctx.residual, threads(), _pointer(y), _pointer(norms),
-                                       _pointer(upstream), pointers, _pointer(by_x)))  # fmt: skip
+            ctx.library.chain_backward(
+                *_described(x, ctx.units),
+                ctx.residual,
+                threads(),
+                _pointer(y),
+                _pointer(norms),
+                _pointer(upstream),
+                pointers,
+                _pointer(by_x),
+            )
+        )
         return by_x, *(tensor for own in gradients for tensor in own)
 
 
@@ -143,12 +161,23 @@ def _described(x: paddle.Tensor, units: Sequence[Unit]) -> tuple:
         convolution = unit.convolution
         shapes += [convolution.channels_out, convolution.kernel, convolution.stride, convolution.padding, convolution.depthwise]
         parameters += map(_pointer, [unit.weight, unit.scale, unit.shift, unit.slope, unit.running_mean, unit.running_variance])
-    return ((ctypes.c_int64 * 4)(*x.shape), _pointer(x), (ctypes.c_int64 * len(shapes))(*shapes),
-            (ctypes.c_void_p * len(parameters))(*parameters), ctypes.c_int64(len(units)))  # fmt: skip
+    return (
+        (ctypes.c_int64 * 4)(*x.shape),
+        _pointer(x),
+        (ctypes.c_int64 * len(shapes))(*shapes),
+        (ctypes.c_void_p * len(parameters))(*parameters),
+        ctypes.c_int64(len(units)),
+    )
 
 
-def exponentials(library: ctypes.CDLL, weight: paddle.Tensor, logits: paddle.Tensor, hidden: paddle.Tensor,
-                 shift: paddle.Tensor, smallest_norm: float) -> tuple[paddle.Tensor, paddle.Tensor]:  # fmt: skip
+def exponentials(
+    library: ctypes.CDLL,
+    weight: paddle.Tensor,
+    logits: paddle.Tensor,
+    hidden: paddle.Tensor,
+    shift: paddle.Tensor,
+    smallest_norm: float,
+) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Turn a head's products `logits` [rows, N] in place into exp(logit / |w| - shift) / |w|, with w the rows of weight [rows, D].
 
     Returns 1 / |w| [rows, 1], where a norm below `smallest_norm` counts as that, and the sums of the exponentials [1, N]. They
@@ -157,23 +186,45 @@ def exponentials(library: ctypes.CDLL, weight: paddle.Tensor, logits: paddle.Ten
     (rows, n), size = logits.shape, weight.shape[1]
     inverses, sums = paddle.empty([rows, 1]), paddle.empty([1, n])
     library.head_exponentials(
-        *map(ctypes.c_int64, (rows, n, size)), _pointer(weight), _pointer(hidden), _pointer(shift), ctypes.c_float(smallest_norm),
-        threads(), _pointer(logits), _pointer(inverses), _pointer(sums),
-    )  # fmt: skip
+        *map(ctypes.c_int64, (rows, n, size)),
+        _pointer(weight),
+        _pointer(hidden),
+        _pointer(shift),
+        ctypes.c_float(smallest_norm),
+        threads(),
+        _pointer(logits),
+        _pointer(inverses),
+        _pointer(sums),
+    )
     return inverses, sums
 
 
-def update(library: ctypes.CDLL, weight: paddle.Tensor, velocity: paddle.Tensor, rows: paddle.Tensor, gradient: paddle.Tensor,
-           inverses: paddle.Tensor, lr: float, momentum: float, weight_decay: float) -> None:  # fmt: skip
+def update(
+    library: ctypes.CDLL,
+    weight: paddle.Tensor,
+    velocity: paddle.Tensor,
+    rows: paddle.Tensor,
+    gradient: paddle.Tensor,
+    inverses: paddle.Tensor,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
     """Take a step of momentum SGD in place on some rows of weight and velocity [any number, D]; rows: int64 [R], each once.
 
     gradient: [R, D], of which the part along each row of weight is left out; inverses: [R, 1], of these rows' lengths. All are
     contiguous and, but for `rows`, float32.
     """
     library.head_update(
-        *map(ctypes.c_int64, gradient.shape), _pointer(rows), _pointer(gradient), _pointer(inverses),
-        *map(ctypes.c_float, (lr, momentum, weight_decay)), threads(), _pointer(weight), _pointer(velocity),
-    )  # fmt: skip
+        *map(ctypes.c_int64, gradient.shape),
+        _pointer(rows),
+        _pointer(gradient),
+        _pointer(inverses),
+        *map(ctypes.c_float, (lr, momentum, weight_decay)),
+        threads(),
+        _pointer(weight),
+        _pointer(velocity),
+    )
 
 
 def _pointer(tensor: paddle.Tensor | None) -> ctypes.c_void_p:

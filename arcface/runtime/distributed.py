@@ -77,8 +77,10 @@ def endpoints() -> list[str]:
     elif os.environ["PADDLE_CURRENT_ENDPOINT"] != known[number]:
         wrong = f"with PADDLE_CURRENT_ENDPOINT={os.environ['PADDLE_CURRENT_ENDPOINT']}, not the endpoint of rank {number}"
     if wrong:
-        raise UserError(f"PADDLE_TRAINERS_NUM={world_size()} is set {wrong}; start with python -m paddle.distributed.launch, which"
-                        " sets all of them, or unset it to train with one process")  # fmt: skip
+        raise UserError(
+            f"PADDLE_TRAINERS_NUM={world_size()} is set {wrong}; start with python -m paddle.distributed.launch, which"
+            " sets all of them, or unset it to train with one process"
+        )
     return known
 
 
@@ -93,9 +95,11 @@ def unused_launcher() -> str | None:
         return None
     for name in OTHER_LAUNCHERS:
         if (value := os.environ.get(name, "")).isdecimal() and int(value) > 1:
-            return (f"{name}={value} is set and not used: this process works alone. For several that work together, run on each"
-                    " machine: python -m paddle.distributed.launch --nproc_per_node N train.py ..., with several machines also"
-                    " --master HOST:PORT --nnodes N --rank 0, 1, ...")  # fmt: skip
+            return (
+                f"{name}={value} is set and not used: this process works alone. For several that work together, run on each"
+                " machine: python -m paddle.distributed.launch --nproc_per_node N train.py ..., with several machines also"
+                " --master HOST:PORT --nnodes N --rank 0, 1, ..."
+            )
     return None
 
 
@@ -145,8 +149,10 @@ def _join(member: Member, timeout: float) -> None:
         member.show_life("the start")
     except FAILURES as error:
         member.report_failure(_in_one_line(error))
-        raise UserError(f"the ranks cannot connect to one another ({_in_one_line(error)}); see that no firewall is between them,"
-                        " and that GLOO_SOCKET_IFNAME, if it is set, names an interface of every machine") from error  # fmt: skip
+        raise UserError(
+            f"the ranks cannot connect to one another ({_in_one_line(error)}); see that no firewall is between them,"
+            " and that GLOO_SOCKET_IFNAME, if it is set, names an interface of every machine"
+        ) from error
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -4,7 +4,8 @@ Rank 0 calls the roll: once a second it tells every rank how far all of them are
 a thread and over a connection of its own, so that neither depends on the collectives. It listens at its own endpoint, which
 every rank knows from the launcher, until all have come; then the port is Paddle's. The messages are lines of JSON:
 
-    of a rank    {"rank", "run", "process", "namespace"} first, then {"at", "ticks", "doing"}, {"failed": "what was raised"} or {"left": true}
+    of a rank    {"rank", "run", "process", "namespace"} first, then {"at", "ticks", "doing"}, {"failed": "what was raised"}
+                 or {"left": true}
     of rank 0    {"all_at": how many collectives every rank has begun} or {"lost": "what is wrong"}
 """
 
@@ -234,8 +235,10 @@ class Roll:
         if len(here) < 2 or now - max(entry.changed for _, entry in here) <= self._timeout:
             return None
         behind = [(rank, entry) for rank, entry in here if entry.at < furthest] or here
-        return (f"{in_words([rank for rank, _ in behind])} got no further for {self._timeout:.0f} seconds (--rank_timeout)"
-                f" in {behind[0][1].doing}")  # fmt: skip
+        return (
+            f"{in_words([rank for rank, _ in behind])} got no further for {self._timeout:.0f} seconds (--rank_timeout)"
+            f" in {behind[0][1].doing}"
+        )
 
     def _announce(self, **message) -> None:
         with self._lock:
@@ -287,8 +290,10 @@ def _listen_at(endpoint: str) -> socket.socket:
                 raise
             return socket.create_server(("", port))  # the address is of a router, which passes on what comes there
     except OSError as error:
-        raise UserError(f"rank 0 cannot listen at {endpoint}, its endpoint ({error.strerror or error}): end what does,"
-                        " or start the run again, with other ports") from error  # fmt: skip
+        raise UserError(
+            f"rank 0 cannot listen at {endpoint}, its endpoint ({error.strerror or error}): end what does,"
+            " or start the run again, with other ports"
+        ) from error
 
 
 def _reach(endpoints: list[str], timeout: float) -> socket.socket:

@@ -71,8 +71,15 @@ def round_trip(device: str, ranks: int | None, seconds: float) -> RoundTrip | No
                 environment |= without_gpus(ranks)
         with output.open("wb") as log:
             try:
-                done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                                      timeout=seconds, preexec_fn=partial(die_with_parent, os.getpid()))  # fmt: skip
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    timeout=seconds,
+                    preexec_fn=partial(die_with_parent, os.getpid()),
+                )
             except subprocess.TimeoutExpired as error:
                 raise UserError(
                     f"the ranks gave no answer within {seconds:g} s; see that all of them run and no firewall is between"

@@ -58,8 +58,9 @@ class State:
     centres_momentum: np.ndarray
 
 
-def save(output: Path, network: str, state: State, shard: Shard, step: int, manifest: dict, best: bool = False,
-         keep: bool = False) -> None:  # fmt: skip
+def save(
+    output: Path, network: str, state: State, shard: Shard, step: int, manifest: dict, best: bool = False, keep: bool = False
+) -> None:
     """Write a checkpoint of all ranks and make it the current one; called by every rank.
 
     `manifest` (progress, identity and options of the run) is written into checkpoint.json. `best` makes it the best one
@@ -92,8 +93,13 @@ def save(output: Path, network: str, state: State, shard: Shard, step: int, mani
             }
             heads = [file for owner in range(len(ranges)) for file in head_files(owner, colon)]
             files |= zip(heads, (row.tobytes() for row in of_all_ranks.reshape(len(heads), -1)), strict=True)
-            manifest = {"format": FORMAT, **manifest, "keep": keep, "classes_of_rank": ranges,
-                        "sha256": {file: digest.hex() for file, digest in files.items()}}  # fmt: skip
+            manifest = {
+                "format": FORMAT,
+                **manifest,
+                "keep": keep,
+                "classes_of_rank": ranges,
+                "sha256": {file: digest.hex() for file, digest in files.items()},
+            }
             _write(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
             sync_directory(folder)
             os.rename(folder, output / name)
@@ -151,8 +157,10 @@ class Checkpoint:
             found = self.manifest.get("format") if isinstance(self.manifest, dict) else "of another kind"
             raise UserError(f"{file}: format {found} is not {FORMAT}; update arcface")
         if not _is_sound(self.manifest):
-            raise UserError(f"{file}: damaged (progress, classes or files are not as they are written); restore it, or resume"
-                            " from a copy of the directory")  # fmt: skip
+            raise UserError(
+                f"{file}: damaged (progress, classes or files are not as they are written); restore it, or resume"
+                " from a copy of the directory"
+            )
         if missing := [file for file in self.manifest["sha256"] if not self._path(file).exists()]:
             raise UserError(f"{self.directory}: incomplete checkpoint, missing {', '.join(missing)}; restore the files")
 
@@ -181,8 +189,10 @@ class Checkpoint:
             change = f"{numbers(trained)}, as many as now, but in another order or with other labels"
         else:
             change = f"{numbers(trained)}, now there are {numbers(identity)}"
-        raise UserError(f"--resume 1: {self.directory} was trained on {change}; resume with the images that it was trained on,"
-                        " or train into another --output")  # fmt: skip
+        raise UserError(
+            f"--resume 1: {self.directory} was trained on {change}; resume with the images that it was trained on,"
+            " or train into another --output"
+        )
 
     def load(self, network: str, shard: Shard) -> State:
         """Return the state, the head's rows being those of `shard` whatever the shards were when it was written."""
@@ -227,9 +237,14 @@ def _is_sound(manifest: dict) -> bool:
     if not all(isinstance(item, list) and len(item) == 2 and all(type(number) is int for number in item) for item in ranges):
         return False
     starts, stops = zip(*ranges, strict=True)
-    return (isinstance(manifest.get("identity", {}), dict) and type(progress.get("step")) is int and progress["step"] >= 0
-            and starts == (0, *stops[:-1]) and all(start < stop for start, stop in ranges)
-            and all(isinstance(digest, str) for digest in digests.values()))  # fmt: skip
+    return (
+        isinstance(manifest.get("identity", {}), dict)
+        and type(progress.get("step")) is int
+        and progress["step"] >= 0
+        and starts == (0, *stops[:-1])
+        and all(start < stop for start, stop in ranges)
+        and all(isinstance(digest, str) for digest in digests.values())
+    )
 
 
 def head_files(owner: int, colon: str = ":") -> tuple[str, str]:
@@ -237,8 +252,9 @@ def head_files(owner: int, colon: str = ":") -> tuple[str, str]:
     return f"rank{colon}{owner}_softmax_weight.pkl", f"rank{colon}{owner}_softmax_weight_mom.pkl"
 
 
-def collect_rows(directory: Path, files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard,
-                 read: Callable[[str], np.ndarray]) -> np.ndarray:  # fmt: skip
+def collect_rows(
+    directory: Path, files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard, read: Callable[[str], np.ndarray]
+) -> np.ndarray:
     """Return a shard's rows from the files, one for each rank that wrote, that hold them; ranges[i] are those of files[i].
 
     Raises UserError if a file does not hold as many rows as its range.
@@ -323,8 +339,11 @@ def _remove_older(output: Path, name: str, run: str | None) -> None:
     if target and _manifest(output / target).get("progress", {}).get("run") != run:  # of a run before, in this directory
         best.unlink()
         target = None
-    _remove(path for path in output.iterdir() if _COMPLETE.fullmatch(path.name) and path.name not in (name, target)
-            and not _manifest(path).get("keep"))  # fmt: skip
+    _remove(
+        path
+        for path in output.iterdir()
+        if _COMPLETE.fullmatch(path.name) and path.name not in (name, target) and not _manifest(path).get("keep")
+    )
     _remove(output / f".{link}.copied" for link in (LATEST, BEST))
     (output / f".{BEST}.new").unlink(missing_ok=True)  # what a crash left
     for path in output.iterdir():  # what an earlier run with more ranks left

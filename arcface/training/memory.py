@@ -94,8 +94,10 @@ def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: 
 
     if sharing * needed.total > room.total:
         if sharing * needed.centres > room.total:
-            raise UserError(f"{config.data_dir}: the centres of {num_classes} classes and their momentum do not fit into memory"
-                            f" ({needed.centres / 1e9:.1f} GB a rank); correct --num_classes or train on more ranks")  # fmt: skip
+            raise UserError(
+                f"{config.data_dir}: the centres of {num_classes} classes and their momentum do not fit into memory"
+                f" ({needed.centres / 1e9:.1f} GB a rank); correct --num_classes or train on more ranks"
+            )
         fitting = _fitting_batch(config, num_classes, ranks, device, room.total / sharing)
         advice = f"take --batch_size {fitting}" if fitting else "no batch is small enough: use more memory, or fewer classes a rank"
         raise UserError(f"{takes}, more than {_share(room, sharing)}; {advice}")

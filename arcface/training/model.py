@@ -24,13 +24,19 @@ class Model:
         self.config = config
         self.backbone = create_backbone(config.network, config.embedding_size, config.batch_norm)
         self.head = PartialFC(
-            num_classes, config.embedding_size, Margin(config.margin1, config.margin2, config.margin3),
-            config.scale, config.sample_rate, config.seed,
-        )  # fmt: skip
+            num_classes,
+            config.embedding_size,
+            Margin(config.margin1, config.margin2, config.margin3),
+            config.scale,
+            config.sample_rate,
+            config.seed,
+        )
         self._optimizer = paddle.optimizer.Momentum(
-            momentum=config.momentum, parameters=self.backbone.parameters(), weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            parameters=self.backbone.parameters(),
+            weight_decay=config.weight_decay,
             grad_clip=nn.ClipGradByGlobalNorm(config.clip_norm) if config.clip_norm else None,
-        )  # fmt: skip
+        )
         # Of batch norm before this batch, each with its tensor, where they may be needed.
         self._statistics: list[tuple[paddle.Tensor, paddle.Tensor]] = []
         self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
@@ -85,10 +91,12 @@ class Model:
         """
         statistics = [item for item in self.backbone.state_dict().items() if item[1].stop_gradient]
         candidates = [
-            *((f"the weight {name}", weight) for name, weight in self._trained()), ("a class centre", self.head.weight),
-            *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics), ("the loss", loss),
+            *((f"the weight {name}", weight) for name, weight in self._trained()),
+            ("a class centre", self.head.weight),
+            *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics),
+            ("the loss", loss),
             *((f"the gradient of {name}", gradient) for name, gradient in self._gradients().items()),
-        ]  # fmt: skip
+        ]
         return next((name for name, tensor in candidates if not tensor.isfinite().all()), None)
 
     def share_statistics(self) -> None:
@@ -106,10 +114,9 @@ class Model:
     def load(self, state: State, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
         load_backbone(self.backbone, state.backbone, where)
-        self._optimizer.set_state_dict({
-            _velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name])
-            for name, parameter in self._trained()
-        })  # fmt: skip
+        self._optimizer.set_state_dict(
+            {_velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name]) for name, parameter in self._trained()}
+        )
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
         self.head.momentum.set_value(np.ascontiguousarray(state.centres_momentum))
 

@@ -81,8 +81,16 @@ class Monitor:
     The loss of a log line is the mean over the steps since the last one. Use as a context manager.
     """
 
-    def __init__(self, progress: Progress, steps_per_epoch: int, last_step: int, batch_size: int, log_interval: int,
-                 logdir: Path, reports: bool):  # fmt: skip
+    def __init__(
+        self,
+        progress: Progress,
+        steps_per_epoch: int,
+        last_step: int,
+        batch_size: int,
+        log_interval: int,
+        logdir: Path,
+        reports: bool,
+    ):
         self.progress, self.log_interval = progress, log_interval
         self._steps_per_epoch, self._last_step, self._batch_size = steps_per_epoch, last_step, batch_size
         self._reports, self._records = reports, Records(logdir, progress) if reports else None
@@ -141,16 +149,33 @@ class Monitor:
             logger.info(
                 "Speed %.2f samples/sec   Loss %.4f   Epoch: %d   Global Step: %d   Required: %.0f hours,"
                 " lr_backbone_value: %f, lr_pfc_value: %f",
-                speed, loss, epoch, step, hours, lr, lr,
-            )  # fmt: skip
+                speed,
+                loss,
+                epoch,
+                step,
+                hours,
+                lr,
+                lr,
+            )
             known = {"loss": loss} if self.progress.loss_count else {}
-            self._records.add(step, "training", epoch=epoch, **known, samples_per_second=speed, hours_to_end=hours,
-                              data_wait=data_wait, lr_backbone=lr, lr_head=lr)  # fmt: skip
+            self._records.add(
+                step,
+                "training",
+                epoch=epoch,
+                **known,
+                samples_per_second=speed,
+                hours_to_end=hours,
+                data_wait=data_wait,
+                lr_backbone=lr,
+                lr_head=lr,
+            )
             if data_wait > NOTEWORTHY_WAIT:
                 logger.warning(
                     "waited for data %.0f %% of the time since the line before: raise --num_workers (%d) if cores are idle;"
-                    " if it is the disk that is slow, take --shuffle blocks", 100 * data_wait, self._num_workers,
-                )  # fmt: skip
+                    " if it is the disk that is slow, take --shuffle blocks",
+                    100 * data_wait,
+                    self._num_workers,
+                )
         self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self._loss_sum.zero_()
         self.progress.loss_sum, self.progress.loss_count = 0.0, 0
@@ -168,9 +193,17 @@ class Monitor:
             log_verification(name, self.progress.step, result, highest)
             from arcface.verification.plots import thinned  # imports matplotlib, which only rank 0 needs
 
-            self._records.add(self.progress.step, f"verification/{name}", xnorm=result.xnorm, highest=highest,
-                              accuracy=result.accuracy.mean, std=result.accuracy.std, auc=auc(result.curve),
-                              equal_error_rate=equal_error_rate(result.curve)[0], roc=thinned(result.curve))  # fmt: skip
+            self._records.add(
+                self.progress.step,
+                f"verification/{name}",
+                xnorm=result.xnorm,
+                highest=highest,
+                accuracy=result.accuracy.mean,
+                std=result.accuracy.std,
+                auc=auc(result.curve),
+                equal_error_rate=equal_error_rate(result.curve)[0],
+                roc=thinned(result.curve),
+            )
         return result.accuracy.mean > before
 
     @contextmanager

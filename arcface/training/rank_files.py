@@ -1,8 +1,8 @@
 """Checkpoints of toolkits that write only the backbone and the ranks' class centres, as the 2021 toolkit does.
 
-    MobileFaceNet_128.pdparams
-    rank:0_softmax_weight.pkl        class centres of rank 0, [classes, embedding_size]; or rank_0_softmax_weight.pkl
-    rank:0_softmax_weight_mom.pkl    their momentum, which need not be there
+MobileFaceNet_128.pdparams
+rank:0_softmax_weight.pkl        class centres of rank 0, [classes, embedding_size]; or rank_0_softmax_weight.pkl
+rank:0_softmax_weight_mom.pkl    their momentum, which need not be there
 """
 
 import os
@@ -43,20 +43,28 @@ class RankFiles:
         self._ranges = list(zip([0, *ends[:-1]], ends, strict=True))
         self._embedding_sizes = [size for _, size in shapes]
         self._has_momentum = all((directory / file).exists() for file in self._momentum_files)
-        self.missing = ["the step", "the best accuracies", "the backbone's momentum",
-                        *([] if self._has_momentum else ["the class centres' momentum"])]  # fmt: skip
+        self.missing = [
+            "the step",
+            "the best accuracies",
+            "the backbone's momentum",
+            *([] if self._has_momentum else ["the class centres' momentum"]),
+        ]
 
     def check_identity(self, identity: dict) -> None:
         """Raise UserError if they hold other classes or embeddings than the run has."""
         ranges = zip(self._files, self._ranges, strict=True)
         held = ", ".join(f"{file} the classes {start} to {stop - 1}" for file, (start, stop) in ranges)
         if self._ranges[-1][1] != identity["num_classes"]:
-            raise UserError(f"--resume 1: {self.directory} is of {self._ranges[-1][1]} classes, not {identity['num_classes']}"
-                            f" ({held}); give the data set that it was trained on")  # fmt: skip
+            raise UserError(
+                f"--resume 1: {self.directory} is of {self._ranges[-1][1]} classes, not {identity['num_classes']}"
+                f" ({held}); give the data set that it was trained on"
+            )
         for file, size in zip(self._files, self._embedding_sizes, strict=True):
             if size != identity["embedding_size"]:
-                raise UserError(f"--resume 1: {self.directory / file} was trained with embedding_size {size},"
-                                f" not {identity['embedding_size']}; resume with the same embedding_size")  # fmt: skip
+                raise UserError(
+                    f"--resume 1: {self.directory / file} was trained with embedding_size {size},"
+                    f" not {identity['embedding_size']}; resume with the same embedding_size"
+                )
 
     def load(self, network: str, shard: Shard) -> State:
         """Return the state, with zeros for the momentum that is missing."""

@@ -58,16 +58,25 @@ def train(config: TrainConfig) -> None:
 def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationSet], str | None]:
     """Open what is trained and verified on; returns the name of the set that decides which checkpoint is best, too."""
     source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
-    augmentation = Augmentation(config.augment_photometric, config.augment_low_resolution, config.augment_crop,
-                                config.augment_occlusion)  # fmt: skip
+    augmentation = Augmentation(
+        config.augment_photometric, config.augment_low_resolution, config.augment_crop, config.augment_occlusion
+    )
     batches = Batches(source, config.batch_size, config.seed, rank(), world_size(), config.shuffle, config.sampling, augmentation)
     sets = [_read_set(file) for file in config.val_files]
     best_by = _best_by(config, sets)
     return source, batches, sets, best_by
 
 
-def _train(config: TrainConfig, device: str, engines: list[str], source: Source, batches: Batches, sets: list[VerificationSet],
-           best_by: str | None, warning: str | None) -> None:  # fmt: skip
+def _train(
+    config: TrainConfig,
+    device: str,
+    engines: list[str],
+    source: Source,
+    batches: Batches,
+    sets: list[VerificationSet],
+    best_by: str | None,
+    warning: str | None,
+) -> None:
     output, logdir = Path(config.output), Path(config.logdir)
     identity = _identity(config, source)
     model = Model(config, source.num_classes)
@@ -78,9 +87,13 @@ def _train(config: TrainConfig, device: str, engines: list[str], source: Source,
     schedule = Schedule(config, batches.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     bad_images = set()
-    with _started_output(output, logdir), Interruptions() as interruptions, Monitor(
-        progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
-    ) as monitor:
+    with (
+        _started_output(output, logdir),
+        Interruptions() as interruptions,
+        Monitor(
+            progress, batches.steps_per_epoch, last_step, config.batch_size, config.log_interval, logdir, reports=rank() == 0
+        ) as monitor,
+    ):
         _announce(config, source, schedule, device, progress, last_step, missing, warning)
         model.use_cpu_kernels()
         for images, labels in monitor.waiting_for(load(batches, progress.step, last_step, config.num_workers), config.num_workers):
@@ -107,8 +120,12 @@ def _train(config: TrainConfig, device: str, engines: list[str], source: Source,
                     model.share_statistics()
                     for pairs, result in _verify(engine, model, sets, config):
                         new_best |= monitor.verified(pairs.name, result) and pairs.name == best_by
-            save_due = (step == last_step or step % batches.steps_per_epoch == 0
-                        or bool(config.save_interval) and step % config.save_interval == 0)  # fmt: skip
+            save_due = (
+                step == last_step
+                or step % batches.steps_per_epoch == 0
+                or bool(config.save_interval)
+                and step % config.save_interval == 0
+            )
             if save_due or new_best or agreed.save or agreed.stop:
                 show_life(f"the checkpoint of step {step}")
                 with monitor.paused():
@@ -129,8 +146,10 @@ def _train(config: TrainConfig, device: str, engines: list[str], source: Source,
 
 def _read_set(file: Path) -> VerificationSet:
     if not os.path.lexists(file):
-        raise UserError(f"{file}: cannot be read (No such file or directory); correct --val_targets, --val_dir or --data_dir,"
-                        " or train without verification: --val_targets ''")  # fmt: skip
+        raise UserError(
+            f"{file}: cannot be read (No such file or directory); correct --val_targets, --val_dir or --data_dir,"
+            " or train without verification: --val_targets ''"
+        )
     return read_bin(file)
 
 
@@ -216,20 +235,30 @@ def _told_of_unwritable(output: Path, logdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output {output} and --logdir {logdir}: {error.filename} cannot be written"
-                        f" ({error.strerror}); choose another directory") from error  # fmt: skip
+        raise UserError(
+            f"--output {output} and --logdir {logdir}: {error.filename} cannot be written"
+            f" ({error.strerror}); choose another directory"
+        ) from error
 
 
-def _count_skipped(config: TrainConfig, progress: Progress, batches: Batches, lr: float, loss: paddle.Tensor,
-                   bad_tensor: str | None) -> None:  # fmt: skip
+def _count_skipped(
+    config: TrainConfig, progress: Progress, batches: Batches, lr: float, loss: paddle.Tensor, bad_tensor: str | None
+) -> None:
     """Write down what is known of a step that is not taken, and count it.
 
     Raises UserError, on every rank, if no more steps may be skipped. `bad_tensor` is None where another rank found one.
     """
     step = progress.step + 1
     file = Path(config.output) / f"nonfinite_step_{step:08d}_rank_{rank()}.json"
-    known = {"step": step, "rank": rank(), "bad_tensor": bad_tensor, "loss": repr(loss.item()), "learning_rate": lr,
-             "scale": config.scale, "images": batches.names(progress.step)}  # fmt: skip
+    known = {
+        "step": step,
+        "rank": rank(),
+        "bad_tensor": bad_tensor,
+        "loss": repr(loss.item()),
+        "learning_rate": lr,
+        "scale": config.scale,
+        "images": batches.names(progress.step),
+    }
     try:
         with replacing(file) as opened:  # a run that was resumed may be at the same step again
             opened.write(json.dumps(known, indent=2).encode())
@@ -239,35 +268,50 @@ def _count_skipped(config: TrainConfig, progress: Progress, batches: Batches, lr
     progress.skipped += 1
     allowed = int(config.on_nonfinite.partition(":")[2] or 0)
     if progress.skipped > allowed:
-        raise UserError(f"{what}; nothing was updated, and the last checkpoint is as it was: lower --lr, lengthen"
-                        " --warmup_epoch or set --clip_norm, and resume")  # fmt: skip
+        raise UserError(
+            f"{what}; nothing was updated, and the last checkpoint is as it was: lower --lr, lengthen"
+            " --warmup_epoch or set --clip_norm, and resume"
+        )
     logger.warning("%s; skipped, %d of %d", what, progress.skipped, allowed)
 
 
-def _announce(config: TrainConfig, source: Source, schedule: Schedule, device: str, progress: Progress,
-              last_step: int, missing: list[str], warning: str | None) -> None:  # fmt: skip
+def _announce(
+    config: TrainConfig,
+    source: Source,
+    schedule: Schedule,
+    device: str,
+    progress: Progress,
+    last_step: int,
+    missing: list[str],
+    warning: str | None,
+) -> None:
     if rank():
         return
     if warning:
         logger.warning("%s", warning)
     if (fillers := config.batch_size - len(source)) > 0:
-        logger.warning("--batch_size %d is more than the %d images of %s: in each step %d places are fillers that take time and"
-                       " memory and do not count; take --batch_size %d or less",
-                       config.batch_size, len(source), source.file, fillers, len(source) // world_size() * world_size()
-                       or world_size())  # fmt: skip
+        logger.warning(
+            "--batch_size %d is more than the %d images of %s: in each step %d places are fillers that take time and"
+            " memory and do not count; take --batch_size %d or less",
+            config.batch_size,
+            len(source),
+            source.file,
+            fillers,
+            len(source) // world_size() * world_size() or world_size(),
+        )
     if missing:
         logger.warning("%s holds weights only: begun anew are %s", config.output, ", ".join(missing))
     logger.info("paddlepaddle %s on %s, %d ranks", paddle.__version__, device, world_size())
     logger.info("%d images of %d people in %s", len(source), source.num_classes, source.file)
-    logger.info("learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)",
-                schedule.peak, config.lr, config.batch_size)  # fmt: skip
+    logger.info(
+        "learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)", schedule.peak, config.lr, config.batch_size
+    )
     if progress.step >= last_step:
         logger.info("nothing left to train: the checkpoint is of step %d, the last is %d", progress.step, last_step)
     else:
         logger.info("steps %d to %d, %d an epoch", progress.step + 1, last_step, schedule.steps_per_epoch)
     if not config.resume and (Path(config.output) / "latest").exists():
-        logger.warning("%s holds a checkpoint, which this run's first one will replace; --resume 1 goes on from it",
-                       config.output)  # fmt: skip
+        logger.warning("%s holds a checkpoint, which this run's first one will replace; --resume 1 goes on from it", config.output)
 
 
 def _check_bad_images(of_this_rank: int, limit: int) -> None:

@@ -45,8 +45,14 @@ def valid(config: ValidConfig) -> None:
         _verify_all(config, device, engines, backbone, sets, step)
 
 
-def _verify_all(config: ValidConfig, device: str, engines: list[str], backbone: paddle.nn.Layer,
-                sets: list[VerificationSet | Protocol], step: int) -> None:  # fmt: skip
+def _verify_all(
+    config: ValidConfig,
+    device: str,
+    engines: list[str],
+    backbone: paddle.nn.Layer,
+    sets: list[VerificationSet | Protocol],
+    step: int,
+) -> None:
     if rank() == 0:
         start_log()
     reports, started = [], time.monotonic()
@@ -58,11 +64,15 @@ def _verify_all(config: ValidConfig, device: str, engines: list[str], backbone: 
                 reports += _verify_pairs(embed, one, config, step)
     if config.report and rank() == 0:
         settings = {
-            "date": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "engine used": engine, "device used": device,
-            "ranks": world_size(), "seconds": f"{time.monotonic() - started:.0f}",
+            "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "step": step,
+            "engine used": engine,
+            "device used": device,
+            "ranks": world_size(),
+            "seconds": f"{time.monotonic() - started:.0f}",
             "versions": f"paddlepaddle {paddle.__version__}, numpy {np.__version__}, Python {platform.python_version()}",
             **asdict(config),
-        }  # fmt: skip
+        }
         from arcface.verification.report import write_report
 
         logger.info("report: %s", write_report(Path(config.report), reports, settings))
@@ -78,8 +88,10 @@ def _read_set(file: Path, config: ValidConfig) -> VerificationSet | Protocol:
         return pairs
     protocol = read_protocol(directory)
     if config.template_detector_score and protocol.detector_scores is None:
-        raise UserError(f"{directory}: has no detector scores (meta/{protocol.name}_name_5pts_score.txt);"
-                        " add the file, or leave them out with --template_detector_score 0")  # fmt: skip
+        raise UserError(
+            f"{directory}: has no detector scores (meta/{protocol.name}_name_5pts_score.txt);"
+            " add the file, or leave them out with --template_detector_score 0"
+        )
     return protocol
 
 
@@ -102,9 +114,13 @@ def _verify_templates(embed: Embed, protocol: Protocol, config: ValidConfig, ste
     if rank():
         return []
     features = image_features(
-        plain, flipped, protocol.detector_scores, flip=bool(config.template_flip),
-        norm_score=bool(config.template_norm_score), detector_score=bool(config.template_detector_score),
-    )  # fmt: skip
+        plain,
+        flipped,
+        protocol.detector_scores,
+        flip=bool(config.template_flip),
+        norm_score=bool(config.template_norm_score),
+        detector_score=bool(config.template_detector_score),
+    )
     curve = score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.medias))
     log_tar_at_far(protocol.name, step, tar_at_far(curve))
     if not config.report:

@@ -105,9 +105,7 @@ def squared_distances(embeddings: np.ndarray) -> np.ndarray:
     return np.square(unit[0::2] - unit[1::2]).sum(axis=1)
 
 
-def kfold_accuracy(
-    distances: np.ndarray, same: np.ndarray, folds: int = 10, thresholds: np.ndarray = THRESHOLDS
-) -> KFoldAccuracy:
+def kfold_accuracy(distances: np.ndarray, same: np.ndarray, folds: int = 10, thresholds: np.ndarray = THRESHOLDS) -> KFoldAccuracy:
     """Accuracy of "same if distance < threshold", each fold with the threshold that is best on the others.
 
     Folds are those of `sklearn.model_selection.KFold`: contiguous, not shuffled, the first n % folds of them

@@ -49,8 +49,10 @@ class PairList:
             allowed = f", {may_miss} may be" if may_miss else ""
             line = self.lines[self.paths.index(missing[0]) // 2]
             if (with_slashes := missing[0].replace("\\", "/")) != missing[0] and self._find(directory, with_slashes):
-                raise UserError(f"{self.file} line {line}: {missing[0]}: no such file in {directory}, but there is {with_slashes}:"
-                                " replace the backslashes in the list by slashes")  # fmt: skip
+                raise UserError(
+                    f"{self.file} line {line}: {missing[0]}: no such file in {directory}, but there is {with_slashes}:"
+                    " replace the backslashes in the list by slashes"
+                )
             raise UserError(
                 f"{self.file} line {line}: {missing[0]}{' or '.join(self.suffixes)}: no such file in {directory}"
                 f" ({len(missing)} of {len(found)} images are missing{allowed}); correct --images,"

@@ -26,8 +26,7 @@ def roc_figure(curves: dict[str, Roc]) -> Figure:
         axes.fill_between(fars, low, high, color=colour, alpha=0.18, linewidth=0, step="post")
     seen = [value for roc in curves.values() for value in roc.tar[roc.far >= lowest]]
     floor = max(0.0, np.floor(min(seen) * 20 - 0.2) / 20)
-    axes.set(xscale="log", xlim=(lowest, 1), ylim=(floor, 1 + 0.02 * (1 - floor)), xlabel=FAR_LABEL,
-             ylabel=TAR_LABEL)  # fmt: skip
+    axes.set(xscale="log", xlim=(lowest, 1), ylim=(floor, 1 + 0.02 * (1 - floor)), xlabel=FAR_LABEL, ylabel=TAR_LABEL)
     axes.legend(loc="lower right", frameon=False)
     return _plain(figure)
 

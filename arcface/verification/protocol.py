@@ -143,8 +143,9 @@ def read_pairs(
             if unknown.any():
                 pair, side = np.argwhere(unknown)[0]
                 line = [number for number, line in enumerate(block.split(b"\n"), first_line) if line.strip()][pair]
-                raise UserError(f"{pairs_file} line {line}: no image belongs to template {pairs[pair, side]};"
-                                " correct or remove the line")  # fmt: skip
+                raise UserError(
+                    f"{pairs_file} line {line}: no image belongs to template {pairs[pair, side]}; correct or remove the line"
+                )
             yield rows, pairs[:, 2] == 1
             first_line += block.count(b"\n")
             bar.update(len(block))

@@ -83,10 +83,17 @@ def report_pairs(pairs: VerificationSet, result: Verification) -> SetReport:
 
     false_accepts, false_rejects = np.flatnonzero(accepted & ~pairs.same), np.flatnonzero(~accepted & pairs.same)
     return SetReport(
-        pairs.name, result.curve, result.xnorm, result.accuracy.mean, result.accuracy.std, threshold,
-        png(histogram_figure(similarities, pairs.same, threshold)), worst(false_accepts, -1), worst(false_rejects, 1),
+        pairs.name,
+        result.curve,
+        result.xnorm,
+        result.accuracy.mean,
+        result.accuracy.std,
+        threshold,
+        png(histogram_figure(similarities, pairs.same, threshold)),
+        worst(false_accepts, -1),
+        worst(false_rejects, 1),
         (len(false_accepts), len(false_rejects)),
-    )  # fmt: skip
+    )
 
 
 def write_report(folder: Path, sets: Sequence[SetReport], settings: dict[str, object]) -> Path:

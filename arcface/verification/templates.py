@@ -93,9 +93,7 @@ def aggregate(features: np.ndarray, templates: np.ndarray, medias: np.ndarray) -
     return template_ids.astype(np.int64), (sums / _norms(sums)).astype(np.float32)
 
 
-def score(
-    pairs_file: str | Path, template_ids: np.ndarray, template_features: np.ndarray, block_bytes: int = BLOCK_BYTES
-) -> Roc:
+def score(pairs_file: str | Path, template_ids: np.ndarray, template_features: np.ndarray, block_bytes: int = BLOCK_BYTES) -> Roc:
     """Compare all listed pairs of templates by cosine similarity, and return the ROC.
 
     Similarities are counted in bins of width 2**-20 (a millionth) from -1 to 1, so that memory does not depend on the number

@@ -85,8 +85,18 @@ def test_the_main_face_that_the_detector_finds_is_taken(photos, tmp_path, monkey
     monkeypatch.setattr(tool, "LARGEST_SIDE", 200)  # the photos' side is 400: what the detector finds is scaled back
     (tmp_path / "yunet.onnx").touch()
     cv2.imwrite(str(photos / "empty.png"), np.full((50, 50, 3), 90, np.uint8))
-    tool.main(["--images", str(photos), "--detector", str(tmp_path / "yunet.onnx"), "--output", str(tmp_path / "crops"),
-               "--format=png", "--num_workers=1"])  # fmt: skip
+    tool.main(
+        [
+            "--images",
+            str(photos),
+            "--detector",
+            str(tmp_path / "yunet.onnx"),
+            "--output",
+            str(tmp_path / "crops"),
+            "--format=png",
+            "--num_workers=1",
+        ]
+    )
     crops = list((tmp_path / "crops").rglob("*.png"))
     problems = (tmp_path / "crops" / "not_aligned.txt").read_text()
     assert "empty.png\tno face found" in problems
@@ -95,11 +105,15 @@ def test_the_main_face_that_the_detector_finds_is_taken(photos, tmp_path, monkey
 
 @pytest.mark.parametrize(
     "content, complaint",
-    [("", "holds no landmarks"), ("a.png 1 2 3\n", "line 1: not a path and ten numbers"),
-     ("a.png 1 2 3 4 5 6 7 8 9 x\n", "line 1: not a path"), ("a.png 1 2 3 4 5 6 7 8 9 nan\n", "line 1: not a path"),
-     ("a 1 2 3 4 5 6 7 8 9 9\na 1 2 3 4 5 6 7 8 9 9\n", "line 2: a has landmarks already"),
-     ("a 1 2 3 4 5 6 7 8 9 9\n", "names none of the photos")],
-)  # fmt: skip
+    [
+        ("", "holds no landmarks"),
+        ("a.png 1 2 3\n", "line 1: not a path and ten numbers"),
+        ("a.png 1 2 3 4 5 6 7 8 9 x\n", "line 1: not a path"),
+        ("a.png 1 2 3 4 5 6 7 8 9 nan\n", "line 1: not a path"),
+        ("a 1 2 3 4 5 6 7 8 9 9\na 1 2 3 4 5 6 7 8 9 9\n", "line 2: a has landmarks already"),
+        ("a 1 2 3 4 5 6 7 8 9 9\n", "names none of the photos"),
+    ],
+)
 def test_a_wrong_list_is_explained_and_nothing_written(photos, tmp_path, content, complaint):
     (tmp_path / "wrong.txt").write_text(content)
     with pytest.raises(UserError, match=complaint):
@@ -109,11 +123,15 @@ def test_a_wrong_list_is_explained_and_nothing_written(photos, tmp_path, content
 
 @pytest.mark.parametrize(
     "changed, complaint",
-    [({"--images": "nowhere"}, "nowhere: no such folder"), ({"--landmarks": "nowhere.txt"}, "cannot be read"),
-     ({"--landmarks": None, "--detector": "nowhere.onnx"}, "nowhere.onnx: OpenCV cannot open it"),
-     ({"--num_workers": "0"}, "at least one process"), ({"--format": "gif"}, "invalid choice"),
-     ({"--landmarks": None}, "required")],
-)  # fmt: skip
+    [
+        ({"--images": "nowhere"}, "nowhere: no such folder"),
+        ({"--landmarks": "nowhere.txt"}, "cannot be read"),
+        ({"--landmarks": None, "--detector": "nowhere.onnx"}, "nowhere.onnx: OpenCV cannot open it"),
+        ({"--num_workers": "0"}, "at least one process"),
+        ({"--format": "gif"}, "invalid choice"),
+        ({"--landmarks": None}, "required"),
+    ],
+)
 def test_a_wrong_option_is_explained_and_nothing_written(photos, tmp_path, changed, complaint):
     options = {"--images": str(photos), "--landmarks": str(tmp_path / "landmarks.txt"), "--output": str(tmp_path / "crops")}
     options |= changed

@@ -72,7 +72,12 @@ def test_a_sound_data_set_passes(tmp_path, capsys):
     output = flat(capsys.readouterr().out)
     assert "10 images of 4 people" in output and "10 sound, 0 bad" in output and "0 equal to an image before" in output
     assert "1 to 4, median 2.5; people by images: 1: 1, 2-3: 2, 4-7: 1" in output
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["bad.txt", "black.txt", "copies.txt", "images_a_person.png"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "bad.txt",
+        "black.txt",
+        "copies.txt",
+        "images_a_person.png",
+    ]
     assert (tmp_path / "report" / "bad.txt").read_text() == (tmp_path / "report" / "copies.txt").read_text() == ""
     assert not (tmp_path / "copy").exists()  # there is nothing to repair
 
@@ -174,8 +179,11 @@ def test_a_killed_check_goes_on_where_it_was(start_process, tmp_path, monkeypatc
     (source / "images" / "5.jpg").write_bytes(b"no image")
     kept = tmp_path / "report" / "contents.partial"
     command = ["--source", str(source), "--report", str(tmp_path / "report")]
-    running = start_process([sys.executable, HELPERS / "held.py", "390.jpg", "check", *command, "--num_workers=2"],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    running = start_process(
+        [sys.executable, HELPERS / "held.py", "390.jpg", "check", *command, "--num_workers=2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     for _ in range(1200):
         if kept.exists() and np.count_nonzero(np.fromfile(kept, np.uint64)) == 2 + 384 - 1:  # all before the last 64
             break

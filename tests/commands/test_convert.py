@@ -263,8 +263,10 @@ def test_a_full_disk_is_explained_and_the_run_goes_on_later(tmp_path, monkeypatc
     assert seen(convert(source, tmp_path / "made" / "train.rec")) == seen(source)
 
 
-@pytest.mark.parametrize("content, complaint", [(None, "1.jpg"), (b"", "1.jpg: the image is empty"),
-                                                (b"GIF89a", "1.jpg: neither JPEG, PNG, BMP nor WebP")])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, complaint",
+    [(None, "1.jpg"), (b"", "1.jpg: the image is empty"), (b"GIF89a", "1.jpg: neither JPEG, PNG, BMP nor WebP")],
+)
 def test_an_image_that_cannot_be_written_is_named(tmp_path, content, complaint):
     source = write_list(tmp_path / "source", [0, 1, 1], images()[:3])
     (source / "images" / "1.jpg").unlink()

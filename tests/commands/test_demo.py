@@ -1,4 +1,5 @@
 """The promises of datasets/demo.py, the drawn data set for a first training."""
+
 import os
 import pickle
 import subprocess
@@ -19,14 +20,23 @@ def run(output, **options):
     """Run the script as a user does, from a folder that is not the repository and without PYTHONPATH."""
     flags = [f"--{name}={value}" for name, value in {**SMALL, **options}.items()]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run([sys.executable, SCRIPT, f"--output={output}", *flags], capture_output=True,
-                          text=True, cwd=output.parent, env=environment, timeout=240)
+    return subprocess.run(
+        [sys.executable, SCRIPT, f"--output={output}", *flags],
+        capture_output=True,
+        text=True,
+        cwd=output.parent,
+        env=environment,
+        timeout=240,
+    )
 
 
 def contents(folder):
     """{relative path: (bytes, time of the last change)} of every file below `folder`."""
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def only_bytes(folder):
@@ -88,8 +98,7 @@ def test_more_images_keep_the_earlier_ones():
 def test_no_two_random_streams_meet(monkeypatch):
     first, generator = [], demo.generator
     for module in (demo, drawn_faces):
-        monkeypatch.setattr(module, "generator", lambda *key: first.append(generator(*key).random())
-                            or generator(*key))
+        monkeypatch.setattr(module, "generator", lambda *key: first.append(generator(*key).random()) or generator(*key))
     for group in (demo.TRAINING, demo.HELD_OUT):
         for person in range(3):
             demo.draw_person((0, group, person, 3))
@@ -129,20 +138,24 @@ def test_verification_set_has_the_asked_pairs_half_of_them_same_in_every_fold(ve
 def test_issame_tells_whether_a_pair_shows_one_person_and_no_pair_occurs_twice(verification):
     jpegs, issame = verification
     people = SMALL["pairs"] // demo.PAIRS_PER_PERSON
-    person_of = {jpeg: person for person in range(people)
-                 for jpeg in demo.draw_person((0, demo.HELD_OUT, person, demo.SHOTS_PER_PERSON))}
+    person_of = {
+        jpeg: person for person in range(people) for jpeg in demo.draw_person((0, demo.HELD_OUT, person, demo.SHOTS_PER_PERSON))
+    }
     assert set(jpegs) <= set(person_of)
     pairs = list(zip(jpegs[::2], jpegs[1::2]))
     assert [person_of[left] == person_of[right] for left, right in pairs] == issame
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
-    assert min(len(set(pair)) for pair in pairs) == 2   # no image is paired with itself
+    assert min(len(set(pair)) for pair in pairs) == 2  # no image is paired with itself
     assert set(person_of[jpeg] for jpeg in jpegs) == set(range(people))
 
 
 def test_no_held_out_person_is_in_the_training_images(made, labels, verification):
     assert not {(made / name).read_bytes() for name, _ in labels} & set(verification[0])
-    looks = [drawn_faces.random_person(demo.generator(0, group, person, 0))
-             for group in (demo.TRAINING, demo.HELD_OUT) for person in range(200)]
+    looks = [
+        drawn_faces.random_person(demo.generator(0, group, person, 0))
+        for group in (demo.TRAINING, demo.HELD_OUT)
+        for person in range(200)
+    ]
     assert len({(look.width, look.height, look.skin) for look in looks}) == 400
 
 
@@ -206,9 +219,19 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert os.listdir(tmp_path) == ["demo"] and (tmp_path / "demo" / "demo.bin").is_file()
 
 
-@pytest.mark.parametrize("name, value", [
-    ("identities", 1), ("images_per_identity", 0), ("pairs", 0), ("pairs", 30), ("seed", -1),
-    ("num_workers", 0), ("identities", "many"), ("pear", 5)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("identities", 1),
+        ("images_per_identity", 0),
+        ("pairs", 0),
+        ("pairs", 30),
+        ("seed", -1),
+        ("num_workers", 0),
+        ("identities", "many"),
+        ("pear", 5),
+    ],
+)
 def test_bad_argument_is_one_line_and_writes_nothing(name, value, tmp_path, refused):
     assert f"--{name}" in refused(lambda: demo.main([f"--output={tmp_path / 'demo'}", f"--{name}={value}"]))
     assert os.listdir(tmp_path) == []

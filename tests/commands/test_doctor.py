@@ -61,7 +61,9 @@ def printed(capsys):
 @pytest.fixture
 def training(printed, data_set):
     """Returns a function that examines the training data."""
-    return lambda *options: printed(examine_training_data, parse(TrainConfig, [f"--data_dir={data_set}", "--batch_size=4", *options]))
+    return lambda *options: printed(
+        examine_training_data, parse(TrainConfig, [f"--data_dir={data_set}", "--batch_size=4", *options])
+    )
 
 
 @pytest.fixture
@@ -90,8 +92,14 @@ def doctor(repository, tmp_path):
     def run(*options: str) -> subprocess.CompletedProcess:
         environment = {**os.environ, "PYTHONPATH": str(repository)}
         environment.pop("OMP_NUM_THREADS", None)  # this process set it for itself
-        return subprocess.run([sys.executable, "-m", "arcface.doctor", *options], cwd=tmp_path, env=environment,
-                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "arcface.doctor", *options],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     return run
 
@@ -104,10 +112,16 @@ def test_where_all_is_well_one_screen_says_so_and_nothing_is_left_behind(doctor,
     assert "->" not in done.stdout and lines[-1].split() == ["findings", "none"], done.stdout
     assert len(lines) <= 45 and max(map(len, lines)) <= 100
     for said in (
-        "2 on cpu over gloo, started for this test: right values", "12 images of 4 people", "3 to 3, median 3",
-        "listed twice    no image", "all readable, 112x112", "RGB, as expected of faces", "emore_arcface, to be made in",
-        "no two images have the same content", "4 pairs, 2 of one person; 8 images",
-    ):  # fmt: skip
+        "2 on cpu over gloo, started for this test: right values",
+        "12 images of 4 people",
+        "3 to 3, median 3",
+        "listed twice    no image",
+        "all readable, 112x112",
+        "RGB, as expected of faces",
+        "emore_arcface, to be made in",
+        "no two images have the same content",
+        "4 pairs, 2 of one person; 8 images",
+    ):
         assert said in done.stdout, done.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -116,9 +130,12 @@ def test_what_is_missing_is_a_finding_and_the_examination_goes_on(doctor):
     done = doctor("--data_dir=nowhere", "--output=/proc/x", "--network=Net", "--device=cpu")
     assert done.returncode == 1 and done.stderr == "", done
     for finding in (
-        r"training set +-> nowhere/label.txt: No such file", r"agedb_30 +-> nowhere/agedb_30.bin: cannot be read",
-        r"network +-> --network Net: no such backbone", r"output .*\n +-> cannot be written", r"\nfindings +6,",
-    ):  # fmt: skip
+        r"training set +-> nowhere/label.txt: No such file",
+        r"agedb_30 +-> nowhere/agedb_30.bin: cannot be read",
+        r"network +-> --network Net: no such backbone",
+        r"output .*\n +-> cannot be written",
+        r"\nfindings +6,",
+    ):
         assert re.search(finding, done.stdout), done.stdout
 
 
@@ -225,8 +242,13 @@ def test_each_set_s_first_problem_is_a_finding(verification, data_set):
     write_bin(data_set / "bad.bin", [face(1), b"no image", face(2), face(3, size=(96, 96))], [True, False])
     write_bin(data_set / "blue.bin", [face(index, SKIN[::-1]) for index in range(4)], [True, False])
     _, findings = verification("cut", "odd", "good", "bad", "blue", "none")
-    expected = ["cut.bin: ", "odd.bin: 8 images for 3 pairs", "2 wrong, the first: image 1: not an image that OpenCV can decode",
-                "more blue than red", "none.bin: cannot be read"]  # fmt: skip
+    expected = [
+        "cut.bin: ",
+        "odd.bin: 8 images for 3 pairs",
+        "2 wrong, the first: image 1: not an image that OpenCV can decode",
+        "more blue than red",
+        "none.bin: cannot be read",
+    ]
     assert [said in finding for said, finding in zip(expected, findings, strict=True)] == [True] * 5, findings
 
 
@@ -267,8 +289,10 @@ def test_too_little_room_for_two_checkpoints_is_a_finding(directories, tmp_path)
 
 
 def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(directories, start_process, repository, tmp_path):
-    code = ("import sys, time; from pathlib import Path; from arcface.training.lock import locked\n"
-            "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(100)")  # fmt: skip
+    code = (
+        "import sys, time; from pathlib import Path; from arcface.training.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(100)"
+    )
     holder = start_process([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=repository)
     holder.stdout.readline()
     content = (tmp_path / ".lock").read_bytes()
@@ -351,12 +375,18 @@ def test_a_batch_larger_than_the_data_set_is_told(training):
     assert findings == ["--batch_size 16 is more than that, and the rest of each batch is fillers: take a smaller one"]
 
 
-@pytest.mark.parametrize("room, finding", [
-    (Room(2**40, 2**40, "a large machine"), None),
-    (Room(2**40, 2**32, "a busy machine"), "only 4 GiB of a busy machine are free now: end other programs, or take --batch_size"),
-    (Room(2**40, 2**20, "a crowded machine"), "only 1 MiB of a crowded machine are free now: end other programs"),
-    (Room(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; take --batch_size"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "room, finding",
+    [
+        (Room(2**40, 2**40, "a large machine"), None),
+        (
+            Room(2**40, 2**32, "a busy machine"),
+            "only 4 GiB of a busy machine are free now: end other programs, or take --batch_size",
+        ),
+        (Room(2**40, 2**20, "a crowded machine"), "only 1 MiB of a crowded machine are free now: end other programs"),
+        (Room(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; take --batch_size"),
+    ],
+)
 def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(printed, monkeypatch, room, finding):
     monkeypatch.setattr(memory, "room_on", lambda _: room)
     text, findings = printed(machine.examine_memory, parse(TrainConfig, ["--batch_size=1024", "--device=cpu"]), 10)

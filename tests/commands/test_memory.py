@@ -26,11 +26,14 @@ def ratio(repository):
     return measure
 
 
-@pytest.mark.parametrize("num_classes, options", [
-    (1000, "--batch_size=32"),
-    (1000, "--batch_size=128"),
-    (1000, "--batch_size=16 --cpu_kernels=off"),
-    (200_000, "--batch_size=32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "num_classes, options",
+    [
+        (1000, "--batch_size=32"),
+        (1000, "--batch_size=128"),
+        (1000, "--batch_size=16 --cpu_kernels=off"),
+        (200_000, "--batch_size=32"),
+    ],
+)
 def test_the_estimate_is_right_within_its_tolerance(ratio, num_classes, options):
     assert abs(ratio(num_classes, options) - 1) < TOLERANCE

@@ -80,11 +80,18 @@ def test_images_come_by_person_in_the_order_of_the_sources(sources, tmp_path):
     assert merge(sources, tmp_path / "list") == ([0, 1, 1, 2, 2, 3, 4, 4], [0, 1, 2, 4, 5, 6, 7, 8])
 
 
-@pytest.mark.parametrize("line, complaint", [
-    ("2 0", "line 2: not three whole numbers"), ("2 0 x", "line 2: not three"), ("1 0 1", "no person 0 in a source 1 after"),
-    ("3 0 0", "no person 0 in a source 3"), ("2 3 0", "no person 3 in a source 2"),
-    ("2 1 2", "line 2: person 1 of source 2 has a new"), ("2 0 3", "new label 3, but earlier sources have 3 people"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("2 0", "line 2: not three whole numbers"),
+        ("2 0 x", "line 2: not three"),
+        ("1 0 1", "no person 0 in a source 1 after"),
+        ("3 0 0", "no person 0 in a source 3"),
+        ("2 3 0", "no person 3 in a source 2"),
+        ("2 1 2", "line 2: person 1 of source 2 has a new"),
+        ("2 0 3", "new label 3, but earlier sources have 3 people"),
+    ],
+)
 def test_a_wrong_list_is_explained_and_nothing_written(sources, tmp_path, line, complaint):
     (tmp_path / "mapping.txt").write_text(f"2 1 0\n{line}\n")
     with pytest.raises(UserError, match=complaint):
@@ -109,8 +116,13 @@ def test_an_error_is_one_line_and_exit_code_2(sources, tmp_path, refused, monkey
         (["--sources", "first", "second", "--output=a", "--num_workers=0"], "at least one thread"),
     ]:
         assert words in refused(lambda: main(arguments))
-    done = subprocess.run([sys.executable, SCRIPT, "--sources", "first", "nowhere", "--output=a"], capture_output=True, text=True,
-                          env=environment, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--sources", "first", "nowhere", "--output=a"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and done.stderr.startswith("error: ")
     assert sorted(os.listdir(tmp_path)) == ["all.bin", "first", "old", "second"]
 

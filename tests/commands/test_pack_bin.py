@@ -78,8 +78,16 @@ def test_lfw_is_packed(crops, tmp_path, capsys):
     bo.unlink()
     (tmp_path / "pairs.txt").write_text("1\t2\nAnn_Lee\t1\t2\nBo\t1\t12\nAnn_Lee\t2\tBo\t12\nBo\t1\tAnn_Lee\t1\n")
     pack_bin.main(options(tmp_path / "lfw", tmp_path / "pairs.txt", tmp_path / "lfw.bin"))
-    files = ["Ann_Lee/Ann_Lee_0001.jpg", "Ann_Lee/Ann_Lee_0002.jpg", "Bo/Bo_0001.jpg", "Bo/Bo_0012.png",
-             "Ann_Lee/Ann_Lee_0002.jpg", "Bo/Bo_0012.png", "Bo/Bo_0001.jpg", "Ann_Lee/Ann_Lee_0001.jpg"]  # fmt: skip
+    files = [
+        "Ann_Lee/Ann_Lee_0001.jpg",
+        "Ann_Lee/Ann_Lee_0002.jpg",
+        "Bo/Bo_0001.jpg",
+        "Bo/Bo_0012.png",
+        "Ann_Lee/Ann_Lee_0002.jpg",
+        "Bo/Bo_0012.png",
+        "Bo/Bo_0001.jpg",
+        "Ann_Lee/Ann_Lee_0001.jpg",
+    ]
     content = read_bin(tmp_path / "lfw.bin")
     assert content.images == [(tmp_path / "lfw" / file).read_bytes() for file in files]
     assert content.same.tolist() == [True, True, False, False]
@@ -118,11 +126,15 @@ def test_all_missing_images_are_counted_before_any_is_read(crops, pairs, tmp_pat
     assert message.startswith(f"{pairs} line 1: {crop(1)}: no such file in {crops} (2 of 5 images are missing)")
 
 
-@pytest.mark.parametrize("content, complaint", [
-    (b"", "not an image"),
-    (b"\xff\xd8\xff\xe0 half a JPEG", "not an image"),
-    (cv2.imencode(".png", np.zeros((250, 250, 3), np.uint8))[1].tobytes(), "250x250 pixels, not 112x112; align"),
-], ids=["empty", "damaged", "not aligned"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"", "not an image"),
+        (b"\xff\xd8\xff\xe0 half a JPEG", "not an image"),
+        (cv2.imencode(".png", np.zeros((250, 250, 3), np.uint8))[1].tobytes(), "250x250 pixels, not 112x112; align"),
+    ],
+    ids=["empty", "damaged", "not aligned"],
+)
 def test_the_first_bad_image_is_named(crops, pairs, tmp_path, content, complaint):
     for number in 2, 3:
         (crops / crop(number)).write_bytes(content)

@@ -32,8 +32,15 @@ def with_read_only_home(repository, tmp_path):
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPLCONFIG"))}
         paths = os.pathsep.join([str(repository), str(repository / "tests" / "helpers")])
         environment |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": paths}
-        done = subprocess.run([*unshare, f"{mount} {command}"], cwd=repository, env=environment, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=240)  # fmt: skip
+        done = subprocess.run(
+            [*unshare, f"{mount} {command}"],
+            cwd=repository,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+        )
         assert done.returncode == 0, done.stdout
         return done.stdout
 

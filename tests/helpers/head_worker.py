@@ -31,8 +31,13 @@ def two_steps(classes: int, margins: tuple, sample_rate: float, scale: float) ->
         (loss * 3).backward()
         head.update(cases.LR, cases.MOMENTUM, cases.WEIGHT_DECAY)
         sampled = np.arange(head.shard.size) if head.rows is None else head.rows.numpy()
-        result |= {f"loss{step}": loss.numpy(), f"gradient{step}": x.grad.numpy() / 3, f"rows{step}": sampled,
-                   f"weight{step}": head.weight.numpy().copy(), f"momentum{step}": head.momentum.numpy().copy()}  # fmt: skip
+        result |= {
+            f"loss{step}": loss.numpy(),
+            f"gradient{step}": x.grad.numpy() / 3,
+            f"rows{step}": sampled,
+            f"weight{step}": head.weight.numpy().copy(),
+            f"momentum{step}": head.momentum.numpy().copy(),
+        }
     return result
 
 

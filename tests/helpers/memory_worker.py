@@ -1,6 +1,6 @@
 """Takes two training steps with the options that it is given; prints the estimated bytes and the most that were resident.
 
-    python memory_worker.py NUM_CLASSES --batch_size 32 ...
+python memory_worker.py NUM_CLASSES --batch_size 32 ...
 """
 
 import sys

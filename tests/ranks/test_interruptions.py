@@ -30,9 +30,18 @@ def data_set(make_data_set):
 
 @pytest.fixture
 def options(data_set, tmp_path):
-    return [f"--data_dir={data_set}", f"--output={tmp_path / 'out'}", f"--logdir={tmp_path / 'log'}", "--device=cpu",
-            f"--network={NETWORK}", "--val_targets=", "--batch_size=4", "--log_interval=1", "--lr=0.4",
-            "--num_workers=1"]  # fmt: skip
+    return [
+        f"--data_dir={data_set}",
+        f"--output={tmp_path / 'out'}",
+        f"--logdir={tmp_path / 'log'}",
+        "--device=cpu",
+        f"--network={NETWORK}",
+        "--val_targets=",
+        "--batch_size=4",
+        "--log_interval=1",
+        "--lr=0.4",
+        "--num_workers=1",
+    ]
 
 
 @pytest.fixture
@@ -85,7 +94,8 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(start, tmp_path,
     printed = run_to_end([process])
     step = Checkpoint(output).manifest["progress"]["step"]
     assert step == steps_logged(output) and printed.rstrip().endswith(
-        f"stopped by a signal after step {step}, which is saved; the same command with --resume 1 goes on")  # fmt: skip
+        f"stopped by a signal after step {step}, which is saved; the same command with --resume 1 goes on"
+    )
 
 
 def assert_same_as_undisturbed(start, tmp_path: Path, ranks: int) -> None:

@@ -23,8 +23,9 @@ def test_ranks_that_are_started_for_it_find_their_values_right():
     assert found.small > 0 and found.large > 0
 
 
-@pytest.mark.parametrize("name, what", [("all_reduce_sum", "all_reduce sum"), ("all_gather", "all_gather"),
-                                        ("broadcast", "broadcast")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, what", [("all_reduce_sum", "all_reduce sum"), ("all_gather", "all_gather"), ("broadcast", "broadcast")]
+)
 def test_a_collective_with_wrong_values_is_named(monkeypatch, name, what):
     assert wrong_collectives() == []
     real = getattr(module, name)
@@ -36,9 +37,16 @@ def test_a_rank_that_never_comes_is_waited_for_no_longer_than_allowed(monkeypatc
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoints = [f"127.0.0.1:{free.getsockname()[1]}", "127.0.0.1:1"]
-    for name, value in {"PADDLE_TRAINER_ID": "0", "PADDLE_TRAINERS_NUM": "2", "PADDLE_LOCAL_SIZE": "2", "PADDLE_LOCAL_RANK": "0",
-                        "PADDLE_MASTER": endpoints[0], "PADDLE_CURRENT_ENDPOINT": endpoints[0], "PADDLE_RANK_IN_NODE": "0",
-                        "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints)}.items():  # fmt: skip
+    for name, value in {
+        "PADDLE_TRAINER_ID": "0",
+        "PADDLE_TRAINERS_NUM": "2",
+        "PADDLE_LOCAL_SIZE": "2",
+        "PADDLE_LOCAL_RANK": "0",
+        "PADDLE_MASTER": endpoints[0],
+        "PADDLE_CURRENT_ENDPOINT": endpoints[0],
+        "PADDLE_RANK_IN_NODE": "0",
+        "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
+    }.items():
         monkeypatch.setenv(name, value)
     started = time.monotonic()
     with pytest.raises(UserError, match="no answer within 15 s"):

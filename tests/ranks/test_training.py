@@ -66,9 +66,23 @@ def train(run_ranks, repository, data_set, tmp_path):
 
 
 def arguments(data_set: Path, output: Path) -> list[str]:
-    return ["--data_dir", str(data_set), "--output", str(output), "--logdir", str(output / "log"), "--device", "cpu",
-            f"--network={NETWORK}", "--val_targets=", "--engine=paddle", "--batch_size=8", "--log_interval=1", "--lr=0.4",
-            "--num_workers=1"]  # fmt: skip
+    return [
+        "--data_dir",
+        str(data_set),
+        "--output",
+        str(output),
+        "--logdir",
+        str(output / "log"),
+        "--device",
+        "cpu",
+        f"--network={NETWORK}",
+        "--val_targets=",
+        "--engine=paddle",
+        "--batch_size=8",
+        "--log_interval=1",
+        "--lr=0.4",
+        "--num_workers=1",
+    ]
 
 
 def records(output: Path) -> list[dict]:
@@ -154,8 +168,14 @@ def test_another_number_of_ranks_resumes_where_the_first_stopped(train, data_set
 @pytest.mark.parametrize("sample_rate", [1.0, 0.5])
 def test_any_change_of_ranks_trains_on_like_one_rank(train, sample_rate):
     """1, 2, 3 and 1 ranks, of whose shards of 7 classes none are equal, two steps each."""
-    options = ["--batch_norm=sync", "--batch_size=12", "--num_epoch=3", "--lr=0.0001", "--clip_norm=5",
-               f"--sample_rate={sample_rate}"]  # fmt: skip
+    options = [
+        "--batch_norm=sync",
+        "--batch_size=12",
+        "--num_epoch=3",
+        "--lr=0.0001",
+        "--clip_norm=5",
+        f"--sample_rate={sample_rate}",
+    ]
     whole = train(1, "whole", *options, "--max_steps=8")
     for step, ranks in ((2, 1), (4, 2), (6, 3), (8, 1)):
         changing = train(ranks, "changing", *options, f"--max_steps={step}", "--resume=1" if step > 2 else "--resume=0")
@@ -181,8 +201,10 @@ def test_weights_without_the_rest_of_a_checkpoint_are_gone_on_from(train, tmp_pa
         shutil.copyfile(first / name, old / name)
     output = train(3, "old", "--max_steps=1", "--lr=0", "--batch_norm=frozen", "--batch_size=12", "--resume=1")
     (warning,) = [line for line in (output / "training.log").read_text().splitlines() if "weights only" in line]
-    assert warning.endswith(f"{output} holds weights only: begun anew are the step, the best accuracies, the backbone's momentum,"
-                            " the class centres' momentum")  # fmt: skip
+    assert warning.endswith(
+        f"{output} holds weights only: begun anew are the step, the best accuracies, the backbone's momentum,"
+        " the class centres' momentum"
+    )
     now = arrays(output, 3)
     names = [name for name in given if name.startswith(f"{NETWORK} ")]
     assert len(names) == 8 and all(np.array_equal(now[name], given[name]) for name in names)
@@ -202,8 +224,9 @@ def assert_same_run(one: Path, other: Path, ranks: int) -> None:
     for name in expected:
         assert np.array_equal(expected[name], actual[name]), name
     timing = ("run", "time", "samples_per_second", "hours_to_end", "data_wait")
-    without_times = [[{key: value for key, value in record.items() if key not in timing} for record in records(run)]
-                     for run in (one, other)]  # fmt: skip
+    without_times = [
+        [{key: value for key, value in record.items() if key not in timing} for record in records(run)] for run in (one, other)
+    ]
     assert without_times[0] == without_times[1]
 
 
@@ -240,9 +263,15 @@ def test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figure
 
     (file,) = (output / "log").glob("vdlrecords*")
     reader = LogReader(file_path=str(file))
-    for kind, name in [("training", "loss"), ("training", "lr_backbone"), ("training", "lr_head"),
-                       ("training", "samples_per_second"), ("training", "hours_to_end"),
-                       ("verification/tiny", "accuracy"), ("verification/tiny", "xnorm")]:  # fmt: skip
+    for kind, name in [
+        ("training", "loss"),
+        ("training", "lr_backbone"),
+        ("training", "lr_head"),
+        ("training", "samples_per_second"),
+        ("training", "hours_to_end"),
+        ("verification/tiny", "accuracy"),
+        ("verification/tiny", "xnorm"),
+    ]:
         shown = {point.id: point.value for point in reader.get_data("scalar", f"{kind}/{name}")}
         recorded = {record["step"]: record[name] for record in records(output) if record["kind"] == kind}
         assert shown == pytest.approx(recorded) and len(shown) == 2
@@ -274,8 +303,9 @@ def test_the_saved_head_is_the_trained_one(train):
 def test_training_starts_from_given_weights_and_a_new_head(train):
     first = train(1, "first", "--max_steps=2", "--seed=1")
     given = arrays(first, 1)
-    started = arrays(train(2, "started", "--max_steps=1", "--lr=0", "--batch_norm=frozen",
-                           f"--init_from={first / f'{NETWORK}.pdparams'}"), 2)  # fmt: skip
+    started = arrays(
+        train(2, "started", "--max_steps=1", "--lr=0", "--batch_norm=frozen", f"--init_from={first / f'{NETWORK}.pdparams'}"), 2
+    )
     backbone = [name for name in given if name.startswith(f"{NETWORK} ")]
     assert len(backbone) == 8 and all(np.array_equal(started[name], given[name]) for name in backbone)
     assert (started["head weight"] != given["head weight"]).any(axis=1).all()
@@ -291,9 +321,19 @@ def test_valid_prints_what_training_measured_last_on_any_number_of_ranks(train, 
     output = train(2, "run", "--max_steps=2", "--val_targets=tiny")
     trained = [line.partition("-[")[2] for line in (output / "training.log").read_text().splitlines() if "[tiny]" in line]
     for ranks in (1, 2):
-        done = run_ranks(ranks, repository / "valid.py", "--checkpoint", output, "--data_dir", data_set,
-                         f"--network={NETWORK}", "--engine=paddle", "--val_targets=tiny", "--val_batch_size=5",
-                         "--device=cpu")  # fmt: skip
+        done = run_ranks(
+            ranks,
+            repository / "valid.py",
+            "--checkpoint",
+            output,
+            "--data_dir",
+            data_set,
+            f"--network={NETWORK}",
+            "--engine=paddle",
+            "--val_targets=tiny",
+            "--val_batch_size=5",
+            "--device=cpu",
+        )
         printed = [line.partition("-[")[2] for line in done.stdout.splitlines() if "[tiny]" in line]
         xnorms = [float(lines[0].rpartition(" ")[2]) for lines in (trained, printed)]
         assert xnorms[0] == pytest.approx(xnorms[1], rel=1e-5)

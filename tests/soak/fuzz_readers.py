@@ -106,8 +106,12 @@ def seeds(name: str) -> list[bytes]:
     match name:
         case "bin_file":
             arrays = [np.frombuffer(image, np.uint8) for image in images]
-            return [pickle.dumps((some, flags), protocol) for protocol in range(6) for some in (images, arrays)
-                    for flags in (same, np.array(same))]  # fmt: skip
+            return [
+                pickle.dumps((some, flags), protocol)
+                for protocol in range(6)
+                for some in (images, arrays)
+                for flags in (same, np.array(same))
+            ]
         case "params":
             array = struct.pack("<IiIqqiii", 0xF993FAC9, 0, 2, 2, 3, 1, 0, 0) + bytes(24)
             return [struct.pack("<QQQ", 0x112, 0, 1) + array + struct.pack("<QQ", 1, 5) + b"arg:w"]
@@ -116,8 +120,11 @@ def seeds(name: str) -> list[bytes]:
         case "rec":
             images = [(key, encode(label, key, b"image")) for key, label in ((1, 0), (2, 0), (3, [1, 1]))]
             about = [(0, encode([4, 6], 0, b"")), (4, encode([1, 3], 4, b"")), (5, encode([3, 4], 5, b""))]
-            return [part for records in (images + about, images, [*images, (9, encode(2, 9, b"\x0a\x23\xd7\xce" * 3))])
-                    for part in rec_seeds(records)]  # fmt: skip
+            return [
+                part
+                for records in (images + about, images, [*images, (9, encode(2, 9, b"\x0a\x23\xd7\xce" * 3))])
+                for part in rec_seeds(records)
+            ]
         case "protocol":
             listed, compared = b"a.jpg 1 1\nb.jpg 2 1\n", b"1 2 0\n1 1 1\n"
             return [b"\0".join((listed, compared, b"a.jpg" + landmarks + b"b.jpg" + landmarks)), listed + b"\0" + compared]

@@ -20,9 +20,15 @@ def test_a_minute_of_mutated_files_finds_nothing(start_process, tmp_path, reader
     if find_spec("atheris") is None:
         pytest.skip("atheris is not installed; make test-all installs it where it has a wheel")
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = start_process([sys.executable, SCRIPT, reader, f"-max_total_time={SECONDS}", "-rss_limit_mb=2048"], cwd=tmp_path,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                            env=environment)  # fmt: skip
+    process = start_process(
+        [sys.executable, SCRIPT, reader, f"-max_total_time={SECONDS}", "-rss_limit_mb=2048"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
     printed, _ = process.communicate(timeout=4 * SECONDS)
     assert process.returncode == 0, printed[-4000:]
     assert int(re.search(r"Done (\d+) runs", printed)[1]) > 1000

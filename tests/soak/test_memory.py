@@ -5,17 +5,20 @@ import pytest
 from tests.commands.test_memory import TOLERANCE, ratio  # noqa: F401  (a fixture)
 
 
-@pytest.mark.parametrize("num_classes, options", [
-    (1000, "--batch_size=8"),
-    (1000, "--batch_size=64"),
-    (1000, "--batch_size=256"),
-    (1000, "--batch_size=64 --cpu_kernels=off"),
-    (1000, "--batch_size=32 --batch_norm=frozen"),
-    (1000, "--batch_size=32 --batch_norm=sync"),
-    (1000, "--batch_size=32 --embedding_size=512"),
-    (500_000, "--batch_size=128"),
-    (500_000, "--batch_size=32 --sample_rate=0.1"),
-    (500_000, "--batch_size=32 --cpu_kernels=off"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "num_classes, options",
+    [
+        (1000, "--batch_size=8"),
+        (1000, "--batch_size=64"),
+        (1000, "--batch_size=256"),
+        (1000, "--batch_size=64 --cpu_kernels=off"),
+        (1000, "--batch_size=32 --batch_norm=frozen"),
+        (1000, "--batch_size=32 --batch_norm=sync"),
+        (1000, "--batch_size=32 --embedding_size=512"),
+        (500_000, "--batch_size=128"),
+        (500_000, "--batch_size=32 --sample_rate=0.1"),
+        (500_000, "--batch_size=32 --cpu_kernels=off"),
+    ],
+)
 def test_the_estimate_is_right_within_its_tolerance(ratio, num_classes, options):  # noqa: F811
     assert abs(ratio(num_classes, options, timeout=500) - 1) < TOLERANCE

@@ -5,16 +5,25 @@ import subprocess
 
 import pytest
 
-CORE = ["tests/unit/head", "tests/unit/backbones", "tests/unit/data", "tests/unit/training", "tests/ranks/test_training.py",
-        "tests/ranks/test_partial_fc.py"]  # fmt: skip
+CORE = [
+    "tests/unit/head",
+    "tests/unit/backbones",
+    "tests/unit/data",
+    "tests/unit/training",
+    "tests/ranks/test_training.py",
+    "tests/ranks/test_partial_fc.py",
+]
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1500)
 def test_the_core_passes_on_paddle_2_6(repository, start_process):
     python = repository / ".venv-2.6" / "bin" / "python"
-    found = subprocess.run([python, "-c", "import paddle; print(paddle.__version__)"], capture_output=True, text=True) if (
-        python.exists()) else None  # fmt: skip
+    found = (
+        subprocess.run([python, "-c", "import paddle; print(paddle.__version__)"], capture_output=True, text=True)
+        if (python.exists())
+        else None
+    )
     if not found or found.returncode:
         pytest.skip("no Paddle 2.6 in .venv-2.6; make test-all installs it where it has a wheel, up to Python 3.12")
     assert found.stdout.startswith("2.6."), found.stdout

@@ -86,10 +86,18 @@ def test_a_mirrored_face_is_rotated_but_never_reflected():
 
 @pytest.mark.parametrize(
     "landmarks",
-    [np.full((5, 2), 30.0), np.full((5, 2), 900.0) + 1e-5 * TEMPLATE.astype(np.float32), np.zeros((5, 2)), np.full((5, 2), np.nan),
-     np.full((5, 2), np.inf), TEMPLATE[:4], TEMPLATE.T, TEMPLATE.ravel()],
+    [
+        np.full((5, 2), 30.0),
+        np.full((5, 2), 900.0) + 1e-5 * TEMPLATE.astype(np.float32),
+        np.zeros((5, 2)),
+        np.full((5, 2), np.nan),
+        np.full((5, 2), np.inf),
+        TEMPLATE[:4],
+        TEMPLATE.T,
+        TEMPLATE.ravel(),
+    ],
     ids=["coincide", "coincide but for rounding", "zero", "nan", "infinite", "four", "transposed", "flat"],
-)  # fmt: skip
+)
 def test_landmarks_that_determine_no_transform_are_an_error(landmarks):
     with pytest.raises(ValueError, match="points"):
         align(np.zeros((20, 20, 3), np.uint8), landmarks)
@@ -101,9 +109,15 @@ def test_points_of_which_every_rotation_is_as_good_are_an_error():
         similarity_transform(square, square[[0, 3, 2, 1]])
 
 
-@pytest.mark.parametrize("image", [
-    np.zeros((20, 20), np.uint8), np.zeros((20, 20, 4), np.uint8), np.zeros((20, 20, 3), np.float32), np.zeros((0, 9, 3), np.uint8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((20, 20), np.uint8),
+        np.zeros((20, 20, 4), np.uint8),
+        np.zeros((20, 20, 3), np.float32),
+        np.zeros((0, 9, 3), np.uint8),
+    ],
+)
 def test_what_is_no_image_is_an_error(image):
     with pytest.raises(ValueError, match="an image is uint8"):
         align(image, TEMPLATE)

@@ -10,10 +10,20 @@ import pytest
 from arcface.config import TrainConfig, ValidConfig, parse
 
 PUBLISHED = {
-    "network": "MobileFaceNet_128", "lr": 0.1, "batch_size": 512, "weight_decay": 2e-4, "embedding_size": 128,
-    "logdir": "log", "output": "emore_arcface", "resume": 0, "num_epoch": 32, "warmup_epoch": 1,
-    "decay_epochs": [6, 12, 18, 24], "val_targets": "lfw,cfp_fp,agedb_30", "val_interval": 2000,
-}  # fmt: skip
+    "network": "MobileFaceNet_128",
+    "lr": 0.1,
+    "batch_size": 512,
+    "weight_decay": 2e-4,
+    "embedding_size": 128,
+    "logdir": "log",
+    "output": "emore_arcface",
+    "resume": 0,
+    "num_epoch": 32,
+    "warmup_epoch": 1,
+    "decay_epochs": [6, 12, 18, 24],
+    "val_targets": "lfw,cfp_fp,agedb_30",
+    "val_interval": 2000,
+}
 
 
 def test_the_published_defaults_stay():
@@ -23,8 +33,10 @@ def test_the_published_defaults_stay():
 
 
 def test_the_published_command_lines_are_understood():
-    line = ('--network MobileFaceNet_128 --lr=0.1 --batch_size 512 --weight_decay 2e-4 --embedding_size 128 '
-            '--logdir=log --output emore_arcface --resume 0')  # fmt: skip
+    line = (
+        "--network MobileFaceNet_128 --lr=0.1 --batch_size 512 --weight_decay 2e-4 --embedding_size 128 "
+        "--logdir=log --output emore_arcface --resume 0"
+    )
     assert parse(TrainConfig, line.split()) == parse(TrainConfig, [])
 
 

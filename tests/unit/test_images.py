@@ -43,16 +43,25 @@ def turned() -> bytes:
 
 
 JPEGS = {
-    "plain": jpeg, "4:4:4": lambda: jpeg(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+    "plain": jpeg,
+    "4:4:4": lambda: jpeg(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
     "4:2:2": lambda: jpeg(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422),
     "4:4:0": lambda: jpeg(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440),
-    "progressive": lambda: jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1), "worst": lambda: jpeg(cv2.IMWRITE_JPEG_QUALITY, 1),
-    "best": lambda: jpeg(cv2.IMWRITE_JPEG_QUALITY, 100), "restarts": lambda: jpeg(cv2.IMWRITE_JPEG_RST_INTERVAL, 3),
-    "grey": lambda: pillow("L"), "CMYK": lambda: pillow("CMYK"), "turned": turned, "more behind it": lambda: jpeg() + b"more",
-    "damaged": lambda: jpeg()[:900] + b"x" * 50 + jpeg()[950:], "cut off": lambda: jpeg()[:-2], "smaller": lambda: jpeg(size=111),
-    "larger": lambda: jpeg(size=113), "zeros": lambda: jpeg()[:900] + bytes(900),
+    "progressive": lambda: jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "worst": lambda: jpeg(cv2.IMWRITE_JPEG_QUALITY, 1),
+    "best": lambda: jpeg(cv2.IMWRITE_JPEG_QUALITY, 100),
+    "restarts": lambda: jpeg(cv2.IMWRITE_JPEG_RST_INTERVAL, 3),
+    "grey": lambda: pillow("L"),
+    "CMYK": lambda: pillow("CMYK"),
+    "turned": turned,
+    "more behind it": lambda: jpeg() + b"more",
+    "damaged": lambda: jpeg()[:900] + b"x" * 50 + jpeg()[950:],
+    "cut off": lambda: jpeg()[:-2],
+    "smaller": lambda: jpeg(size=111),
+    "larger": lambda: jpeg(size=113),
+    "zeros": lambda: jpeg()[:900] + bytes(900),
     "PNG": lambda: cv2.imencode(".png", blobs(112))[1].tobytes(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", JPEGS)

@@ -28,10 +28,12 @@ PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.lists(inner, max_size=4).map(tuple)
-    | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=4)
-    | st.dictionaries(st.text(max_size=8), inner, max_size=3).map(collections.OrderedDict),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8), inner, max_size=3).map(collections.OrderedDict)
+    ),
     max_leaves=20,
 )
 
@@ -50,8 +52,12 @@ def same(first, second) -> bool:
     if type(first) is not type(second):
         return False
     if isinstance(first, np.ndarray):
-        return (first.dtype == second.dtype and first.shape == second.shape
-                and first.flags.f_contiguous == second.flags.f_contiguous and first.tobytes() == second.tobytes())
+        return (
+            first.dtype == second.dtype
+            and first.shape == second.shape
+            and first.flags.f_contiguous == second.flags.f_contiguous
+            and first.tobytes() == second.tobytes()
+        )
     if isinstance(first, dict):
         return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
     if isinstance(first, (list, tuple)):
@@ -128,44 +134,62 @@ def test_loaded_arrays_can_be_written_to():
 
 # base85 of pickle.dumps((np.array([[1, 2], [3, 4]], np.int16), np.float32(0.5)), protocol)
 WRITTEN_ELSEWHERE = (
-    ("numpy 1.26.4, protocol 2", (
-        "fC6J~b!~8YE@N+UWiD-XY;<X1a&lpL3SV+%V{dMAbaHiLbP90*V{UbAaCr)DWMOi0VR;I10ZRadaROssV{c?-V{-"
-        "~+Zewp`WeRZvSOEY40Ag_jSOx$90Bm7&X>Kub1%`13QgH`|aR^dz2`EbeO9D#*hH(mGZgp*Nc?x87d2nS4aSK=i0001KGI0!"
-        "vh=*|vQgIF_O9NN|0000yaSu*TPD=m(|Nlz=|Ns9>0CaH>Vu@%2SO@?B0096300RI70C5p$1%`1FQgIV>aTH=>Zgp*Nc`jpb"
-        "a%C=Ub!>ELVRCX|c?xr5VQgV?3UL)^3s?dG003q*aTbY)hjABDaTq8|185IUPEJby|Ns9=|NsC0O8|6n8DeMySOfq700000K"
-        "XDpp1%`1OQgIxHaUD`|9)@urE&"
-    )),
-    ("numpy 1.26.4, protocol 4", (
-        "fCQD$000000001t6>fEHaCt6cZ*pZWZFOvPX<>45VR@8{3}13(V{dMAbaHiLbd-"
-        "~nj0J9WZE$&%j0bLHVRCX|d6bisO8|wGLjhuxhm=y3C`$oL0!sphlxPEt1!Q!2aAlN}l#BvtGL(skhm=y3C`$v30X&pWPEJb"
-        "y|Ns9=|NsC0O8|6~Vu?ct0RRF30{{d7lysD0XaI}`b7Ns_VRDp{lxPf$0%kOniHL`kQj{o5185LVPEJby|Ns9=|NsC0O8|6~"
-        "VnYM~002LfhLlp2hLkP"
-    )),
-    ("numpy 1.26.4, protocol 5", (
-        "fCZJ&000000001t5^i;EaCt6cZ*pZWZgp*Ca%p3fj0<08a&K*7b!KK|a+H&lD3%BS00000000310ssR51OSwb1#We1aCwxB1"
-        "!Q!2aAlN}l#BvtGL(skhm=y3C`$v30X&pWPEJby|Ns9=|NsC0O8|6~VoL%`0)~`~0Yj8@lv0$86>fEHaCt6cZ*pZWZFOvPX<"
-        ">45VR@8{26JO!Y+-Vglay!%i~?pfl!=Iklv0!^O9N;MPEJlr|NsC0O8@`=|4RULlwv~!0000#l!la2l!lZp"
-    )),
-    ("numpy 2.4.6, protocol 2", (
-        "fC6J~b!~8YE?;ABa%C=Ub!>ELVRCX|c?w^0Wn*t{b98cbV{{5}0Ap@-"
-        "ZE$%CZe(F{a$$K2aREyJg>eF7Ut@1%Wn*&+Wo~0{WMv9*16Tn7003ff1Xu<D003-"
-        "ZbZKreaRr8P22ybchj9o}aS13(0ZRf)0)}x4V{UbAaCr)3ba`-"
-        "P3ULcq0ssI2X)<vPiHL`B4N`FqC`$ua0RR91JaG?BPEJby|Ns9=|NsC0O8|6n5MqgF16T+E000310ssR51ORanXa$CG5>jy!"
-        "ba517V{UbAaCt6YV{dY0E^T#ebZKF7a$$K2b7Ns_VR8y_6=(}s0ssI2W;AgYiHL`B7gBK;C`$uq4^B=_O8@`=|4RS=|Nlz>b"
-        "a5GCXaiUT00000002L68fXQEaT`)`9ENcnQgI%JaUU)"
-    )),
-    ("numpy 2.4.6, protocol 4", (
-        "fCQD%000000001t7H)NIaCt6YV{dY0E^T#ebZKF7a$$Ltj0|6LWn*t{b98cbV|0|0l#B&#b!~8Yl#B;%WMOi0VR@93luH1Gl"
-        "tTexl!ug3lqgF9O9D#*hLmUnj0I$Ld2nTvla!1CX)=_Fh=-"
-        "I?lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwyfP2mt^B00RI70F-o;VrT%226JO!Y+-Vglay!-"
-        "i~?pfl!=Iklv0!^O9N;SPEJlr|NsC0O8@`=|4RULlwv~!0000#l!la2l!lZp"
-    )),
-    ("numpy 2.4.6, protocol 5", (
-        "fCZJ)000000001t6K-{FaCt6YV{dY0E^c*gWpZg_l#B~sW^!+BVs&O_Wpb30lqi-"
-        "6000000000100IC500aP(j0J9WZE$&%j0I$Ld2nTvla!1CX)=_Fh=-"
-        "I?lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwwN)O9F<Ji~&QGbd*w*j23QnZE$%mUt@1_WiD-"
-        "XY;<X1a&lpLl#B**V_|Gza+H&lXa<Y|W;B$Eh=-I?lqgFBXbMhFPD=m(|Nlz=|Ns9>0CbdMLj(W-06&z5lv0$2lr8"
-    )),
+    (
+        "numpy 1.26.4, protocol 2",
+        (
+            "fC6J~b!~8YE@N+UWiD-XY;<X1a&lpL3SV+%V{dMAbaHiLbP90*V{UbAaCr)DWMOi0VR;I10ZRadaROssV{c?-V{-"
+            "~+Zewp`WeRZvSOEY40Ag_jSOx$90Bm7&X>Kub1%`13QgH`|aR^dz2`EbeO9D#*hH(mGZgp*Nc?x87d2nS4aSK=i0001KGI0!"
+            "vh=*|vQgIF_O9NN|0000yaSu*TPD=m(|Nlz=|Ns9>0CaH>Vu@%2SO@?B0096300RI70C5p$1%`1FQgIV>aTH=>Zgp*Nc`jpb"
+            "a%C=Ub!>ELVRCX|c?xr5VQgV?3UL)^3s?dG003q*aTbY)hjABDaTq8|185IUPEJby|Ns9=|NsC0O8|6n8DeMySOfq700000K"
+            "XDpp1%`1OQgIxHaUD`|9)@urE&"
+        ),
+    ),
+    (
+        "numpy 1.26.4, protocol 4",
+        (
+            "fCQD$000000001t6>fEHaCt6cZ*pZWZFOvPX<>45VR@8{3}13(V{dMAbaHiLbd-"
+            "~nj0J9WZE$&%j0bLHVRCX|d6bisO8|wGLjhuxhm=y3C`$oL0!sphlxPEt1!Q!2aAlN}l#BvtGL(skhm=y3C`$v30X&pWPEJb"
+            "y|Ns9=|NsC0O8|6~Vu?ct0RRF30{{d7lysD0XaI}`b7Ns_VRDp{lxPf$0%kOniHL`kQj{o5185LVPEJby|Ns9=|NsC0O8|6~"
+            "VnYM~002LfhLlp2hLkP"
+        ),
+    ),
+    (
+        "numpy 1.26.4, protocol 5",
+        (
+            "fCZJ&000000001t5^i;EaCt6cZ*pZWZgp*Ca%p3fj0<08a&K*7b!KK|a+H&lD3%BS00000000310ssR51OSwb1#We1aCwxB1"
+            "!Q!2aAlN}l#BvtGL(skhm=y3C`$v30X&pWPEJby|Ns9=|NsC0O8|6~VoL%`0)~`~0Yj8@lv0$86>fEHaCt6cZ*pZWZFOvPX<"
+            ">45VR@8{26JO!Y+-Vglay!%i~?pfl!=Iklv0!^O9N;MPEJlr|NsC0O8@`=|4RULlwv~!0000#l!la2l!lZp"
+        ),
+    ),
+    (
+        "numpy 2.4.6, protocol 2",
+        (
+            "fC6J~b!~8YE?;ABa%C=Ub!>ELVRCX|c?w^0Wn*t{b98cbV{{5}0Ap@-"
+            "ZE$%CZe(F{a$$K2aREyJg>eF7Ut@1%Wn*&+Wo~0{WMv9*16Tn7003ff1Xu<D003-"
+            "ZbZKreaRr8P22ybchj9o}aS13(0ZRf)0)}x4V{UbAaCr)3ba`-"
+            "P3ULcq0ssI2X)<vPiHL`B4N`FqC`$ua0RR91JaG?BPEJby|Ns9=|NsC0O8|6n5MqgF16T+E000310ssR51ORanXa$CG5>jy!"
+            "ba517V{UbAaCt6YV{dY0E^T#ebZKF7a$$K2b7Ns_VR8y_6=(}s0ssI2W;AgYiHL`B7gBK;C`$uq4^B=_O8@`=|4RS=|Nlz>b"
+            "a5GCXaiUT00000002L68fXQEaT`)`9ENcnQgI%JaUU)"
+        ),
+    ),
+    (
+        "numpy 2.4.6, protocol 4",
+        (
+            "fCQD%000000001t7H)NIaCt6YV{dY0E^T#ebZKF7a$$Ltj0|6LWn*t{b98cbV|0|0l#B&#b!~8Yl#B;%WMOi0VR@93luH1Gl"
+            "tTexl!ug3lqgF9O9D#*hLmUnj0I$Ld2nTvla!1CX)=_Fh=-"
+            "I?lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwyfP2mt^B00RI70F-o;VrT%226JO!Y+-Vglay!-"
+            "i~?pfl!=Iklv0!^O9N;SPEJlr|NsC0O8@`=|4RULlwv~!0000#l!la2l!lZp"
+        ),
+    ),
+    (
+        "numpy 2.4.6, protocol 5",
+        (
+            "fCZJ)000000001t6K-{FaCt6YV{dY0E^c*gWpZg_l#B~sW^!+BVs&O_Wpb30lqi-"
+            "6000000000100IC500aP(j0J9WZE$&%j0I$Ld2nTvla!1CX)=_Fh=-"
+            "I?lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwwN)O9F<Ji~&QGbd*w*j23QnZE$%mUt@1_WiD-"
+            "XY;<X1a&lpLl#B**V_|Gza+H&lXa<Y|W;B$Eh=-I?lqgFBXbMhFPD=m(|Nlz=|Ns9>0CbdMLj(W-06&z5lv0$2lr8"
+        ),
+    ),
 )
 
 
@@ -184,9 +208,11 @@ def test_python_2_strings_load_as_bytes_in_every_form():
 
 
 def test_python_2_arrays_load():
-    payload = (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b"
-               b"\x87Rq\x03(K\x01K\x02\x85cnumpy\ndtype\nq\x04U\x02u1K\x00K\x01\x87Rq\x05(K\x03U\x01|NNN"
-               b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x02\xff\xd8tb.")
+    payload = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b"
+        b"\x87Rq\x03(K\x01K\x02\x85cnumpy\ndtype\nq\x04U\x02u1K\x00K\x01\x87Rq\x05(K\x03U\x01|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x02\xff\xd8tb."
+    )
     assert same(safe_pickle.load(payload, "x"), np.array([0xFF, 0xD8], np.uint8))
     assert same(safe_pickle.load(payload, "x"), pickle.loads(payload, encoding="bytes"))
 
@@ -226,9 +252,14 @@ def of_every_dtype(paddle) -> dict:
 def of_every_shape(paddle) -> dict:
     tensor = paddle.arange(24, dtype="float32").reshape([2, 3, 4])
     return {
-        "0-D": paddle.to_tensor(7.0), "one": paddle.ones([1]), "empty": paddle.zeros([0, 3]), "plain": tensor,
-        "permuted": tensor.transpose([2, 0, 1]), "transposed": tensor[0].t(), "strided": tensor[:, ::2, 1:],
-    }  # fmt: skip
+        "0-D": paddle.to_tensor(7.0),
+        "one": paddle.ones([1]),
+        "empty": paddle.zeros([0, 3]),
+        "plain": tensor,
+        "permuted": tensor.transpose([2, 0, 1]),
+        "transposed": tensor[0].t(),
+        "strided": tensor[:, ::2, 1:],
+    }
 
 
 SAVED = {
@@ -240,14 +271,19 @@ SAVED = {
     "Momentum": lambda paddle: trained(paddle, "Momentum"),
     "Adam": lambda paddle: trained(paddle, "Adam"),
     "Adam with master weights": lambda paddle: {**trained(paddle, "Adam"), "master_weights": of_every_dtype(paddle)},
-    "training state": lambda paddle: {"model": of_every_shape(paddle), "optimizer": trained(paddle, "Adam"), "epoch": 3,
-                                      "best": 0.5, "history": [paddle.ones([2]), None, "text", (1, paddle.zeros([3]))]},
+    "training state": lambda paddle: {
+        "model": of_every_shape(paddle),
+        "optimizer": trained(paddle, "Adam"),
+        "epoch": 3,
+        "best": 0.5,
+        "history": [paddle.ones([2]), None, "text", (1, paddle.zeros([3]))],
+    },
     "ordered": lambda paddle: collections.OrderedDict(b=paddle.ones([2]), a=[paddle.zeros([2])]),
     "list": lambda paddle: list(of_every_dtype(paddle).values()),
     "tensor": lambda paddle: paddle.ones([2, 2]),
     "array": lambda paddle: {"array": np.arange(6.0).reshape(2, 3).T, "scalar": np.float32(1), "list": [np.zeros(2)]},
     "no tensor": lambda paddle: {"epoch": 3, 5: [1.5, True, None, "text"]},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
@@ -266,35 +302,51 @@ def test_what_paddle_saves_loads_as_paddle_loads_it(kind, protocol, tmp_path):
 # paddle.save({"w": w, "half": w.astype("bfloat16"), "step": paddle.to_tensor(7)}, path, protocol)
 # paddle.save([w, {"epoch": 3}], path, protocol)
 WRITTEN_BY_PADDLE_2 = (
-    ("state", 2, (
-        "fC7DS04P`i0001YaRFm)b!~8YE@N+UWiD-XY;<X1a&lpL3SV+%V{dMAbaHiLbP90-V{UbAaCr)DWMOi0VR;I114{sfaRg&uV{c?-"
-        "V{-~+Zewp`WeRZxSOEY40Ag_lSOx$90Bm7&X>Kub2ZnJ7QgI1~aSBp#3n)tgO9D#*hH(sIZgp*Nc?x87d2nS4aSd1k0001HG;t1z"
-        "h=*|xQgIL{O9NN|0000yaS={VPD=m(|Nlz=|Ns9>0CaH@Vu@%4SP}pL0002PfIk2L0K<R)0000006;)-6KDs9aTHQ<6?AbHVps$K"
-        "003xVY-Vv6XaZ;hO8|v&7-$KHaT!u^8YoKvO9D#*hH)Ec4OjvI004C|aU6+=hjATJaULj3185OWPEJby|Ns9=|NsC0O8|6nA7Y7U"
-        "1y~9I006^)KLEpk002NhaUf_1hH)WMaUyhaBVt$t0001UbY*aHBxnL?14{sfaV2O8hjAuSaVIEC0V!w=SONe50BJaJD2a%NaVb)9"
-        "Dkw_>Xc10MPD=m(|Nlz=|Ns9>0CaIHVu@%4SO@?B00#g7000000C6m62ZnJiQgJSHaW7(68vp<RQ*?55V{~<LWn@%uP+@XmZDn+2"
-        "a!z4wWk5i2Fnw_`C};s#5&!@IXJu|>a$$63WM6b;ZgX#PUodepXct%u0001GVP|D>UvzD7UodeqXe3w?0001IWo~71VRU6=Uvy<|"
-        "b8m8AF>y3?buI"
-    )),
-    ("state", 4, (
-        "fCQDF0RR910001elqie=ca)43Zgp*Nc`jpba%C=Ub!>ELVRCX|d6bL{Uvgz*Z*FsRa&=>Ll#`T<1#We1aCwxB2X16xa&lpLl#`T8"
-        "0ELu80b-Pglv0!^O94v)O9F<JXa$S~WOR9OWt5YYi~?pfl!=Iklv0!^O9PAnJd{pOPD=m(|Nlz=|Ns9>0CbdMi9-+o0Kh*0006)M"
-        "0000006;*Lbd+L@1ZZJwW|U|IXa`FGg_LLshm=y3C`$oL0!sphlxPl&0(CN!iHL`kQj{o5185RXPEJby|Ns9=|NsC0O8|6~Vu?ct"
-        "z&`-M002NhlysD0j0AIZWpI>e1ZW3K0ELuj35S$YlqgF9DQFIi0%<suiHL`kQj{o5185RXPEJby|Ns9=|NsC0O8|6~Vu?ct2LJ#7"
-        "00000lysD0j2lyQa&=>Lb#i57RBupWa$#*{bY*f*VQpnVK$LxyC};tU5@%&@WpZJ3Wn^D;Wo~nCa$hi%XcmkMWnpJ!a$j_9a9=Q#"
-        "Xd#ReXJu|>a$$63WM6b;ZgX#PUon(*buI"
-    )),
-    ("nested", 2, (
-        "fC61{04QT$Ut)D>Y;<XEUtbDzb#QED3UL8g5&!@IXJu|>a$$63WM6b;ZgX#PUode3V{UbAaCt6cZ*pZWZFOvPX<>45VR;H)a%E$0"
-        "ZgX^Ubz^i2aRXy+b!~8Y3T|X!a&lpL3ULHW0EKY{V_#!$WMyM>3T19%Z)9Z(aRyic0001DaR*oi0001NVRUJ3F>wfnaS2j!3WsqE"
-        "QgI9@O94v)O9F;*4P$O~ZE$%CWOR9OWeRZ)SONe50A@6C4~d9}aS&2*5hzOoSOEY406cLLPEJlr|NsC0O8@`=|4RULaT8*RXa-mk"
-        "000000K<Sk0002PfB*mh0000$Kyegk2!?SLQgIe^aTj8SaTtYh8B%c?eQ_ID1poj5WpHm}XmK1%19N3A"
-    )),
-    ("nested", 4, (
-        "fCQD>0000000018lqie{Vs&Y3bZKsLl#B&*b#QEDl#`T<5@%&@WpZJ3Wn^D;Wo~nCa$hi%j1_KmZE$%mV{dY0E^T#ebZKF7a$$Lt"
-        "j0|6LWn*t{b98cbV|0|0l#B&#b!~8Yl#B;%WMOi0VR@93luH1GltTexl!ug3lqgF9O9D#*hLmUsj0I$Ld2nTvla!1CW;B$Eh=-I?"
-        "lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwyfP5C8zcKL7v#zyJUM0000$K$LWpVuqB3lv0#^l#B&saBpL1luHA1Wi9"
-    )),
+    (
+        "state",
+        2,
+        (
+            "fC7DS04P`i0001YaRFm)b!~8YE@N+UWiD-XY;<X1a&lpL3SV+%V{dMAbaHiLbP90-V{UbAaCr)DWMOi0VR;I114{sfaRg&uV{c?-"
+            "V{-~+Zewp`WeRZxSOEY40Ag_lSOx$90Bm7&X>Kub2ZnJ7QgI1~aSBp#3n)tgO9D#*hH(sIZgp*Nc?x87d2nS4aSd1k0001HG;t1z"
+            "h=*|xQgIL{O9NN|0000yaS={VPD=m(|Nlz=|Ns9>0CaH@Vu@%4SP}pL0002PfIk2L0K<R)0000006;)-6KDs9aTHQ<6?AbHVps$K"
+            "003xVY-Vv6XaZ;hO8|v&7-$KHaT!u^8YoKvO9D#*hH)Ec4OjvI004C|aU6+=hjATJaULj3185OWPEJby|Ns9=|NsC0O8|6nA7Y7U"
+            "1y~9I006^)KLEpk002NhaUf_1hH)WMaUyhaBVt$t0001UbY*aHBxnL?14{sfaV2O8hjAuSaVIEC0V!w=SONe50BJaJD2a%NaVb)9"
+            "Dkw_>Xc10MPD=m(|Nlz=|Ns9>0CaIHVu@%4SO@?B00#g7000000C6m62ZnJiQgJSHaW7(68vp<RQ*?55V{~<LWn@%uP+@XmZDn+2"
+            "a!z4wWk5i2Fnw_`C};s#5&!@IXJu|>a$$63WM6b;ZgX#PUodepXct%u0001GVP|D>UvzD7UodeqXe3w?0001IWo~71VRU6=Uvy<|"
+            "b8m8AF>y3?buI"
+        ),
+    ),
+    (
+        "state",
+        4,
+        (
+            "fCQDF0RR910001elqie=ca)43Zgp*Nc`jpba%C=Ub!>ELVRCX|d6bL{Uvgz*Z*FsRa&=>Ll#`T<1#We1aCwxB2X16xa&lpLl#`T8"
+            "0ELu80b-Pglv0!^O94v)O9F<JXa$S~WOR9OWt5YYi~?pfl!=Iklv0!^O9PAnJd{pOPD=m(|Nlz=|Ns9>0CbdMi9-+o0Kh*0006)M"
+            "0000006;*Lbd+L@1ZZJwW|U|IXa`FGg_LLshm=y3C`$oL0!sphlxPl&0(CN!iHL`kQj{o5185RXPEJby|Ns9=|NsC0O8|6~Vu?ct"
+            "z&`-M002NhlysD0j0AIZWpI>e1ZW3K0ELuj35S$YlqgF9DQFIi0%<suiHL`kQj{o5185RXPEJby|Ns9=|NsC0O8|6~Vu?ct2LJ#7"
+            "00000lysD0j2lyQa&=>Lb#i57RBupWa$#*{bY*f*VQpnVK$LxyC};tU5@%&@WpZJ3Wn^D;Wo~nCa$hi%XcmkMWnpJ!a$j_9a9=Q#"
+            "Xd#ReXJu|>a$$63WM6b;ZgX#PUon(*buI"
+        ),
+    ),
+    (
+        "nested",
+        2,
+        (
+            "fC61{04QT$Ut)D>Y;<XEUtbDzb#QED3UL8g5&!@IXJu|>a$$63WM6b;ZgX#PUode3V{UbAaCt6cZ*pZWZFOvPX<>45VR;H)a%E$0"
+            "ZgX^Ubz^i2aRXy+b!~8Y3T|X!a&lpL3ULHW0EKY{V_#!$WMyM>3T19%Z)9Z(aRyic0001DaR*oi0001NVRUJ3F>wfnaS2j!3WsqE"
+            "QgI9@O94v)O9F;*4P$O~ZE$%CWOR9OWeRZ)SONe50A@6C4~d9}aS&2*5hzOoSOEY406cLLPEJlr|NsC0O8@`=|4RULaT8*RXa-mk"
+            "000000K<Sk0002PfB*mh0000$Kyegk2!?SLQgIe^aTj8SaTtYh8B%c?eQ_ID1poj5WpHm}XmK1%19N3A"
+        ),
+    ),
+    (
+        "nested",
+        4,
+        (
+            "fCQD>0000000018lqie{Vs&Y3bZKsLl#B&*b#QEDl#`T<5@%&@WpZJ3Wn^D;Wo~nCa$hi%j1_KmZE$%mV{dY0E^T#ebZKF7a$$Lt"
+            "j0|6LWn*t{b98cbV|0|0l#B&#b!~8Yl#B;%WMOi0VR@93luH1GltTexl!ug3lqgF9O9D#*hLmUsj0I$Ld2nTvla!1CW;B$Eh=-I?"
+            "lqgFBi~&59PEJlr|NsC0O8@`=|4RULlwyfP5C8zcKL7v#zyJUM0000$K$LWpVuqB3lv0#^l#B&saBpL1luHA1Wi9"
+        ),
+    ),
 )
 
 
@@ -338,15 +390,26 @@ def calls_that_make(marker: str, array_file: str) -> dict[str, tuple[bytes, str]
         "os.system": (pickle.dumps(Call(os.system, f"mkdir '{marker}'")), f"{os.system.__module__}.system"),
         "eval": (pickle.dumps(Call(eval, code)), "builtins.eval"),
         "exec, protocol 0": (pickle.dumps(Call(exec, code), 0), "__builtin__.exec"),
-        "getattr": (b"c__builtin__\ngetattr\nc__builtin__\n__import__\n" + piece("os") + b"\x85R"
-                    + piece("mkdir") + b"\x86R" + path + b"\x85R.", "__builtin__.getattr"),
-        "dotted name": (b"\x80\x04" + piece("pathlib") + piece("os.mkdir") + b"\x93" + path + b"\x85R.",
-                        "pathlib.os.mkdir"),
+        "getattr": (
+            b"c__builtin__\ngetattr\nc__builtin__\n__import__\n"
+            + piece("os")
+            + b"\x85R"
+            + piece("mkdir")
+            + b"\x86R"
+            + path
+            + b"\x85R.",
+            "__builtin__.getattr",
+        ),
+        "dotted name": (b"\x80\x04" + piece("pathlib") + piece("os.mkdir") + b"\x93" + path + b"\x85R.", "pathlib.os.mkdir"),
         "functools.partial": (pickle.dumps(Call(functools.partial(os.mkdir, marker))), "functools.partial"),
-        "copyreg": (b"\x80\x02ccopyreg\n_reconstructor\ncsubprocess\nPopen\n\x32" + piece(["mkdir", marker])
-                    + b"\x87R.", "copyreg._reconstructor"),
-        "NEWOBJ": (b"\x80\x02cbuiltins\nbytes\ncbuiltins\nmap\ncos\nmkdir\n" + piece([marker])
-                   + b"\x86\x81\x85\x81.", "builtins.map"),
+        "copyreg": (
+            b"\x80\x02ccopyreg\n_reconstructor\ncsubprocess\nPopen\n\x32" + piece(["mkdir", marker]) + b"\x87R.",
+            "copyreg._reconstructor",
+        ),
+        "NEWOBJ": (
+            b"\x80\x02cbuiltins\nbytes\ncbuiltins\nmap\ncos\nmkdir\n" + piece([marker]) + b"\x86\x81\x85\x81.",
+            "builtins.map",
+        ),
         "INST": (b"(" + path + b"ios\nmkdir\n.", "os.mkdir"),
         "OBJ": (b"(cos\nmkdir\n" + path + b"o.", "os.mkdir"),
         "numpy.load": (b"cnumpy\nload\n" + piece((array_file, None, True)) + b"R.", "numpy.load"),
@@ -384,14 +447,27 @@ def test_registered_extensions_do_not_run(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("module, attribute", [
-    ("numpy.core.multiarray", "os"), ("numpy.core.multiarray", "scalar.__self__"), ("", ""),
-    ("numpy", "ndarray.__reduce__"), ("numpy.f2py", "compile"), ("numpy.f2py.crackfortran", "myeval"),
-    ("numpy", "fromfile"), ("numpy", "memmap"), ("_codecs", "lookup"), ("_codecs", "encode.__self__"),
-    ("collections", "OrderedDict.__init__"),
-    ("collections", "namedtuple"), ("builtins", "bytearray"), ("arcface.safe_pickle", "_Interpreter"),
-    ("builtins", "list"), ("builtins", "tuple.__new__"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "module, attribute",
+    [
+        ("numpy.core.multiarray", "os"),
+        ("numpy.core.multiarray", "scalar.__self__"),
+        ("", ""),
+        ("numpy", "ndarray.__reduce__"),
+        ("numpy.f2py", "compile"),
+        ("numpy.f2py.crackfortran", "myeval"),
+        ("numpy", "fromfile"),
+        ("numpy", "memmap"),
+        ("_codecs", "lookup"),
+        ("_codecs", "encode.__self__"),
+        ("collections", "OrderedDict.__init__"),
+        ("collections", "namedtuple"),
+        ("builtins", "bytearray"),
+        ("arcface.safe_pickle", "_Interpreter"),
+        ("builtins", "list"),
+        ("builtins", "tuple.__new__"),
+    ],
+)
 def test_neighbours_of_admitted_names_are_refused(module, attribute):
     for payload in f"c{module}\n{attribute}\n.".encode(), piece(module) + piece(attribute) + b"\x93.":
         assert f"asks for {module}.{attribute};" in refusal(payload)
@@ -422,8 +498,10 @@ def call(name: str, *argument_pieces: bytes) -> bytes:
 NO_FLAGS = (3, "|", None, None, None, -1, -1, 0)
 FIELDS = (3, "<", None, ("a",), {"a": (np.dtype("f8"), 1000)}, 8, 1, 0)
 RECONSTRUCT, SCALAR, FROM_BUFFER = (
-    "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy._core.numeric._frombuffer"
-)  # fmt: skip
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.numeric._frombuffer",
+)
 MISUSE = {  # by what the message says
     "an array and its shape do not agree": {
         "object array of raw pointers": array((1,), dtype("O8", NO_FLAGS), bytes(8)),
@@ -449,8 +527,7 @@ MISUSE = {  # by what the message says
     },
     "an object array in an object array": {  # freeing a deep nest of these overflows the C stack
         "directly": array((1,), dtype("O8"), [np.array([None])]),
-        "in one that is filled first": EMPTY_ARRAY + b"q\x50" + array((1,), dtype("O8"), "h").replace(
-            piece("h"), b"]h\x50a"),
+        "in one that is filled first": EMPTY_ARRAY + b"q\x50" + array((1,), dtype("O8"), "h").replace(piece("h"), b"]h\x50a"),
     },
     "asks for a NumPy array of dtype ": {
         "field outside its item": array((1,), dtype("V8", FIELDS), bytes(8)),
@@ -520,8 +597,10 @@ def test_a_dtype_keeps_its_size_and_flags_whatever_its_state_says():
     for code, false_state in (("S3", (3, "|", None, None, None, 4_000, 1, 0)), ("O8", NO_FLAGS)):
         loaded = safe_pickle.load(dtype(code, false_state) + b".", "x")
         assert (loaded.itemsize, loaded.alignment, loaded.flags) == (
-            np.dtype(code).itemsize, np.dtype(code).alignment, np.dtype(code).flags
-        )  # fmt: skip
+            np.dtype(code).itemsize,
+            np.dtype(code).alignment,
+            np.dtype(code).flags,
+        )
 
 
 def test_the_pointer_attack_is_real():
@@ -537,15 +616,29 @@ def tuple_tower(height: int) -> bytes:
 
 def copying_loop(copies: int) -> bytes:
     """Asks for the same copy of 100 kB again and again, in eight bytes each."""
-    return (b"(c_codecs\nencode\nq\x50" + piece("x" * 100_000) + b"q\x51" + piece("latin1") + b"q\x52"
-            + b"h\x50h\x51h\x52\x86R" * copies + b"l.")
+    return (
+        b"(c_codecs\nencode\nq\x50"
+        + piece("x" * 100_000)
+        + b"q\x51"
+        + piece("latin1")
+        + b"q\x52"
+        + b"h\x50h\x51h\x52\x86R" * copies
+        + b"l."
+    )
 
 
 def byteswapping_loop(copies: int) -> bytes:
     """Asks for the same array again and again, which NumPy copies because it is not in native byte order."""
     big_endian = dtype("f4", (3, ">", None, None, None, -1, -1, 0))
-    return (b"(" + big_endian + b"q\x50" + piece(bytes(100_000)) + b"q\x51"
-            + (EMPTY_ARRAY + b"(K\x01M\xa8a\x85h\x50\x89h\x51tb") * copies + b"l.")
+    return (
+        b"("
+        + big_endian
+        + b"q\x50"
+        + piece(bytes(100_000))
+        + b"q\x51"
+        + (EMPTY_ARRAY + b"(K\x01M\xa8a\x85h\x50\x89h\x51tb") * copies
+        + b"l."
+    )
 
 
 def viewing_loop(copies: int) -> bytes:
@@ -627,10 +720,18 @@ def test_damage_either_loads_or_is_reported(payload, changes):
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"\n", b"PK\x03\x04", b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html>",
-    b"\xff\xd8\xff\xe0\x00\x10JFIF", bytes(100),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"PK\x03\x04",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"<!DOCTYPE html>",
+        b"\xff\xd8\xff\xe0\x00\x10JFIF",
+        bytes(100),
+    ],
+)
 def test_other_files_are_reported(content):
     assert "cut off, damaged or no pickle" in refusal(content)
 
@@ -680,36 +781,42 @@ def uses_of_unpicklers(source: str) -> list[str]:
     return [name for name in mentioned if UNPICKLERS.fullmatch(name)]
 
 
-@pytest.mark.parametrize("source", [
-    "import pickle\npickle.load(file)",
-    "import pickle\npickle.loads(content)",
-    "import pickle as p\nclass Reader(p.Unpickler): pass",
-    "def read(file):\n    from pickle import load as read_it\n    return read_it(file)",
-    "from pickle import *",
-    "import pickle\nread = pickle.load",
-    "import paddle\npaddle.load('x', return_numpy=True)",
-    "import paddle\npaddle.jit.load('x')",
-    "from paddle import load",
-    "import numpy as np\nnp.load(file, allow_pickle=True)",
-    "import numpy as np\nnp.load(file)",
-    "import numpy as np\nnp.load(file, allow_pickle=allowed)",
-    "import torch\ntorch.load(file)",
-    "import torch\ntorch.load(file, weights_only=False)",
-    "import yaml\nyaml.load(text, yaml.Loader)",
-    "import yaml\nyaml.unsafe_load(text)",
-    "import joblib, shelve\nshelve.open('x')",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle\npickle.load(file)",
+        "import pickle\npickle.loads(content)",
+        "import pickle as p\nclass Reader(p.Unpickler): pass",
+        "def read(file):\n    from pickle import load as read_it\n    return read_it(file)",
+        "from pickle import *",
+        "import pickle\nread = pickle.load",
+        "import paddle\npaddle.load('x', return_numpy=True)",
+        "import paddle\npaddle.jit.load('x')",
+        "from paddle import load",
+        "import numpy as np\nnp.load(file, allow_pickle=True)",
+        "import numpy as np\nnp.load(file)",
+        "import numpy as np\nnp.load(file, allow_pickle=allowed)",
+        "import torch\ntorch.load(file)",
+        "import torch\ntorch.load(file, weights_only=False)",
+        "import yaml\nyaml.load(text, yaml.Loader)",
+        "import yaml\nyaml.unsafe_load(text)",
+        "import joblib, shelve\nshelve.open('x')",
+    ],
+)
 def test_unpicklers_are_noticed(source):
     assert uses_of_unpicklers(source)
 
 
-@pytest.mark.parametrize("source", [
-    "import pickle\npickle.dump(data, file)",
-    "import numpy as np\nnp.load(file, allow_pickle=False)",
-    "import torch\ntorch.load(file, map_location='cpu', weights_only=True)",
-    "import json, yaml\njson.load(file), yaml.safe_load(file)",
-    "from arcface import safe_pickle\nsafe_pickle.load(file, 'x')",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle\npickle.dump(data, file)",
+        "import numpy as np\nnp.load(file, allow_pickle=False)",
+        "import torch\ntorch.load(file, map_location='cpu', weights_only=True)",
+        "import json, yaml\njson.load(file), yaml.safe_load(file)",
+        "from arcface import safe_pickle\nsafe_pickle.load(file, 'x')",
+    ],
+)
 def test_what_does_not_unpickle_is_left_alone(source):
     assert not uses_of_unpicklers(source)
 

@@ -146,18 +146,21 @@ def slices(*names, shape=(-1,)) -> dict:
 KILOBYTE = np.zeros(1000, np.uint8)
 
 
-@pytest.mark.parametrize("content", [
-    {"a": KILOBYTE, "UnpackBigParamInfor@@": slices("a", "b")},
-    {"a": KILOBYTE, "UnpackBigParamInfor@@": slices("a", "a")},
-    {"a": KILOBYTE, "UnpackBigParamInfor@@": slices("a", shape=(3, 5))},
-    {"a": KILOBYTE, "UnpackBigParamInfor@@": slices("a", shape="long")},
-    {"a": KILOBYTE, "UnpackBigParamInfor@@": slices()},
-    {"a": KILOBYTE, "UnpackBigParamInfor@@": {"large": {"slices": ["a"]}}},
-    {"a": KILOBYTE, "UnpackBigParamInfor@@": {"large": 5}},
-    {"a": KILOBYTE, "UnpackBigParamInfor@@": [5]},
-    {"a": KILOBYTE, "b": np.zeros(3, "S9000"), "UnpackBigParamInfor@@": slices("b", "a")},  # each number a string of 9000
-    {**dict.fromkeys(map(str, range(9000)), KILOBYTE), "UnpackBigParamInfor@@": slices(*map(str, range(9000)))},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": KILOBYTE, "UnpackBigParamInfor@@": slices("a", "b")},
+        {"a": KILOBYTE, "UnpackBigParamInfor@@": slices("a", "a")},
+        {"a": KILOBYTE, "UnpackBigParamInfor@@": slices("a", shape=(3, 5))},
+        {"a": KILOBYTE, "UnpackBigParamInfor@@": slices("a", shape="long")},
+        {"a": KILOBYTE, "UnpackBigParamInfor@@": slices()},
+        {"a": KILOBYTE, "UnpackBigParamInfor@@": {"large": {"slices": ["a"]}}},
+        {"a": KILOBYTE, "UnpackBigParamInfor@@": {"large": 5}},
+        {"a": KILOBYTE, "UnpackBigParamInfor@@": [5]},
+        {"a": KILOBYTE, "b": np.zeros(3, "S9000"), "UnpackBigParamInfor@@": slices("b", "a")},  # each number a string of 9000
+        {**dict.fromkeys(map(str, range(9000)), KILOBYTE), "UnpackBigParamInfor@@": slices(*map(str, range(9000)))},
+    ],
+)
 def test_slices_that_do_not_fit_are_refused_in_little_memory(tmp_path, content):
     file = tmp_path / "state.pdparams"
     file.write_bytes(pickle.dumps(content, 4))

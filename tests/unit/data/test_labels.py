@@ -19,15 +19,18 @@ def test_the_classes_are_counted(labels, num_classes, classes):
     assert checked(labels, num_classes) == classes
 
 
-@pytest.mark.parametrize("labels, num_classes, complaint", [
-    ([0, 2, 3], None, "list place 1: labels must count up from 0 without a gap, but no thing has label 1 .the highest is 3."),
-    ([1, 1], None, "list place 0: .* no thing has label 0"),
-    ([0, 1, 3], None, "list place 2: .* no thing has label 2"),
-    ([0, 1, 4], None, "list place 2: .* no thing has label 2"),
-    ([0, 1, 2], 2, "list place 2: label 2 is not below --num_classes 2; leave the option out to take 3 from the labels"),
-    ([0, 0], None, "list: all images are of one person, label 0; list at least two people"),
-    ([0, 0], 1, "list: all images are of one person"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels, num_classes, complaint",
+    [
+        ([0, 2, 3], None, "list place 1: labels must count up from 0 without a gap, but no thing has label 1 .the highest is 3."),
+        ([1, 1], None, "list place 0: .* no thing has label 0"),
+        ([0, 1, 3], None, "list place 2: .* no thing has label 2"),
+        ([0, 1, 4], None, "list place 2: .* no thing has label 2"),
+        ([0, 1, 2], 2, "list place 2: label 2 is not below --num_classes 2; leave the option out to take 3 from the labels"),
+        ([0, 0], None, "list: all images are of one person, label 0; list at least two people"),
+        ([0, 0], 1, "list: all images are of one person"),
+    ],
+)
 def test_other_labels_are_refused(labels, num_classes, complaint):
     with pytest.raises(UserError, match=complaint):
         checked(labels, num_classes)

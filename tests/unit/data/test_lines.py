@@ -44,11 +44,17 @@ def test_lines_words_and_numbers_are_found(tmp_path_factory, written, block_size
         assert number == len(expected)
 
 
-@pytest.mark.parametrize("content, complaint", [
-    (b"first\n" + b"x" * 70_000 + b" " * 10**6, "list.txt line 2: 'x{100}...' goes on for more than 65536 bytes"),
-    (b"first\nsec\0nd\n", "list.txt line 2: holds a zero byte"),
-    ("first\nsecond\n".encode("utf-16"), "list.txt line 1: holds a zero byte, as no text but UTF-16 does; save the list as UTF-8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"first\n" + b"x" * 70_000 + b" " * 10**6, "list.txt line 2: 'x{100}...' goes on for more than 65536 bytes"),
+        (b"first\nsec\0nd\n", "list.txt line 2: holds a zero byte"),
+        (
+            "first\nsecond\n".encode("utf-16"),
+            "list.txt line 1: holds a zero byte, as no text but UTF-16 does; save the list as UTF-8",
+        ),
+    ],
+)
 def test_what_is_no_list_of_short_lines_is_refused(tmp_path, content, complaint):
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(UserError, match=complaint), (tmp_path / "list.txt").open("rb") as opened:

@@ -33,9 +33,7 @@ def whole_epoch(images, batch_size, seed, epoch, *how):
 
 @pytest.mark.parametrize("how", ORDERS[:2], ids=" ".join)
 @pytest.mark.parametrize("images, batch_size", [(64, 8), (65, 8), (71, 8), (3, 8), (1, 4)])
-def test_every_image_comes_once_an_epoch_and_the_rest_of_the_last_batch_is_marked_as_padding(
-    small_blocks, images, batch_size, how
-):
+def test_every_image_comes_once_an_epoch_and_the_rest_of_the_last_batch_is_marked_as_padding(small_blocks, images, batch_size, how):
     indices, _, padding, _ = whole_epoch(images, batch_size, 0, 0, *how)
     assert len(indices) % batch_size == 0 and 0 <= len(indices) - images < batch_size
     assert indices.dtype == np.int64 and sorted(indices[~padding]) == list(range(images))

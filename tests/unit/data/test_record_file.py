@@ -275,7 +275,7 @@ def set_offset(line: int, offset: str):
         (lambda lines: [], "train.idx: lists no records"),
         (lambda lines: [["2", lines[0][1]], ["1", lines[1][1]], *lines[2:]], "the index has record 1 here, which calls itself 2"),
     ],
-)  # fmt: skip
+)
 def test_an_index_of_another_file_is_refused(written, change, complaint):
     index_of(written, change)
     with pytest.raises(UserError, match=re.escape(complaint)) as refused:

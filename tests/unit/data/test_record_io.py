@@ -55,12 +55,16 @@ def test_a_record_is_written_and_read_as_by_mxnet(tmp_path, arguments):
 
 @settings(deadline=None, derandomize=True, database=None)
 @given(
-    st.lists(st.tuples(
-        st.one_of(st.integers(0, 2**24), st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5)),
-        st.integers(0, 2**64 - 1),
-        st.lists(st.one_of(st.just(MAGIC), st.binary(max_size=9)), max_size=9).map(b"".join),
-    ), min_size=1, max_size=4)
-)  # fmt: skip
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 2**24), st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5)),
+            st.integers(0, 2**64 - 1),
+            st.lists(st.one_of(st.just(MAGIC), st.binary(max_size=9)), max_size=9).map(b"".join),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_what_is_written_is_read_back(tmp_path_factory, records):
     parts = [encode(*record) for record in records]
     reader = reader_of(tmp_path_factory.mktemp("written"), b"".join(parts))
@@ -129,7 +133,7 @@ def test_every_cut_of_a_file_is_refused_or_falls_between_two_records(tmp_path):
         (framed(bytes(24), kind=1) + bytes(8), "byte 32: no record begins here"),
         (framed(bytes(24), kind=1) + framed(b"", kind=3, length=9), "byte 0: a record of 49 bytes or more, of which 40"),
     ],
-)  # fmt: skip
+)
 def test_a_record_that_is_none_is_named_by_its_byte(tmp_path, content, complaint):
     reader = reader_of(tmp_path, content)
     for read in (reader.read, reader.read_image):

@@ -90,13 +90,16 @@ def test_half_of_a_data_set_is_not_taken_for_folders_of_people(tmp_path):
         open_source(tmp_path)
 
 
-@pytest.mark.parametrize("name, complaint", [
-    ("no.rec", "no.rec: cannot be read .No such file"),
-    ("no.txt", "no.txt: No such file"),
-    ("no", "no/label.txt: No such file"),
-    ("x" * 300, "File name too long"),
-    ("file.bin", "file.bin/label.txt: Not a directory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, complaint",
+    [
+        ("no.rec", "no.rec: cannot be read .No such file"),
+        ("no.txt", "no.txt: No such file"),
+        ("no", "no/label.txt: No such file"),
+        ("x" * 300, "File name too long"),
+        ("file.bin", "file.bin/label.txt: Not a directory"),
+    ],
+)
 def test_what_is_not_there_is_named(tmp_path, name, complaint):
     (tmp_path / "file.bin").touch()
     with pytest.raises(UserError, match=complaint):

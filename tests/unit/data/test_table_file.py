@@ -23,10 +23,13 @@ def parquet(tmp_path, columns: dict, **options) -> TableFile:
     return TableFile(tmp_path, "list.parquet", **options)
 
 
-@pytest.mark.parametrize("content", [
-    b"path,label\na.jpg,0\n\"b, c.jpg\",1\n\xff.jpg,1\n",
-    b"label,age,path\r\n0,7,a.jpg\r\n1,,\"b, c.jpg\"\r\n1,x,\xff.jpg\r\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'path,label\na.jpg,0\n"b, c.jpg",1\n\xff.jpg,1\n',
+        b'label,age,path\r\n0,7,a.jpg\r\n1,,"b, c.jpg"\r\n1,x,\xff.jpg\r\n',
+    ],
+)
 def test_a_csv_file_may_have_other_columns_and_quotes(tmp_path, content):
     source = csv(tmp_path, content)
     assert source.labels.dtype == np.int64 and source.labels.tolist() == [0, 1, 1]

@@ -149,8 +149,12 @@ def start(start_process, repository):
     """Returns a function that starts a process with two busy workers, and returns it and them."""
 
     def run(then: str) -> tuple[subprocess.Popen, list[int]]:
-        process = start_process([sys.executable, "-c", SCRIPT.format(path=[str(repository)], then=then)],
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        process = start_process(
+            [sys.executable, "-c", SCRIPT.format(path=[str(repository)], then=then)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         return process, list(map(int, process.stdout.readline().split()))
 
     return run

@@ -12,8 +12,14 @@ def packed_array(array: np.ndarray, version: int) -> bytes:
     storage = b"" if version == 1 else struct.pack("<i", 0)
     shape = struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape)
     device = struct.pack("<ii", 2, 7)  # the eighth GPU
-    return (struct.pack("<I", 0xF993FAC7 + version) + storage + shape + device
-            + struct.pack("<i", TYPE_FLAGS[array.dtype]) + array.tobytes())  # fmt: skip
+    return (
+        struct.pack("<I", 0xF993FAC7 + version)
+        + storage
+        + shape
+        + device
+        + struct.pack("<i", TYPE_FLAGS[array.dtype])
+        + array.tobytes()
+    )
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +40,14 @@ def y1_layers():
     """Yield name, weight shape and whether a PReLU follows of each convolution of y1."""
     yield "conv_1", (64, 3, 3, 3), True
     yield "conv_2_dw", (64, 1, 3, 3), True
-    stages = [("dconv_23", 1, 64, 128, 64), ("res_3", 4, 64, 128, 64), ("dconv_34", 1, 64, 256, 128), ("res_4", 6, 128, 256, 128),
-              ("dconv_45", 1, 128, 512, 128), ("res_5", 2, 128, 256, 128)]  # fmt: skip
+    stages = [
+        ("dconv_23", 1, 64, 128, 64),
+        ("res_3", 4, 64, 128, 64),
+        ("dconv_34", 1, 64, 256, 128),
+        ("res_4", 6, 128, 256, 128),
+        ("dconv_45", 1, 128, 512, 128),
+        ("res_5", 2, 128, 256, 128),
+    ]
     for stage, repeats, channels_in, inner, channels_out in stages:
         for repeat in range(repeats):
             block = f"{stage}_block{repeat}" if stage.startswith("res") else stage

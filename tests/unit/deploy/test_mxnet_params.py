@@ -66,42 +66,45 @@ def test_bytes_after_the_end_are_refused(tmp_path, pack):
     assert "3 bytes follow" in refusal(tmp_path / "some.params", pack({"arg:w": WEIGHT}) + b"end")
 
 
-@pytest.mark.parametrize("offset, layout, value, detail", [
-    (MAGIC, "Q", 0x113, "byte 0: the file's magic is 0x113, not 0x112"),
-    (MAGIC, ">Q", 0x112, "byte 0: the file's magic"),
-    (COUNT, "Q", 2**64 - 1, f"byte {COUNT}: a count or length of {2**64 - 1} where 85 bytes are left"),
-    (COUNT, "Q", 2, f"byte {NAMES}: an array's magic is 0x1"),
-    (COUNT, "Q", 0, f"byte {ARRAY_MAGIC}: a count"),
-    (ARRAY_MAGIC, "I", 2, f"byte {ARRAY_MAGIC}: an array's magic is 0x2"),  # MXNet 0.x: the number of dimensions
-    (ARRAY_MAGIC, "I", 0xF993FAC7, "an array's magic is 0xf993fac7, not 0xf993fac8 to 0xf993faca"),
-    (ARRAY_MAGIC, "I", 0xF993FACB, "an array's magic is 0xf993facb"),
-    (STORAGE, "i", 1, f"byte {STORAGE}: storage type 1, not dense"),
-    (STORAGE, "i", 2, "storage type 2"),
-    (STORAGE, "i", -1, "storage type -1"),
-    (DIMENSIONS, "I", 0, f"byte {DIMENSIONS}: an array of 0 dimensions"),
-    (DIMENSIONS, "I", 33, "an array of 33 dimensions"),
-    (DIMENSIONS, "I", 2**31, f"an array of {2**31} dimensions"),
-    (DIMENSIONS, "i", -1, f"an array of {2**32 - 1} dimensions"),
-    (DIMENSIONS, "I", 32, "more bytes are due"),
-    (LENGTHS, "q", 0, f"byte {LENGTHS}: a dimension of length 0"),
-    (LENGTHS, "q", -2, "a dimension of length -2"),
-    (LENGTHS, "qq", (-2, -3), "a dimension of length -3"),
-    (LENGTHS, "qq", (2**62, 2**62), "byte 64: more bytes are due than the 45 that are left"),
-    (LENGTHS, "qq", (2**32, 2**32), "more bytes are due"),  # 0 bytes, modulo 2**64
-    (LENGTHS, "qq", (2**31, 3), "more bytes are due"),
-    (LENGTHS, "qq", (3, 4), "byte 64: more bytes are due than the 45 that are left"),
-    (TYPE, "i", 3, f"byte {TYPE}: type flag 3, not that of float32"),
-    (TYPE, "i", 12, "type flag 12"),
-    (TYPE, "i", -1, "type flag -1"),
-    (NAMES, "Q", 0, f"byte {NAMES}: 0 names for 1 arrays"),
-    (NAMES, "Q", 2**63, f"byte {NAMES}: a count or length of {2**63}"),
-    (NAME_LENGTH, "Q", 6, f"byte {NAME_LENGTH}: a count or length of 6 where 5 bytes are left"),
-    (NAME_LENGTH, "Q", 4, "1 bytes follow"),
-    (NAME_LENGTH, "Q", 0, "a name that is empty"),
-    (NAME, "c", b"\x1b", f"byte {NAME}: a name that is"),
-    (NAME, "c", b"\xff", "a name that is"),
-    (NAME, "c", b"\n", "a name that is"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "offset, layout, value, detail",
+    [
+        (MAGIC, "Q", 0x113, "byte 0: the file's magic is 0x113, not 0x112"),
+        (MAGIC, ">Q", 0x112, "byte 0: the file's magic"),
+        (COUNT, "Q", 2**64 - 1, f"byte {COUNT}: a count or length of {2**64 - 1} where 85 bytes are left"),
+        (COUNT, "Q", 2, f"byte {NAMES}: an array's magic is 0x1"),
+        (COUNT, "Q", 0, f"byte {ARRAY_MAGIC}: a count"),
+        (ARRAY_MAGIC, "I", 2, f"byte {ARRAY_MAGIC}: an array's magic is 0x2"),  # MXNet 0.x: the number of dimensions
+        (ARRAY_MAGIC, "I", 0xF993FAC7, "an array's magic is 0xf993fac7, not 0xf993fac8 to 0xf993faca"),
+        (ARRAY_MAGIC, "I", 0xF993FACB, "an array's magic is 0xf993facb"),
+        (STORAGE, "i", 1, f"byte {STORAGE}: storage type 1, not dense"),
+        (STORAGE, "i", 2, "storage type 2"),
+        (STORAGE, "i", -1, "storage type -1"),
+        (DIMENSIONS, "I", 0, f"byte {DIMENSIONS}: an array of 0 dimensions"),
+        (DIMENSIONS, "I", 33, "an array of 33 dimensions"),
+        (DIMENSIONS, "I", 2**31, f"an array of {2**31} dimensions"),
+        (DIMENSIONS, "i", -1, f"an array of {2**32 - 1} dimensions"),
+        (DIMENSIONS, "I", 32, "more bytes are due"),
+        (LENGTHS, "q", 0, f"byte {LENGTHS}: a dimension of length 0"),
+        (LENGTHS, "q", -2, "a dimension of length -2"),
+        (LENGTHS, "qq", (-2, -3), "a dimension of length -3"),
+        (LENGTHS, "qq", (2**62, 2**62), "byte 64: more bytes are due than the 45 that are left"),
+        (LENGTHS, "qq", (2**32, 2**32), "more bytes are due"),  # 0 bytes, modulo 2**64
+        (LENGTHS, "qq", (2**31, 3), "more bytes are due"),
+        (LENGTHS, "qq", (3, 4), "byte 64: more bytes are due than the 45 that are left"),
+        (TYPE, "i", 3, f"byte {TYPE}: type flag 3, not that of float32"),
+        (TYPE, "i", 12, "type flag 12"),
+        (TYPE, "i", -1, "type flag -1"),
+        (NAMES, "Q", 0, f"byte {NAMES}: 0 names for 1 arrays"),
+        (NAMES, "Q", 2**63, f"byte {NAMES}: a count or length of {2**63}"),
+        (NAME_LENGTH, "Q", 6, f"byte {NAME_LENGTH}: a count or length of 6 where 5 bytes are left"),
+        (NAME_LENGTH, "Q", 4, "1 bytes follow"),
+        (NAME_LENGTH, "Q", 0, "a name that is empty"),
+        (NAME, "c", b"\x1b", f"byte {NAME}: a name that is"),
+        (NAME, "c", b"\xff", "a name that is"),
+        (NAME, "c", b"\n", "a name that is"),
+    ],
+)
 def test_a_false_field_is_named_and_costs_no_memory(tmp_path, pack, offset, layout, value, detail):
     content = bytearray(pack({"arg:w": WEIGHT}))
     values = value if isinstance(value, tuple) else (value,)

@@ -25,8 +25,9 @@ class Residual(torch.nn.Module):
     def __init__(self, channels_in, channels_out, stride, inner):
         super().__init__()
         self.adds = stride == 1
-        self.layers = torch.nn.Sequential(*unit(channels_in, inner, 1), *unit(inner, inner, 3, stride, 1, inner),
-                                          *unit(inner, channels_out, 1, prelu=False))  # fmt: skip
+        self.layers = torch.nn.Sequential(
+            *unit(channels_in, inner, 1), *unit(inner, inner, 3, stride, 1, inner), *unit(inner, channels_out, 1, prelu=False)
+        )
 
     def forward(self, x):
         return x + self.layers(x) if self.adds else self.layers(x)
@@ -34,13 +35,24 @@ class Residual(torch.nn.Module):
 
 def torch_mobilefacenet():
     """As in the PyTorch ports: the last layer is a Linear and a BatchNorm1d. Every number is random."""
-    blocks = [(64, 64, 2, 128), *4 * [(64, 64, 1, 128)], (64, 128, 2, 256), *6 * [(128, 128, 1, 256)],
-              (128, 128, 2, 512), *2 * [(128, 128, 1, 256)]]  # fmt: skip
+    blocks = [
+        (64, 64, 2, 128),
+        *4 * [(64, 64, 1, 128)],
+        (64, 128, 2, 256),
+        *6 * [(128, 128, 1, 256)],
+        (128, 128, 2, 512),
+        *2 * [(128, 128, 1, 256)],
+    ]
     model = torch.nn.Sequential(
-        *unit(3, 64, 3, 2, 1), *unit(64, 64, 3, 1, 1, 64), *(Residual(*block) for block in blocks), *unit(128, 512, 1),
-        *unit(512, 512, 7, groups=512, prelu=False), torch.nn.Flatten(), torch.nn.Linear(512, 128, bias=False),
+        *unit(3, 64, 3, 2, 1),
+        *unit(64, 64, 3, 1, 1, 64),
+        *(Residual(*block) for block in blocks),
+        *unit(128, 512, 1),
+        *unit(512, 512, 7, groups=512, prelu=False),
+        torch.nn.Flatten(),
+        torch.nn.Linear(512, 128, bias=False),
         torch.nn.BatchNorm1d(128),
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(1)
     for name, tensor in model.state_dict().items():
         if "num_batches_tracked" not in name and tensor.ndim == 1:
@@ -70,21 +82,32 @@ def swapped(state):
     return OrderedDict((name, state[name]) for name in names)
 
 
-@pytest.mark.parametrize("change, detail", [
-    (lambda state: dict(list(state.items())[:-2]) | {"28.extra": torch.ones(128)},
-     "'28.extra' stands where MobileFaceNet_128 has linear1.bn._variance"),
-    (lambda state: state | {"29.weight": torch.ones(3)}, "284 tensors, MobileFaceNet_128 has 283"),
-    (lambda state: dict(list(state.items())[:-9]), "tensors, MobileFaceNet_128 has 283"),
-    (swapped, "'1.bias' stands where MobileFaceNet_128 has conv1.bn.weight"),
-    (lambda state: state | {"0.weight": torch.ones(64, 3, 5, 5)}, "'0.weight' has shape [64, 3, 5, 5], conv1.conv.weight of this"),
-    (lambda state: state | {"2.weight": torch.ones(1)}, "'2.weight' has shape [1], conv1.prelu._weight of this network has [64]"),
-    (lambda state: state | {"1.running_var": -torch.ones(64)}, "'1.running_var' holds variances that are not positive"),
-    (lambda state: state | {"1.bias": torch.full([64], torch.nan)}, "'1.bias' holds values that are no finite float32"),
-    (lambda state: state | {"1.bias": torch.ones(64, dtype=torch.complex64)}, "no plain PyTorch state dict"),
-    (lambda state: state | {"1.bias": torch.ones(64, dtype=torch.int32)}, "no plain PyTorch state dict"),
-    (lambda state: {"state_dict": state}, "no plain PyTorch state dict"),
-    (lambda state: list(state.values()), "no plain PyTorch state dict"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, detail",
+    [
+        (
+            lambda state: dict(list(state.items())[:-2]) | {"28.extra": torch.ones(128)},
+            "'28.extra' stands where MobileFaceNet_128 has linear1.bn._variance",
+        ),
+        (lambda state: state | {"29.weight": torch.ones(3)}, "284 tensors, MobileFaceNet_128 has 283"),
+        (lambda state: dict(list(state.items())[:-9]), "tensors, MobileFaceNet_128 has 283"),
+        (swapped, "'1.bias' stands where MobileFaceNet_128 has conv1.bn.weight"),
+        (
+            lambda state: state | {"0.weight": torch.ones(64, 3, 5, 5)},
+            "'0.weight' has shape [64, 3, 5, 5], conv1.conv.weight of this",
+        ),
+        (
+            lambda state: state | {"2.weight": torch.ones(1)},
+            "'2.weight' has shape [1], conv1.prelu._weight of this network has [64]",
+        ),
+        (lambda state: state | {"1.running_var": -torch.ones(64)}, "'1.running_var' holds variances that are not positive"),
+        (lambda state: state | {"1.bias": torch.full([64], torch.nan)}, "'1.bias' holds values that are no finite float32"),
+        (lambda state: state | {"1.bias": torch.ones(64, dtype=torch.complex64)}, "no plain PyTorch state dict"),
+        (lambda state: state | {"1.bias": torch.ones(64, dtype=torch.int32)}, "no plain PyTorch state dict"),
+        (lambda state: {"state_dict": state}, "no plain PyTorch state dict"),
+        (lambda state: list(state.values()), "no plain PyTorch state dict"),
+    ],
+)
 def test_other_contents_are_refused_by_name(tmp_path, change, detail):
     torch.save(change(torch_mobilefacenet().state_dict()), tmp_path / "model.pt")
     with pytest.raises(UserError) as caught:

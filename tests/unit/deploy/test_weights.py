@@ -88,21 +88,26 @@ def test_other_precisions_become_float32(source, y1_params):
     assert np.array_equal(state["conv2.prelu._weight"], y1_params["arg:conv_6sep_relu_gamma"].astype(np.float32))
 
 
-@pytest.mark.parametrize("change, detail", [
-    (lambda params: params.pop("arg:pre_fc1_bias"), "1 names missing, such as arg:pre_fc1_bias"),
-    (lambda params: params.pop("aux:conv_1_batchnorm_moving_var"), "1 names missing, such as aux:conv_1_batchnorm_moving_var"),
-    (lambda params: params.update({"arg:fc7_weight": np.ones(2, "<f4")}), "1 names unknown, such as arg:fc7_weight"),
-    (lambda params: params.update({"arg:fc1_weight": np.ones([256, 512], "<f4")}),
-     "'arg:fc1_weight' has shape [256, 512], linear1.conv.weight of this network has [128, 512, 1, 1]"),
-    (lambda params: params.update({"arg:fc1_weight": np.ones([512, 128], "<f4")}), "'arg:fc1_weight' has shape [512, 128]"),
-    (lambda params: params.update({"arg:pre_fc1_bias": np.ones(64, "<f4")}), "'arg:pre_fc1_bias' has shape [64]"),
-    (lambda params: params.update({"arg:conv_1_relu_gamma": np.ones(1, "<f4")}), "'arg:conv_1_relu_gamma' has shape [1]"),
-    (lambda params: params["arg:conv_1_conv2d_weight"].put(5, np.nan), "'arg:conv_1_conv2d_weight' holds values that are no"),
-    (lambda params: params["arg:pre_fc1_bias"].put(5, np.inf), "'arg:pre_fc1_bias' holds values that are no finite"),
-    (lambda params: params.update({"arg:fc1_beta": np.full(128, 1e39)}), "'arg:fc1_beta' holds values that are no finite"),
-    (lambda params: params["aux:fc1_moving_var"].put(5, -1e-6), "'aux:fc1_moving_var' holds variances that are not positive"),
-    (lambda params: params["aux:fc1_moving_var"].fill(0), "'aux:fc1_moving_var' holds variances that are not positive"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, detail",
+    [
+        (lambda params: params.pop("arg:pre_fc1_bias"), "1 names missing, such as arg:pre_fc1_bias"),
+        (lambda params: params.pop("aux:conv_1_batchnorm_moving_var"), "1 names missing, such as aux:conv_1_batchnorm_moving_var"),
+        (lambda params: params.update({"arg:fc7_weight": np.ones(2, "<f4")}), "1 names unknown, such as arg:fc7_weight"),
+        (
+            lambda params: params.update({"arg:fc1_weight": np.ones([256, 512], "<f4")}),
+            "'arg:fc1_weight' has shape [256, 512], linear1.conv.weight of this network has [128, 512, 1, 1]",
+        ),
+        (lambda params: params.update({"arg:fc1_weight": np.ones([512, 128], "<f4")}), "'arg:fc1_weight' has shape [512, 128]"),
+        (lambda params: params.update({"arg:pre_fc1_bias": np.ones(64, "<f4")}), "'arg:pre_fc1_bias' has shape [64]"),
+        (lambda params: params.update({"arg:conv_1_relu_gamma": np.ones(1, "<f4")}), "'arg:conv_1_relu_gamma' has shape [1]"),
+        (lambda params: params["arg:conv_1_conv2d_weight"].put(5, np.nan), "'arg:conv_1_conv2d_weight' holds values that are no"),
+        (lambda params: params["arg:pre_fc1_bias"].put(5, np.inf), "'arg:pre_fc1_bias' holds values that are no finite"),
+        (lambda params: params.update({"arg:fc1_beta": np.full(128, 1e39)}), "'arg:fc1_beta' holds values that are no finite"),
+        (lambda params: params["aux:fc1_moving_var"].put(5, -1e-6), "'aux:fc1_moving_var' holds variances that are not positive"),
+        (lambda params: params["aux:fc1_moving_var"].fill(0), "'aux:fc1_moving_var' holds variances that are not positive"),
+    ],
+)
 def test_parameters_that_are_not_y1s_are_refused_by_name(source, y1_params, tmp_path, refused, change, detail):
     change(y1_params)
     path = source(y1_params)
@@ -162,13 +167,16 @@ def test_state_dicts_of_other_precisions_become_float32(tmp_path, state, to_byte
 
 
 @pytest.mark.parametrize("to_bytes, ending", [(state_dict_bytes, ".pdparams"), (safetensors_bytes, ".safetensors")])
-@pytest.mark.parametrize("change, detail", [
-    (lambda state: state.pop("conv1.bn.bias"), "1 names missing, such as conv1.bn.bias"),
-    (lambda state: state.update({"fc.weight": np.ones((2, 3), np.float32)}), "1 names unknown, such as 'fc.weight'"),
-    (lambda state: state.update({"conv1.bn.bias": np.ones(32, np.float32)}), "conv1.bn.bias has shape [32]"),
-    (lambda state: state["conv1.bn.bias"].put(5, np.nan), "'conv1.bn.bias' holds values that are no finite"),
-    (lambda state: state["conv1.bn._variance"].put(5, -1), "'conv1.bn._variance' holds variances that are not positive"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, detail",
+    [
+        (lambda state: state.pop("conv1.bn.bias"), "1 names missing, such as conv1.bn.bias"),
+        (lambda state: state.update({"fc.weight": np.ones((2, 3), np.float32)}), "1 names unknown, such as 'fc.weight'"),
+        (lambda state: state.update({"conv1.bn.bias": np.ones(32, np.float32)}), "conv1.bn.bias has shape [32]"),
+        (lambda state: state["conv1.bn.bias"].put(5, np.nan), "'conv1.bn.bias' holds values that are no finite"),
+        (lambda state: state["conv1.bn._variance"].put(5, -1), "'conv1.bn._variance' holds variances that are not positive"),
+    ],
+)
 def test_state_dicts_that_do_not_fit_are_refused_by_name(tmp_path, state, refused, to_bytes, ending, change, detail):
     change(state)
     (tmp_path / f"x{ending}").write_bytes(to_bytes(state))
@@ -248,8 +256,10 @@ def test_wrong_arguments_are_one_line(tmp_path, refused):
 
 
 def test_help_teaches_and_does_not_wait_for_paddle(repository):
-    code = ("import sys, arcface.deploy.weights as weights\ntry:\n    weights.main(['--help'])\n"
-            "except SystemExit:\n    print('paddle' in sys.modules)")  # fmt: skip
+    code = (
+        "import sys, arcface.deploy.weights as weights\ntry:\n    weights.main(['--help'])\n"
+        "except SystemExit:\n    print('paddle' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository, timeout=120)
     assert "python -m arcface.deploy.weights insightface_y1/model-0000.params" in done.stdout
     assert done.stdout.endswith("\nFalse\n")
@@ -283,8 +293,11 @@ def run_symbol(symbol: dict, params: dict, images: np.ndarray) -> np.ndarray:
     outputs = []
     for node in symbol["nodes"]:
         inputs = [outputs[index] for index, *_ in node["inputs"]]
-        attributes = {key: value if value.isidentifier() and value not in ("True", "False") else ast.literal_eval(value)
-                      for key, value in node.get("attrs", {}).items() if node["op"] != "null"}  # fmt: skip
+        attributes = {
+            key: value if value.isidentifier() and value not in ("True", "False") else ast.literal_eval(value)
+            for key, value in node.get("attrs", {}).items()
+            if node["op"] != "null"
+        }
         match node["op"]:
             case "null" if node["name"] == "data":
                 output = images.astype(np.float64)

@@ -100,8 +100,11 @@ def test_a_first_convolution_equals_paddle_s(library, kernel, stride, padding, s
 
 
 def bottleneck(channels, inner, channels_out, stride):
-    return [*layers(channels, inner, 1), *layers(inner, inner, 3, stride, 1, depthwise=True),
-            *layers(inner, channels_out, 1, prelu=False)]  # fmt: skip
+    return [
+        *layers(channels, inner, 1),
+        *layers(inner, inner, 3, stride, 1, depthwise=True),
+        *layers(inner, channels_out, 1, prelu=False),
+    ]
 
 
 @pytest.mark.parametrize("stride, residual, size", [(1, True, 14), (1, False, 9), (2, False, 14), (1, True, 28)])
@@ -265,8 +268,9 @@ def load_in_new_process(start_process, tmp_path, repository):
 
     def start(compiler="g++", cache=tmp_path / "cache"):
         environment = {**os.environ, "CXX": str(compiler), "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(repository)}
-        return start_process([sys.executable, "-c", LOAD], env=environment, text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE)  # fmt: skip
+        return start_process(
+            [sys.executable, "-c", LOAD], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
 
     return start
 

@@ -41,7 +41,10 @@ def launched(monkeypatch):
         (TWO | {"PADDLE_TRAINERS_NUM": "3"}, "with 2 PADDLE_TRAINER_ENDPOINTS; start with"),
         (TWO | {"PADDLE_TRAINER_ID": "2"}, "with PADDLE_TRAINER_ID=2, which is from 0 to 1; start with"),
         (TWO | {"PADDLE_TRAINER_ID": "0"}, "with PADDLE_CURRENT_ENDPOINT=127.0.0.1:2, not the endpoint of rank 0; start with"),
-        (TWO | {"PADDLE_TRAINER_ENDPOINTS": "127.0.0.1:66000,127.0.0.1:2"}, "with '127.0.0.1:66000' among PADDLE_TRAINER_ENDPOINTS"),
+        (
+            TWO | {"PADDLE_TRAINER_ENDPOINTS": "127.0.0.1:66000,127.0.0.1:2"},
+            "with '127.0.0.1:66000' among PADDLE_TRAINER_ENDPOINTS",
+        ),
         (TWO | {"PADDLE_TRAINER_ENDPOINTS": "127.0.0.1:1,here"}, "with 'here' among PADDLE_TRAINER_ENDPOINTS, which are host:port"),
     ],
 )

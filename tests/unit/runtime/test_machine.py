@@ -24,15 +24,31 @@ def tree(root: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
         ("0::/\n", {"cpu.max": "150000 100000", "memory.max": "1073741824"}, 1.5, 2**30),
         ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000", "a/b/memory.max": "max"}, 2, None),
         ("0::/a\n", {"cpu.max": "400000 100000", "a/cpu.max": "100000 100000", "b/cpu.max": "1000 100000"}, 1, None),
-        ("3:cpu,cpuacct:/x\n2:memory:/x\n1:name=systemd:/\n0::/\n",
-         {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000",
-          "memory/memory.limit_in_bytes": "9223372036854771712", "memory/x/memory.limit_in_bytes": "4096"}, 0.5, 4096),
-        ("2:memory:/\n1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000",
-                                   "memory/memory.limit_in_bytes": "9223372036854771712"}, None, None),
+        (
+            "3:cpu,cpuacct:/x\n2:memory:/x\n1:name=systemd:/\n0::/\n",
+            {
+                "cpu,cpuacct/cpu.cfs_quota_us": "50000",
+                "cpu,cpuacct/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+                "memory/x/memory.limit_in_bytes": "4096",
+            },
+            0.5,
+            4096,
+        ),
+        (
+            "2:memory:/\n1:cpu:/\n",
+            {
+                "cpu/cpu.cfs_quota_us": "-1",
+                "cpu/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            None,
+            None,
+        ),
         ("", {}, None, None),
     ],
     ids=["container", "above", "below", "version 1", "no limit", "no groups"],
-)  # fmt: skip
+)
 def test_the_tightest_limit_of_the_control_groups_counts(tmp_path, own, files, cores, memory):
     assert machine.cgroup_limits(*tree(tmp_path, own, files)) == (cores, memory)
 

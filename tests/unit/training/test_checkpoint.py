@@ -66,8 +66,9 @@ def write_copy_that_followed_links(output: Path) -> None:
 
 
 @pytest.mark.parametrize("best", [False, True], ids=["", "best"])
-@pytest.mark.parametrize("before", [None, write_first, write_copy_that_followed_links],
-                         ids=["first checkpoint", "a later one", "a copied one"])  # fmt: skip
+@pytest.mark.parametrize(
+    "before", [None, write_first, write_copy_that_followed_links], ids=["first checkpoint", "a later one", "a copied one"]
+)
 def test_a_crash_at_any_file_operation_leaves_the_old_or_the_new_checkpoint_complete(tmp_path, monkeypatch, before, best):
     names = ["open", "fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir"]
     real = {name: getattr(os, name) for name in names}
@@ -214,8 +215,11 @@ def test_rank_files_alone_are_read(tmp_path, colon, momentum):
         expected = state(1).centres_momentum if momentum else np.zeros_like(state(1).centres)
         assert np.array_equal(np.concatenate([part.centres_momentum for part in parts]), expected)
         assert np.array_equal(parts[0].backbone["w"], state(1).backbone["w"]) and not parts[0].backbone_momentum["w"].any()
-    with pytest.raises(UserError, match=r"is of 10 classes, not 11 \(rank.0_softmax_weight.pkl the classes 0 to 3,"
-                                        r" rank.1_softmax_weight.pkl the classes 4 to 6, .* 7 to 9\)"):  # fmt: skip
+    with pytest.raises(
+        UserError,
+        match=r"is of 10 classes, not 11 \(rank.0_softmax_weight.pkl the classes 0 to 3,"
+        r" rank.1_softmax_weight.pkl the classes 4 to 6, .* 7 to 9\)",
+    ):
         files.check_identity({**identity, "num_classes": 11})
     with pytest.raises(UserError, match="rank.0_softmax_weight.pkl was trained with embedding_size 4, not 8"):
         files.check_identity({**identity, "embedding_size": 8})
@@ -268,8 +272,10 @@ def test_missing_files_are_listed(tmp_path):
     write(tmp_path, 1)
     (tmp_path / "latest" / "rank:0_softmax_weight.pkl").unlink()
     (tmp_path / "latest" / f"{NETWORK}.pdparams").unlink()
-    with pytest.raises(UserError, match=f"missing {NETWORK}.pdparams, rank:0_softmax_weight.pkl|"
-                                        f"missing rank:0_softmax_weight.pkl, {NETWORK}.pdparams"):  # fmt: skip
+    with pytest.raises(
+        UserError,
+        match=f"missing {NETWORK}.pdparams, rank:0_softmax_weight.pkl|missing rank:0_softmax_weight.pkl, {NETWORK}.pdparams",
+    ):
         Checkpoint(tmp_path)
 
 
@@ -324,9 +330,21 @@ def test_a_later_format_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "damage",
-    ["[1]", "null", "{", "[" * 100000, {"progress": None}, {"progress": {"step": -5}}, {"progress": {"step": "a"}}, {"sha256": []},
-     {"classes_of_rank": []}, {"classes_of_rank": [[0, 4], [5, 10]]}, {"classes_of_rank": [[0]]}, {"identity": 3}],
-)  # fmt: skip
+    [
+        "[1]",
+        "null",
+        "{",
+        "[" * 100000,
+        {"progress": None},
+        {"progress": {"step": -5}},
+        {"progress": {"step": "a"}},
+        {"sha256": []},
+        {"classes_of_rank": []},
+        {"classes_of_rank": [[0, 4], [5, 10]]},
+        {"classes_of_rank": [[0]]},
+        {"identity": 3},
+    ],
+)
 def test_a_damaged_manifest_is_told(tmp_path, damage):
     write(tmp_path, 1)
     file = tmp_path / "latest" / "checkpoint.json"

@@ -91,11 +91,16 @@ def test_where_no_batch_fits_that_is_said(room):
         check_memory(CONFIG, 2, 1, 1, "cpu")
 
 
-@pytest.mark.parametrize("error, detail", [
-    (MemoryError(), "no more can be had"),
-    (MemoryError("\n\n(ResourceExhausted) Fail to alloc memory of 128 size, error code is 12.\n  [Hint: ...]"),
-     "Fail to alloc memory of 128 size, error code is 12."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, detail",
+    [
+        (MemoryError(), "no more can be had"),
+        (
+            MemoryError("\n\n(ResourceExhausted) Fail to alloc memory of 128 size, error code is 12.\n  [Hint: ...]"),
+            "Fail to alloc memory of 128 size, error code is 12.",
+        ),
+    ],
+)
 def test_memory_that_runs_out_is_one_line(error, detail):
     with pytest.raises(UserError) as caught, out_of_memory_explained(CONFIG):
         raise error

@@ -37,10 +37,14 @@ def reads(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("options, expected", [
-    ({}, ["tolist"]), ({"on_nonfinite": "skip:1", "clip_norm": 1.0}, ["tolist"]),
-    ({"sample_rate": 0.5}, ["numpy", "tolist"]),  # which classes are sampled depends on the labels
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, ["tolist"]),
+        ({"on_nonfinite": "skip:1", "clip_norm": 1.0}, ["tolist"]),
+        ({"sample_rate": 0.5}, ["numpy", "tolist"]),  # which classes are sampled depends on the labels
+    ],
+)
 def test_a_step_reads_a_tensor_once_and_sampling_once_more(reads, options, expected):
     model = Model(TrainConfig(batch_size=4, cpu_kernels="off", **options), 9)
     images = paddle.to_tensor(np.random.default_rng(0).integers(0, 256, (4, 3, 112, 112), np.uint8))

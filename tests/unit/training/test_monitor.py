@@ -37,8 +37,10 @@ def test_the_share_of_the_time_that_data_was_waited_for_is_recorded_and_told_whe
     lines, records = run((0, 1), (3, 4), (0, 10), (1, 9), (0.5, 0), (1, 0.5))
     assert [record["data_wait"] for record in records] == pytest.approx([3 / 8, 1 / 20, 0.75])
     assert ["waited for data" in line for line in lines] == [False, True, False, False, True]
-    assert lines[1].endswith("waited for data 38 % of the time since the line before: raise --num_workers (3) if cores are idle;"
-                             " if it is the disk that is slow, take --shuffle blocks")  # fmt: skip
+    assert lines[1].endswith(
+        "waited for data 38 % of the time since the line before: raise --num_workers (3) if cores are idle;"
+        " if it is the disk that is slow, take --shuffle blocks"
+    )
 
 
 def test_the_start_of_the_workers_is_not_a_wait(run):

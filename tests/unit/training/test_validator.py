@@ -93,8 +93,9 @@ def expected_points(published, sets, flip=True, norm_score=True, detector_score=
         views = np.ascontiguousarray(np.stack([image, image[:, :, ::-1]]))
         embeddings.append(backbone(normalise(paddle.to_tensor(views))).numpy())
     plain, flipped = np.array(embeddings).swapaxes(0, 1)
-    features = image_features(plain, flipped, protocol.detector_scores, flip=flip, norm_score=norm_score,
-                              detector_score=detector_score)  # fmt: skip
+    features = image_features(
+        plain, flipped, protocol.detector_scores, flip=flip, norm_score=norm_score, detector_score=detector_score
+    )
     return tar_at_far(score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.medias)))
 
 

@@ -36,20 +36,28 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("images", [
-    IMAGES,
-    tuple(IMAGES),
-    [np.frombuffer(image, np.uint8) for image in IMAGES],
-    np.array(IMAGES, dtype=object),
-], ids=["list of bytes", "tuple of bytes", "list of arrays", "array of bytes"])  # fmt: skip
-@pytest.mark.parametrize("same", [
-    SAME,
-    [1, 0, 1],
-    tuple(SAME),
-    np.array(SAME),
-    np.array([1, 0, 1], np.int32),
-    [np.bool_(flag) for flag in SAME],
-], ids=["list of bool", "list of 0/1", "tuple", "array of bool", "array of 0/1", "NumPy bools"])  # fmt: skip
+@pytest.mark.parametrize(
+    "images",
+    [
+        IMAGES,
+        tuple(IMAGES),
+        [np.frombuffer(image, np.uint8) for image in IMAGES],
+        np.array(IMAGES, dtype=object),
+    ],
+    ids=["list of bytes", "tuple of bytes", "list of arrays", "array of bytes"],
+)
+@pytest.mark.parametrize(
+    "same",
+    [
+        SAME,
+        [1, 0, 1],
+        tuple(SAME),
+        np.array(SAME),
+        np.array([1, 0, 1], np.int32),
+        [np.bool_(flag) for flag in SAME],
+    ],
+    ids=["list of bool", "list of 0/1", "tuple", "array of bool", "array of 0/1", "NumPy bools"],
+)
 def test_every_form_of_the_format_gives_the_same_set(tmp_path, images, same, protocol):
     pairs = read_bin(write(tmp_path, (images, same), protocol))
     assert pairs.name == "cfp_fp"
@@ -132,8 +140,7 @@ def flags(count: int) -> bytes:
 HUGE = struct.pack("<Q", 2**60)
 ATTACKS = {  # by what they try: the pickle, and what its refusal names
     "os.system by REDUCE": (hostile_set(b"cos\nsystem\n(" + text("touch ran") + b"tR"), "os.system"),
-    "eval by getattr": (
-        hostile_set(b"cbuiltins\ngetattr\n(cbuiltins\n__dict__\n" + text("eval") + b"tR"), "builtins.getattr"),
+    "eval by getattr": (hostile_set(b"cbuiltins\ngetattr\n(cbuiltins\n__dict__\n" + text("eval") + b"tR"), "builtins.getattr"),
     "numpy.load": (hostile_set(b"cnumpy\nload\n(" + text("ran.npy") + b"N\x88tR"), "numpy.load"),
     "PERSID": (hostile_set(b"Pran\n"), "a persistent id"),
     "BINPERSID": (hostile_set(text("ran") + b"Q"), "a persistent id"),
@@ -146,12 +153,15 @@ ATTACKS = {  # by what they try: the pickle, and what its refusal names
     "a global as an image": (hostile_set(b"cnumpy\nndarray\n"), "image 0 is a _Global"),
     "in a flag": (hostile_set(b"N", b"cos\nsystem\n(" + text("touch ran") + b"tR"), "os.system"),
     "dtype with fields by BUILD": (
-        hostile_set(dtype(b"u1") + b"(K\x03" + text("<") + b"N(" + text("a") + b"t}J\xff\xff\xff\x7fK\x01K\x00tb"), "NumPy dtype"),
+        hostile_set(dtype(b"u1") + b"(K\x03" + text("<") + b"N(" + text("a") + b"t}J\xff\xff\xff\x7fK\x01K\x00tb"),
+        "NumPy dtype",
+    ),
     "objects from raw pointers": (hostile_set(array_of(b"(K\x01t", dtype(b"O8"), b"C\x08" + b"A" * 8)), "do not agree"),
     "array larger than its bytes": (hostile_set(array_of(b"(J\xff\xff\xff\x7ft", dtype(b"u1"), b"C\x01x")), "do not agree"),
     "object array in an object array": (
         hostile_set(array_of(b"(K\x01t", dtype(b"O8"), b"(" + array_of(b"(K\x01t", dtype(b"O8"), b"(Nl") + b"l")),
-        "an object array in an object array"),
+        "an object array in an object array",
+    ),
     "BINBYTES8 of 2**60 bytes": (hostile_set(b"\x8e" + HUGE + b"x"), "it ends early"),
     "BINUNICODE8 of 2**60 bytes": (hostile_set(b"\x8d" + HUGE + b"x"), "it ends early"),
     "BINBYTES of 4 GiB": (hostile_set(b"B\xff\xff\xff\xffx"), "it ends early"),
@@ -163,10 +173,12 @@ ATTACKS = {  # by what they try: the pickle, and what its refusal names
     "a list in itself": (hostile_set(b"]q\x00h\x00a"), "image 0 is a list"),
     "a deep list": (hostile_set(b"(" * 30_000 + b"l" * 30_000), "image 0 is a list"),
     "a flag of 300,000 digits": (
-        b"((C\x01xC\x01xl(\x8b" + struct.pack("<I", 125_000) + b"\x7f" * 125_000 + b"l\x86.", "the flag of pair 0"),
+        b"((C\x01xC\x01xl(\x8b" + struct.pack("<I", 125_000) + b"\x7f" * 125_000 + b"l\x86.",
+        "the flag of pair 0",
+    ),
     "images that are one list": (b"(](NNeq\x00h\x00t.", "image 0 is a NoneType"),
     "arrays of the same bytes": (b"(" + views(10_000) + flags(5_000) + b"t.", "far more memory than its size"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -187,8 +199,11 @@ def test_an_attack_is_refused_by_name_at_once_in_little_memory(attack, tmp_path,
     assert os.listdir() == ["attack.bin"]
 
 
-@pytest.mark.parametrize("image", [big_bytes(bytes(100_000)), uint8_array(bytes(100_000)), b"\x96" + struct.pack(
-    "<Q", 100_000) + bytes(100_000)], ids=["bytes", "array", "bytearray"])  # fmt: skip
+@pytest.mark.parametrize(
+    "image",
+    [big_bytes(bytes(100_000)), uint8_array(bytes(100_000)), b"\x96" + struct.pack("<Q", 100_000) + bytes(100_000)],
+    ids=["bytes", "array", "bytearray"],
+)
 def test_an_image_of_many_pairs_is_held_once(tmp_path, image):
     """10 GB if each of the 100,000 were a copy, from a file of 350 kB."""
     count = 100_000
@@ -212,26 +227,29 @@ def test_arrays_of_every_layout_give_their_bytes_in_order(tmp_path):
         assert read_bin(write(tmp_path, (images, SAME), protocol)).images == [image.tobytes() for image in images]
 
 
-@pytest.mark.parametrize("content, detail", [
-    ({"conv1.weight": np.zeros(3)}, "does not hold two lists"),
-    ((IMAGES, SAME, []), "does not hold two lists"),
-    ([], "does not hold two lists"),
-    (b"ab", "does not hold two lists"),
-    ((None, None), "does not hold two lists"),
-    ((b"ab", [True]), "does not hold two lists"),
-    ((dict.fromkeys("ab"), [True]), "does not hold two lists"),
-    ((np.array(IMAGES), SAME), "does not hold two lists"),  # NumPy's bytes lose the zeros at their end
-    ((IMAGES, np.array([SAME])), "does not hold two lists"),
-    ((["text"] * 6, SAME), "image 0 is a str"),
-    ((IMAGES[:3] + [None] + IMAGES[4:], SAME), "image 3 is a NoneType"),
-    ((IMAGES[:5] + [np.zeros(4, np.float32)], SAME), "image 5 is a ndarray"),
-    ((IMAGES, [True, 2, False]), "the flag of pair 1"),
-    ((IMAGES, [True, False, "True"]), "the flag of pair 2"),
-    ((IMAGES, [None, True, False]), "the flag of pair 0"),
-    ((IMAGES, [0.5, True, False]), "the flag of pair 0"),
-    ((IMAGES, [[True], True, False]), "the flag of pair 0"),
-    ((IMAGES, [np.array([1, 0]), True, False]), "the flag of pair 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, detail",
+    [
+        ({"conv1.weight": np.zeros(3)}, "does not hold two lists"),
+        ((IMAGES, SAME, []), "does not hold two lists"),
+        ([], "does not hold two lists"),
+        (b"ab", "does not hold two lists"),
+        ((None, None), "does not hold two lists"),
+        ((b"ab", [True]), "does not hold two lists"),
+        ((dict.fromkeys("ab"), [True]), "does not hold two lists"),
+        ((np.array(IMAGES), SAME), "does not hold two lists"),  # NumPy's bytes lose the zeros at their end
+        ((IMAGES, np.array([SAME])), "does not hold two lists"),
+        ((["text"] * 6, SAME), "image 0 is a str"),
+        ((IMAGES[:3] + [None] + IMAGES[4:], SAME), "image 3 is a NoneType"),
+        ((IMAGES[:5] + [np.zeros(4, np.float32)], SAME), "image 5 is a ndarray"),
+        ((IMAGES, [True, 2, False]), "the flag of pair 1"),
+        ((IMAGES, [True, False, "True"]), "the flag of pair 2"),
+        ((IMAGES, [None, True, False]), "the flag of pair 0"),
+        ((IMAGES, [0.5, True, False]), "the flag of pair 0"),
+        ((IMAGES, [[True], True, False]), "the flag of pair 0"),
+        ((IMAGES, [np.array([1, 0]), True, False]), "the flag of pair 0"),
+    ],
+)
 def test_other_content_is_reported_as_not_the_format(tmp_path, content, detail):
     message = refusal(write(tmp_path, content, 4))
     assert "no verification set" in message and detail in message

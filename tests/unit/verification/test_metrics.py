@@ -54,8 +54,11 @@ fine = st.floats(0, 4, width=32)
 
 
 @thorough
-@given(st.lists(st.tuples(coarse, st.booleans()), min_size=1, max_size=37), st.integers(1, 12),
-       st.lists(coarse, min_size=1, max_size=12))  # fmt: skip
+@given(
+    st.lists(st.tuples(coarse, st.booleans()), min_size=1, max_size=37),
+    st.integers(1, 12),
+    st.lists(coarse, min_size=1, max_size=12),
+)
 def test_kfold_accuracy_is_the_obvious_one_with_ties_and_any_thresholds(pairs, folds, thresholds):
     distances, same = zip(*pairs, strict=True)
     assert_agrees(distances, same, folds, thresholds)
@@ -125,11 +128,18 @@ def test_the_arguments_are_left_as_they_were():
     assert distances.tolist() == [3, 1, 2] and same.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("distances, same, folds, thresholds", [
-    ([], [], 10, THRESHOLDS), ([1.0], [True, False], 10, THRESHOLDS), ([[1.0]], [[True]], 10, THRESHOLDS),
-    ([1.0], [True], 0, THRESHOLDS), ([1.0], [True], 10, []),
-    ([1.0], [True], 10, [0.5, math.nan]), ([1.0], [True], 10, [[0.5]]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "distances, same, folds, thresholds",
+    [
+        ([], [], 10, THRESHOLDS),
+        ([1.0], [True, False], 10, THRESHOLDS),
+        ([[1.0]], [[True]], 10, THRESHOLDS),
+        ([1.0], [True], 0, THRESHOLDS),
+        ([1.0], [True], 10, []),
+        ([1.0], [True], 10, [0.5, math.nan]),
+        ([1.0], [True], 10, [[0.5]]),
+    ],
+)
 def test_what_has_no_accuracy_is_an_error(distances, same, folds, thresholds):
     with pytest.raises(ValueError, match="pairs|at least one"):
         kfold_accuracy(np.array(distances), np.array(same, bool), folds, thresholds)

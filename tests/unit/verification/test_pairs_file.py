@@ -19,15 +19,23 @@ Bob_Beauprez\t1\tCarlos_Moya\t7
 Carlos_Moya\t9\tBob_Beauprez\t2
 """
 LFW_PATHS = [
-    "Abel_Pacheco/Abel_Pacheco_0001", "Abel_Pacheco/Abel_Pacheco_0004",
-    "Akhmed_Zakayev/Akhmed_Zakayev_0001", "Akhmed_Zakayev/Akhmed_Zakayev_0013",
-    "Abdel_Madi_Shabneh/Abdel_Madi_Shabneh_0001", "Dean_Barker/Dean_Barker_0001",
-    "Abdel_Madi_Shabneh/Abdel_Madi_Shabneh_0001", "Giancarlo_Fisichella/Giancarlo_Fisichella_12345",
-    "Bob_Beauprez/Bob_Beauprez_0001", "Bob_Beauprez/Bob_Beauprez_0002",
-    "Carlos_Moya/Carlos_Moya_0007", "Carlos_Moya/Carlos_Moya_0009",
-    "Bob_Beauprez/Bob_Beauprez_0001", "Carlos_Moya/Carlos_Moya_0007",
-    "Carlos_Moya/Carlos_Moya_0009", "Bob_Beauprez/Bob_Beauprez_0002",
-]  # fmt: skip
+    "Abel_Pacheco/Abel_Pacheco_0001",
+    "Abel_Pacheco/Abel_Pacheco_0004",
+    "Akhmed_Zakayev/Akhmed_Zakayev_0001",
+    "Akhmed_Zakayev/Akhmed_Zakayev_0013",
+    "Abdel_Madi_Shabneh/Abdel_Madi_Shabneh_0001",
+    "Dean_Barker/Dean_Barker_0001",
+    "Abdel_Madi_Shabneh/Abdel_Madi_Shabneh_0001",
+    "Giancarlo_Fisichella/Giancarlo_Fisichella_12345",
+    "Bob_Beauprez/Bob_Beauprez_0001",
+    "Bob_Beauprez/Bob_Beauprez_0002",
+    "Carlos_Moya/Carlos_Moya_0007",
+    "Carlos_Moya/Carlos_Moya_0009",
+    "Bob_Beauprez/Bob_Beauprez_0001",
+    "Carlos_Moya/Carlos_Moya_0007",
+    "Carlos_Moya/Carlos_Moya_0009",
+    "Bob_Beauprez/Bob_Beauprez_0002",
+]
 LFW_SAME = [True, True, False, False, True, True, False, False]
 
 
@@ -69,13 +77,17 @@ def test_paths_separated_by_white_space_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [LFW, "a b 1\nc d\u00e9 0\n"])
-@pytest.mark.parametrize("change", [
-    lambda text: "\ufeff" + text,
-    lambda text: text.replace("\n", "\r\n"),
-    lambda text: "\ufeff# made by hand\r\n\r\n" + text.replace("\n", "\r\n\r\n  # a b 2\r\n"),
-    lambda text: text.rstrip("\n"),
-    lambda text: text.replace("\n", " \t\n"),
-], ids=["BOM", "CR-LF", "comments", "no last newline", "trailing space"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff# made by hand\r\n\r\n" + text.replace("\n", "\r\n\r\n  # a b 2\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\n", " \t\n"),
+    ],
+    ids=["BOM", "CR-LF", "comments", "no last newline", "trailing space"],
+)
 def test_what_editors_add_changes_nothing(tmp_path, content, change):
     expected, found = read_pairs(write(tmp_path, content)), read_pairs(write(tmp_path, change(content)))
     assert (found.paths, found.same, found.suffixes) == (expected.paths, expected.same, expected.suffixes)
@@ -100,25 +112,28 @@ LFW_LINE = "Name<TAB>1<TAB>4"
 PATH_LINE = "two paths and 0 or 1"
 
 
-@pytest.mark.parametrize("line, complaint", [
-    ("Abel_Pacheco", LFW_LINE),
-    ("Abel_Pacheco\t1", LFW_LINE),
-    ("Abel_Pacheco\t1\tDean_Barker\t2\t3", LFW_LINE),
-    ("Abel_Pacheco\t1\tfour", "has 'four' in the place of an image's number"),
-    ("Abel_Pacheco\t-1\t4", "has '-1' in the place"),
-    ("Abel_Pacheco\t1\t4.0", "has '4.0' in the place"),
-    ("Abel_Pacheco\t1\t\u0664", "in the place of an image's number"),  # a digit, in Arabic
-    ("Abel_Pacheco\t1\t1234567890", "in the place of an image's number"),
-    ("Abel_Pacheco\tDean_Barker\t1\t2", "has 'Dean_Barker' in the place"),
-    ("Abel_Pacheco\t1\tDean_Barker\tx", "has 'x' in the place"),
-    ("Abel_Pacheco\t1\tAbel_Pacheco\t2", "names one person twice"),
-    ("../Abel_Pacheco\t1\t2", "leaves the image directory"),
-    ("..\t1\t2", "leaves the image directory"),
-    ("/etc\t1\t2", "leaves the image directory"),
-    ("Abel_Pacheco\t1\t../Dean\t2", "leaves the image directory"),
-    ("a.jpg\tb.jpg\t1", "has 'b.jpg' in the place"),
-    ("x" * 1_000_000, LFW_LINE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("Abel_Pacheco", LFW_LINE),
+        ("Abel_Pacheco\t1", LFW_LINE),
+        ("Abel_Pacheco\t1\tDean_Barker\t2\t3", LFW_LINE),
+        ("Abel_Pacheco\t1\tfour", "has 'four' in the place of an image's number"),
+        ("Abel_Pacheco\t-1\t4", "has '-1' in the place"),
+        ("Abel_Pacheco\t1\t4.0", "has '4.0' in the place"),
+        ("Abel_Pacheco\t1\t\u0664", "in the place of an image's number"),  # a digit, in Arabic
+        ("Abel_Pacheco\t1\t1234567890", "in the place of an image's number"),
+        ("Abel_Pacheco\tDean_Barker\t1\t2", "has 'Dean_Barker' in the place"),
+        ("Abel_Pacheco\t1\tDean_Barker\tx", "has 'x' in the place"),
+        ("Abel_Pacheco\t1\tAbel_Pacheco\t2", "names one person twice"),
+        ("../Abel_Pacheco\t1\t2", "leaves the image directory"),
+        ("..\t1\t2", "leaves the image directory"),
+        ("/etc\t1\t2", "leaves the image directory"),
+        ("Abel_Pacheco\t1\t../Dean\t2", "leaves the image directory"),
+        ("a.jpg\tb.jpg\t1", "has 'b.jpg' in the place"),
+        ("x" * 1_000_000, LFW_LINE),
+    ],
+)
 def test_a_wrong_line_of_lfw_is_named(tmp_path, line, complaint):
     lines = LFW.splitlines()
     lines[4] = line
@@ -126,29 +141,32 @@ def test_a_wrong_line_of_lfw_is_named(tmp_path, line, complaint):
     assert message.startswith(" line 5: '" + line[:90]) and complaint in message
 
 
-@pytest.mark.parametrize("line, complaint", [
-    ("a", PATH_LINE),
-    ("a b", PATH_LINE),
-    ("a b c 1", "with tabs between them if a path has spaces"),
-    ("a\tb\tc\t1", PATH_LINE),
-    ("a\t\t1", PATH_LINE),
-    ("a\tb 1", PATH_LINE),
-    ("a b 2", "does not end with 0 or 1"),
-    ("a b True", "does not end with 0 or 1"),
-    ("a b -1", "does not end with 0 or 1"),
-    ("a b 1.0", "does not end with 0 or 1"),
-    ("a b 01", "does not end with 0 or 1"),
-    ("1 a b", "does not end with 0 or 1"),
-    ("a b \u0661", "does not end with 0 or 1"),
-    ("10\t300", PATH_LINE),
-    ("Abel_Pacheco\t1\t4", "an LFW list begins with its counts"),
-    ("/etc/passwd b 1", "leaves the image directory"),
-    ("a /etc/passwd 0", "leaves the image directory"),
-    ("../b a 1", "leaves the image directory"),
-    ("a b/../../c 1", "leaves the image directory"),
-    ("a .. 1", "leaves the image directory"),
-    ("\x00" * 1_000_000, PATH_LINE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("a", PATH_LINE),
+        ("a b", PATH_LINE),
+        ("a b c 1", "with tabs between them if a path has spaces"),
+        ("a\tb\tc\t1", PATH_LINE),
+        ("a\t\t1", PATH_LINE),
+        ("a\tb 1", PATH_LINE),
+        ("a b 2", "does not end with 0 or 1"),
+        ("a b True", "does not end with 0 or 1"),
+        ("a b -1", "does not end with 0 or 1"),
+        ("a b 1.0", "does not end with 0 or 1"),
+        ("a b 01", "does not end with 0 or 1"),
+        ("1 a b", "does not end with 0 or 1"),
+        ("a b \u0661", "does not end with 0 or 1"),
+        ("10\t300", PATH_LINE),
+        ("Abel_Pacheco\t1\t4", "an LFW list begins with its counts"),
+        ("/etc/passwd b 1", "leaves the image directory"),
+        ("a /etc/passwd 0", "leaves the image directory"),
+        ("../b a 1", "leaves the image directory"),
+        ("a b/../../c 1", "leaves the image directory"),
+        ("a .. 1", "leaves the image directory"),
+        ("\x00" * 1_000_000, PATH_LINE),
+    ],
+)
 def test_a_wrong_line_of_paths_is_named(tmp_path, line, complaint):
     message = refusal(write(tmp_path, f"a b 1\n\nc d 0\n{line}\ne f 0\n"))
     assert message.startswith(" line 4: '" + line[:90]) and complaint in message
@@ -158,15 +176,18 @@ def test_a_path_with_dots_in_its_name_stays_inside(tmp_path):
     assert read_pairs(write(tmp_path, "a..b ...c 1\n./d e/./f 0\n")).same == [True, False]
 
 
-@pytest.mark.parametrize("content, counts", [
-    (LFW.replace("2\t2", "2\t3"), "announces 6 pairs of one person and 6 of two, but 4 and 4 follow"),
-    (LFW.replace("2\t2", "4\t2"), "announces 8 pairs"),
-    (LFW.replace("2\t2", "5"), "announces 5 pairs"),
-    (LFW.replace("2\t2", "0"), "announces 0 pairs"),
-    (LFW.replace("2\t2", "999999999 999999999"), "but 4 and 4 follow"),
-    (LFW[: LFW.rindex("Carlos_Moya\t9")], "but 4 and 3 follow"),
-    (LFW[: LFW.rindex("Carlos_Moya\t9")] + "Carlos_Moya\t1\t2\n", "but 5 and 3 follow"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, counts",
+    [
+        (LFW.replace("2\t2", "2\t3"), "announces 6 pairs of one person and 6 of two, but 4 and 4 follow"),
+        (LFW.replace("2\t2", "4\t2"), "announces 8 pairs"),
+        (LFW.replace("2\t2", "5"), "announces 5 pairs"),
+        (LFW.replace("2\t2", "0"), "announces 0 pairs"),
+        (LFW.replace("2\t2", "999999999 999999999"), "but 4 and 4 follow"),
+        (LFW[: LFW.rindex("Carlos_Moya\t9")], "but 4 and 3 follow"),
+        (LFW[: LFW.rindex("Carlos_Moya\t9")] + "Carlos_Moya\t1\t2\n", "but 5 and 3 follow"),
+    ],
+)
 def test_other_counts_than_the_first_line_says_are_reported(tmp_path, content, counts):
     message = refusal(write(tmp_path, "# LFW\n" + content))
     assert message.startswith(" line 2: ") and counts in message

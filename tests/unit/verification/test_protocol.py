@@ -26,8 +26,9 @@ def png(image: np.ndarray) -> bytes:
 
 
 @thorough
-@given(st.lists(st.tuples(st.integers(0, 10**18 - 1), st.integers(0, 10**18 - 1), st.integers(0, 1)), max_size=30),
-       st.integers(1, 60))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.integers(0, 10**18 - 1), st.integers(0, 10**18 - 1), st.integers(0, 1)), max_size=30), st.integers(1, 60)
+)
 def test_plain_and_untidy_lists_of_pairs_are_read_alike(tmp_path_factory, pairs, block_bytes):
     path = tmp_path_factory.getbasetemp() / "alike.txt"
     ids = np.unique(np.array([pair[:2] for pair in pairs] or [0], np.int64))
@@ -45,11 +46,29 @@ def test_plain_lists_of_pairs_are_read_in_bulk_not_line_by_line(tmp_path, monkey
     assert sum(len(rows) for rows, _ in read_pairs(path, np.array([10, 20]), "")) == 20_000
 
 
-@pytest.mark.parametrize("line", [
-    "10 20", "10  20", "10 20 ", "10 20 1 1", "10 20 2", "10 20 -1", "-10 20 1", "10 20 1.0",
-    "10 x 1", "10 20 yes", "ten 20 1", "10,20,1", "10 20 12345678901234567890", "9" * 5000 + " 20 1", "10 20 1 30 40 0", "10",
-    "\0", "\N{BULLET}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "10 20",
+        "10  20",
+        "10 20 ",
+        "10 20 1 1",
+        "10 20 2",
+        "10 20 -1",
+        "-10 20 1",
+        "10 20 1.0",
+        "10 x 1",
+        "10 20 yes",
+        "ten 20 1",
+        "10,20,1",
+        "10 20 12345678901234567890",
+        "9" * 5000 + " 20 1",
+        "10 20 1 30 40 0",
+        "10",
+        "\0",
+        "\N{BULLET}",
+    ],
+)
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("block_bytes", [1, 20, 2**16])
 def test_a_wrong_pair_is_named_by_its_line(tmp_path, line, end, block_bytes):
@@ -81,10 +100,15 @@ def test_a_file_without_lines_is_not_held_whole(tmp_path):
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("pairs, complaint", [
-    ("", "lists no pairs"), (" \n\r\n", "lists no pairs"), ("10 20 1\n" * 3, "all 3 pairs show the same person"),
-    ("10 20 0\n10 30 0\n", "all 2 pairs show different people"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pairs, complaint",
+    [
+        ("", "lists no pairs"),
+        (" \n\r\n", "lists no pairs"),
+        ("10 20 1\n" * 3, "all 3 pairs show the same person"),
+        ("10 20 0\n10 30 0\n", "all 2 pairs show different people"),
+    ],
+)
 def test_pairs_that_have_no_roc_are_reported(tmp_path, pairs, complaint):
     directory = write(tmp_path, pairs=pairs)
     path = directory / "meta" / "ijbx_template_pair_label.txt"
@@ -160,14 +184,23 @@ def test_a_missing_image_is_named_by_its_line(tmp_path):
     assert f"face_tid_mid.txt line 4: {directory / 'images' / '3.jpg'}: no such file" in refusal(read_protocol, directory)
 
 
-@pytest.mark.parametrize("line, complaint", [
-    ("3.jpg 10", "is not an image, a template number and a media number"),
-    ("10 8", "is not an image"), ("3.jpg", "is not an image"), ("3.jpg 10 x", "is not an image"),
-    ("3.jpg 10 -8", "is not an image"), ("3.jpg 1.5 8", "is not an image"), ("3.jpg 10 1234567890123456789", "is not an image"),
-    ("/etc/3.jpg 10 8", "has a path that leaves the directory"), ("../3.jpg 10 8", "has a path that leaves"),
-    ("a/../../3.jpg 10 8", "has a path that leaves"), ("a/3.jpg 10 8", "a/3.jpg: no such file"),
-    ("3\0.jpg 10 8", "no such file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("3.jpg 10", "is not an image, a template number and a media number"),
+        ("10 8", "is not an image"),
+        ("3.jpg", "is not an image"),
+        ("3.jpg 10 x", "is not an image"),
+        ("3.jpg 10 -8", "is not an image"),
+        ("3.jpg 1.5 8", "is not an image"),
+        ("3.jpg 10 1234567890123456789", "is not an image"),
+        ("/etc/3.jpg 10 8", "has a path that leaves the directory"),
+        ("../3.jpg 10 8", "has a path that leaves"),
+        ("a/../../3.jpg 10 8", "has a path that leaves"),
+        ("a/3.jpg 10 8", "a/3.jpg: no such file"),
+        ("3\0.jpg 10 8", "no such file"),
+    ],
+)
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_wrong_line_of_the_list_is_named(tmp_path, line, complaint, end):
     message = refusal(read_protocol, write(tmp_path, LIST.replace("3.jpg 10 8", line).replace("\n", end)))
@@ -178,8 +211,16 @@ def test_a_list_of_no_images_is_reported(tmp_path):
     assert "lists no images" in refusal(read_protocol, write(tmp_path, "\n\n"))
 
 
-@pytest.mark.parametrize("line", ["3.jpg 1 2 3 4 5 6 7 8 9 10", "3.jpg 1 2 3 4 5 6 7 8 9 x 0.5", "3.jpg 1 2 3 4 5 6 7 8 9 nan 0.5",
-                                  "3.jpg 1 2 3 4 5 6 7 8 9 10 inf", "3.jpg"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3.jpg 1 2 3 4 5 6 7 8 9 10",
+        "3.jpg 1 2 3 4 5 6 7 8 9 x 0.5",
+        "3.jpg 1 2 3 4 5 6 7 8 9 nan 0.5",
+        "3.jpg 1 2 3 4 5 6 7 8 9 10 inf",
+        "3.jpg",
+    ],
+)
 def test_a_wrong_line_of_the_landmarks_is_named(tmp_path, line):
     lines = landmark_lines([1, 2]) + line + "\n" + landmark_lines(range(4, 8))
     message = refusal(read_protocol, write(tmp_path, landmarks=lines))

@@ -56,8 +56,9 @@ def obvious_auc(positives, negatives):
 
 
 def obvious_equal_error_rate(positives, negatives):
-    points = [(t, Fraction(fa, len(negatives)), 1 - Fraction(ta, len(positives)))
-              for t, ta, fa in obvious_points(positives, negatives)]  # fmt: skip
+    points = [
+        (t, Fraction(fa, len(negatives)), 1 - Fraction(ta, len(positives))) for t, ta, fa in obvious_points(positives, negatives)
+    ]
     for (first_threshold, first_far, first_frr), (threshold, far, frr) in itertools.pairwise(points):
         if far == frr:
             return float(far), threshold
@@ -148,8 +149,13 @@ def test_the_figures_of_a_set_computed_by_hand():
     assert auc(curve) == (3 + 3 + 1.5) / 9
     assert equal_error_rate(curve) == (1 / 3, 0.7)
     assert tar_at_far(curve, [1, 0.9, 2 / 3, 0.5, 1 / 3, 0.3]) == [
-        (1, 1, 0.1), (0.9, 1, 0.6), (2 / 3, 1, 0.6), (0.5, 2 / 3, 0.7), (1 / 3, 2 / 3, 0.7), (0.3, None, None)
-    ]  # fmt: skip
+        (1, 1, 0.1),
+        (0.9, 1, 0.6),
+        (2 / 3, 1, 0.6),
+        (0.5, 2 / 3, 0.7),
+        (1 / 3, 2 / 3, 0.7),
+        (0.3, None, None),
+    ]
 
 
 def test_perfect_and_reversed_and_uninformative_sets():
@@ -203,11 +209,13 @@ def test_counts_of_trillions_neither_overflow_nor_lose_ties():
 
 def exact_tars(positives, negatives, far):
     """The TAR of every equally likely resample."""
-    return np.array([
-        obvious_tar_and_threshold(list(some_positives), list(some_negatives), far)[0]
-        for some_positives in itertools.product(positives, repeat=len(positives))
-        for some_negatives in itertools.product(negatives, repeat=len(negatives))
-    ])  # fmt: skip
+    return np.array(
+        [
+            obvious_tar_and_threshold(list(some_positives), list(some_negatives), far)[0]
+            for some_positives in itertools.product(positives, repeat=len(positives))
+            for some_negatives in itertools.product(negatives, repeat=len(negatives))
+        ]
+    )
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -281,24 +289,37 @@ def test_single_precision_and_flags_0_and_1_will_do_and_the_arguments_are_left_a
     assert similarities.tolist() == np.array([0.1, 0.3, 0.2], np.float32).tolist() and same.tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize("similarities, same, message", [
-    ([], [], "n > 0 pairs"), ([0.1, 0.2], [True], "n > 0 pairs"), ([[0.1, 0.2]], [[True, False]], "n > 0 pairs"),
-    ([0.1, 0.2], [True, True], "of one person and pairs of two"),
-    ([0.1, 0.2], [False, False], "of one person and pairs of two"),
-    ([0.1, math.nan], [True, False], "1 of 2 similarities are not finite"),
-    ([math.inf, -math.inf], [True, False], "2 of 2 similarities are not finite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "similarities, same, message",
+    [
+        ([], [], "n > 0 pairs"),
+        ([0.1, 0.2], [True], "n > 0 pairs"),
+        ([[0.1, 0.2]], [[True, False]], "n > 0 pairs"),
+        ([0.1, 0.2], [True, True], "of one person and pairs of two"),
+        ([0.1, 0.2], [False, False], "of one person and pairs of two"),
+        ([0.1, math.nan], [True, False], "1 of 2 similarities are not finite"),
+        ([math.inf, -math.inf], [True, False], "2 of 2 similarities are not finite"),
+    ],
+)
 def test_pairs_that_have_no_roc_are_an_error(similarities, same, message):
     with pytest.raises(ValueError, match=message):
         roc(np.array(similarities), np.array(same, bool))
 
 
-@pytest.mark.parametrize("thresholds, positives, negatives, message", [
-    ([0.1, 0.2], [1, 1], [1], "do not agree"), ([0.1], [1, 1], [1, 1], "do not agree"), ([[0.1]], [[1]], [[1]], "do not agree"),
-    ([0.1, 0.2], [1, -1], [1, 1], "whole numbers"), ([0.1, 0.2], [1, 1], [0.5, 1], "whole numbers"),
-    ([0.1, math.nan], [1, 1], [1, 1], "not finite"), ([-math.inf, 0.1], [1, 1], [1, 1], "not finite"),
-    ([0.1, 0.2], [0, 0], [1, 1], "of one person and pairs of two"), ([0.1], [1], [0], "of one person and pairs of two"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "thresholds, positives, negatives, message",
+    [
+        ([0.1, 0.2], [1, 1], [1], "do not agree"),
+        ([0.1], [1, 1], [1, 1], "do not agree"),
+        ([[0.1]], [[1]], [[1]], "do not agree"),
+        ([0.1, 0.2], [1, -1], [1, 1], "whole numbers"),
+        ([0.1, 0.2], [1, 1], [0.5, 1], "whole numbers"),
+        ([0.1, math.nan], [1, 1], [1, 1], "not finite"),
+        ([-math.inf, 0.1], [1, 1], [1, 1], "not finite"),
+        ([0.1, 0.2], [0, 0], [1, 1], "of one person and pairs of two"),
+        ([0.1], [1], [0], "of one person and pairs of two"),
+    ],
+)
 def test_counts_that_have_no_roc_are_an_error(thresholds, positives, negatives, message):
     with pytest.raises(ValueError, match=message):
         roc_from_counts(np.array(thresholds), np.array(positives), np.array(negatives))

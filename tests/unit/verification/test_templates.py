@@ -171,9 +171,14 @@ def test_similarities_of_one_and_minus_one_are_counted(tmp_path):
         assert result.thresholds == pytest.approx([np.inf, 1, -1], abs=2**-20) and (abs(result.thresholds[1:]) <= 1).all()
 
 
-@pytest.mark.parametrize("features, complaint", [
-    (np.eye(2) * 2, "L2-normalised"), (np.eye(3), "not those of t"), (np.ones(2), "not those of t"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "features, complaint",
+    [
+        (np.eye(2) * 2, "L2-normalised"),
+        (np.eye(3), "not those of t"),
+        (np.ones(2), "not those of t"),
+    ],
+)
 def test_features_that_cannot_be_compared_are_an_error(tmp_path, features, complaint):
     with pytest.raises(ValueError, match=complaint):
         score(tmp_path / "pairs.txt", np.array([1, 2]), features)
