@@ -1,4 +1,4 @@
-"""One rank of some that meet three times; before the second time, one of them does what it is told."""
+"""One rank of some that meet four times; before the third time, one of them does what it is told."""
 
 import os
 import signal
@@ -19,6 +19,7 @@ paddle.set_device("cpu")
 with ranks_together(timeout):
     all_reduce_sum(paddle.ones([2]))
     print("together", flush=True)
+    all_reduce_sum(paddle.ones([2]))  # all of them have said so
     if rank() == lost_rank:
         match what:
             case "is killed":
