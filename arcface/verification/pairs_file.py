@@ -58,7 +58,7 @@ class PairList:
                 f" ({len(missing)} of {len(found)} images are missing{allowed}); correct --images,"
                 f" restore the files, or leave out their pairs with --skip_missing {len(missing)}"
             )
-        return [file for path in self.paths if (file := found[path])]
+        return [found[path] for path in self.paths]
 
     def _find(self, directory: Path, path: str) -> Path | None:
         candidates = (directory / (path + suffix) for suffix in self.suffixes)

@@ -926,9 +926,9 @@ def test_a_mistake_ends_in_one_line_that_instructs_and_writes_nothing(here, refu
     assert everything(here) == before
 
 
-def test_each_row_expects_the_name_of_an_option_or_a_file():
+def test_each_row_expects_the_name_of_an_option_a_file_or_a_variable():
     for name, _, complaint, *_ in TABLE:
-        assert re.search(r"--\w|\w[./]\w|\w: |option|argument|x{300}", complaint), name
+        assert re.search(r"--\w|\w[./]\w|\w: |[A-Z]_[A-Z]+=|option|argument|x{300}", complaint), name
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("weights", "demo")])

@@ -99,7 +99,7 @@ def test_an_interrupted_check_still_knows_them(data_set, tmp_path, monkeypatch, 
 def test_the_doctor_names_the_first_of_a_training_list_and_of_a_verification_set(data_set, contents, capsys):
     write_bin(data_set / "some.bin", contents, [True, False] * 2)
     report = Report()
-    examine_training_data(report, parse(TrainConfig, [f"--data_dir={data_set}"]))
+    examine_training_data(report, parse(TrainConfig, [f"--data_dir={data_set}", "--batch_size=8"]))
     output = flat(capsys.readouterr().out)
     assert f"-> 2 of which over half of the pixels are 0, the first: {data_set}/label.txt line 3: images/2.png; were they" in output
     assert report.findings == 1

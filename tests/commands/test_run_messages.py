@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_backbone  # noqa: F401  registers it
 
 from arcface.config import TrainConfig
 from arcface.training import trainer
@@ -23,7 +22,7 @@ run(train.main)
 
 
 @pytest.fixture
-def log(make_data_set, tmp_path):
+def log(tiny, make_data_set, tmp_path):
     """Returns a function that trains a step on six images, and returns the log."""
 
     def train(batch_size: int) -> str:

@@ -36,7 +36,8 @@ def start(data_set, tmp_path):
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"} | without_gpus(ranks)
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         command = [sys.executable, *(launch if ranks > 1 else []), str(TRAIN), *options, *more]
-        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, env=environment, **{**streams, **popen})
+        how = {**streams, "preexec_fn": hangups_end_it, **popen}
+        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, env=environment, **how)
         started.append(process)
         return process
 
@@ -48,6 +49,11 @@ def start(data_set, tmp_path):
             pass
     for process in started:
         process.wait(SECONDS)
+
+
+def hangups_end_it() -> None:
+    """Have a process take SIGHUP as it comes, also where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -134,6 +140,7 @@ def test_a_closed_terminal_stops_and_saves(start, tmp_path):
         import fcntl
         import termios
 
+        hangups_end_it()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     process = start(stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_terminal)

@@ -101,6 +101,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     rank_0.settimeout(60)
     lost = next(message["lost"] for message in map(json.loads, lines) if "lost" in message)
     assert lost == f"rank 1 {KILLED if here else 'has ended'}; its log says why"
+    rank_0.sendall(b'{"left": true}\n')
+    lines.close()
     rank_0.close()
     roll.close()
 

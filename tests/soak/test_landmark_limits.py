@@ -13,6 +13,7 @@ def highest_or_lowest_median(misfit: np.ndarray, choose) -> float:
     return choose(np.median(misfit[start : start + 100]) for start in range(len(misfit) - 99))
 
 
+@pytest.mark.exhaustive
 def test_the_limits_are_those_of_real_photos(real_data):
     folder = real_data / "lfw_photos" / "photos"
     align.start_worker(real_data / "yunet" / "face_detection_yunet.onnx")

@@ -5,6 +5,8 @@ import pytest
 from tests.commands.test_memory import TOLERANCE, ratio  # noqa: F401  (a fixture)
 
 
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "num_classes, options",
     [

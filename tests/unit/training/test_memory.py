@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 
 import pytest
-import tiny_backbone  # noqa: F401  registers it
 
 from arcface.config import TrainConfig
 from arcface.errors import UserError
@@ -20,8 +19,11 @@ SAVED_BY_LAYERS = 3 * 112 * 112 + 3 * 8 * 16 * 16 + 128
 SAVED_BY_KERNELS = 3 * 112 * 112 + 2 * 8 * 16 * 16 + 128  # batch norm is computed again
 
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
 @pytest.fixture
-def room(monkeypatch):
+def room(tiny, monkeypatch):
     """Returns a function that makes the memory that large, in units of what CONFIG takes beside the process."""
     monkeypatch.setattr(memory, "resident", lambda: 0)
     needed = estimate(CONFIG, CLASSES, 1, "cpu").total
