@@ -79,7 +79,7 @@ class VerificationOptions:
     val_batch_size: Size = 16
     """Faces embedded at once in verification, each plain and flipped."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
-    """What computes embeddings in verification; auto takes the fastest that is installed (arcface/deploy/engines.py)."""
+    """What computes embeddings in verification; auto takes the fastest that can be built (arcface/deploy/engines.py)."""
 
     @property
     def val_files(self) -> list[Path]:
