@@ -1,5 +1,6 @@
 """What every command shares: errors that the user can fix are one line on stderr and exit code 2."""
 
+import errno
 import os
 import select
 import sys
@@ -32,8 +33,8 @@ def run(main: Callable[[], None]) -> None:
         _end(f"error: out of memory ({_printable(detail)}); process less at a time, or end other programs", 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
-    except OSError:
-        if not _is_closed(sys.stdout):
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO) or not _is_closed(sys.stdout):
             raise
         sys.exit(CLOSED_PIPE)
     finally:

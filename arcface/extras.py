@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 
 from arcface.errors import UserError
 
@@ -19,6 +20,17 @@ def how_to_install(extra: str) -> str:
     except PackageNotFoundError:
         return f"run: pip install -r {REQUIREMENTS[extra]}"
     return f"run: pip install '{PACKAGE}[{extra}]'"
+
+
+def how_to_install_base() -> str:
+    """Return what to do to have what every machine needs, with the Paddle that is installed left in its place."""
+    return how_to_install("gpu" if find_spec("paddle") and _is_for_gpus() else "cpu")
+
+
+def _is_for_gpus() -> bool:
+    import paddle
+
+    return paddle.device.is_compiled_with_cuda()
 
 
 def no_paddle() -> UserError:

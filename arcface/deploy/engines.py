@@ -25,6 +25,7 @@ from arcface.deploy.export import Format, export_in_child
 from arcface.errors import UserError
 from arcface.extras import how_to_install
 from arcface.images import HALF_RANGE, normalise
+from arcface.runtime.distributed import broadcast, rank, world_size
 from arcface.runtime.tuning import threads
 from arcface.verification.evaluator import Embed
 
@@ -36,6 +37,8 @@ _NEEDS = {
     "onnxruntime": ("onnxruntime", "paddle2onnx"),
     "paddle": (),
 }
+
+_ENGINES = list(_NEEDS)
 
 logger = logging.getLogger("arcface")
 
@@ -94,6 +97,28 @@ def open_first(names: list[str], backbone: paddle.nn.Layer, network: str, embedd
         return
     with open_engine(last, backbone, network, embedding_size) as embed:
         yield last, embed
+
+
+@contextmanager
+def open_agreed(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Iterator[tuple[str, Embed]]:
+    """Give name and function of the first engine that rank 0 can build of those that `name` stands for; called by every rank.
+
+    Raises UserError on a rank that cannot build that one, say on a machine where it is not installed.
+    """
+    own = candidates(name)
+    if world_size() == 1 or rank() == 0:
+        with open_first(own, backbone, network, embedding_size) as (chosen, embed):
+            broadcast(paddle.to_tensor([_ENGINES.index(chosen)], "int64"))
+            yield chosen, embed
+        return
+    chosen = _ENGINES[int(broadcast(paddle.zeros([1], "int64")).item())]
+    if chosen not in own:
+        raise UserError(
+            f"--engine {name}: rank 0 uses {chosen}, which is not installed for rank {rank()}; install the same packages on every"
+            f" machine, or name an engine that all have, such as --engine paddle"
+        )
+    with open_engine(chosen, backbone, network, embedding_size) as embed:
+        yield chosen, embed
 
 
 def _build(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Embed:

@@ -18,7 +18,7 @@ from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.deploy.engines import choose_engine
 from arcface.examination.report import Report
-from arcface.extras import how_to_install
+from arcface.extras import how_to_install, how_to_install_base
 from arcface.images import SIZE
 from arcface.runtime import machine
 from arcface.runtime.device import choose_device
@@ -47,7 +47,7 @@ def examine_software(report: Report, device: str, engine: str) -> None:
     report.line(
         "packages",
         ", ".join([f"numpy {np.__version__}", f"opencv {cv2.__version__}", *needed, *optional]),
-        f"not installed: {', '.join(missing)}; {how_to_install('cpu')}" if missing else None,
+        f"not installed: {', '.join(missing)}; {how_to_install_base()}" if missing else None,
     )
     gpus = machine.gpus()
     advice = None

@@ -27,8 +27,8 @@ def apply_margin(cosine: paddle.Tensor, margin: Margin) -> tuple[paddle.Tensor, 
     """Return the true classes' cosines with the margin, and the derivative of that by the cosine (both of its shape).
 
     Beyond phi = m1 * angle + m2 = pi the cosine would rise again and reward a worse angle. There the function goes on
-    falling as its authors let it: for m1 = 1 the penalty stays m2 * sin(m2), as in InsightFace's ArcFace until November 2022; for other
-    m1 it is SphereFace's (-1)^k cos(phi) - 2k with k = floor(phi / pi). The derivative is 0 where the cosine is
+    falling as its authors let it: for m1 = 1 the penalty stays m2 * sin(m2), as in InsightFace's ArcFace until November 2022;
+    for other m1 it is SphereFace's (-1)^k cos(phi) - 2k with k = floor(phi / pi). The derivative is 0 where the cosine is
     clamped.
     """
     clamped = cosine.clip(-COSINE_LIMIT, COSINE_LIMIT)

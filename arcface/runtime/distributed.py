@@ -187,8 +187,12 @@ def show_life(doing: str) -> None:
         _member.show_life(doing)
 
 
-def _begin() -> None:
-    # Paddle's gloo gives up when a rank comes 30 seconds late, and that cannot be set: so ranks wait before they enter it.
+def before_collective() -> None:
+    """Count a collective that is about to begin; on a CPU, return when every rank is there.
+
+    Paddle's gloo gives up when a rank comes 30 seconds late, and that cannot be set: so ranks wait before they enter it.
+    Those below call this; whoever has Paddle begin a collective by other means, calls it before.
+    """
     if _member:
         _member.arrive(wait=paddle.get_device() == "cpu")
 
@@ -197,7 +201,7 @@ def all_gather(x: paddle.Tensor) -> paddle.Tensor:
     """Return the ranks' tensors [n, ...] one after the other, [world_size * n, ...]; not differentiable."""
     if world_size() == 1:
         return x
-    _begin()
+    before_collective()
     parts: list[paddle.Tensor] = []
     dist.all_gather(parts, x.detach())
     return paddle.concat(parts)
@@ -206,7 +210,7 @@ def all_gather(x: paddle.Tensor) -> paddle.Tensor:
 def all_reduce_sum(x: paddle.Tensor) -> paddle.Tensor:
     """Replace x in place by its sum over the ranks, and return it; not differentiable."""
     if world_size() > 1:
-        _begin()
+        before_collective()
         dist.all_reduce(x, op=dist.ReduceOp.SUM)
     return x
 
@@ -214,7 +218,7 @@ def all_reduce_sum(x: paddle.Tensor) -> paddle.Tensor:
 def all_reduce_max(x: paddle.Tensor) -> paddle.Tensor:
     """Replace x in place by its maximum over the ranks, and return it; not differentiable."""
     if world_size() > 1:
-        _begin()
+        before_collective()
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
     return x
 
@@ -222,6 +226,6 @@ def all_reduce_max(x: paddle.Tensor) -> paddle.Tensor:
 def broadcast(x: paddle.Tensor) -> paddle.Tensor:
     """Replace x in place by rank 0's, and return it."""
     if world_size() > 1:
-        _begin()
+        before_collective()
         dist.broadcast(x, src=0)
     return x

@@ -19,11 +19,14 @@ WRITTEN_BY_LIBRARIES = ("", ".cache", ".visualdl")  # in the home
 
 def cache_directory() -> Path:
     """Return where the user's caches are; it need not be there, nor writable."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or REAL / ".cache")
+    home = REAL if REAL.is_absolute() else Path(os.environ.get("HOME") or tempfile.gettempdir())
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
 
 
 def why_not_writable() -> str | None:
     """Return what is wrong with the user's home, None if libraries can write there."""
+    if not REAL.is_absolute():
+        return "this user has no home directory"  # HOME is not set, and no entry of /etc/passwd says it: ~ stays as it is
     for name in WRITTEN_BY_LIBRARIES:
         directory = REAL / name
         if name and not os.path.lexists(directory):

@@ -98,7 +98,7 @@ def _up_to_launcher(pid: int) -> list[int] | None:
     adopts a rank (pid 1 or a subreaper) has not, and is no launcher by its command line. The launcher itself may be pid 1.
     """
     ancestors = [pid]
-    while _has_variables_of_this_rank(ancestors[-1]):
+    while _is_below_launcher(ancestors[-1]):
         ancestors.append(_parent(ancestors[-1]))
     return ancestors if LAUNCHERS_OWN not in os.environ or _may_be_launcher(ancestors[-1]) else None
 
@@ -111,9 +111,10 @@ def _may_be_launcher(pid: int) -> bool:
     return any(word in words for word in LAUNCHER_WORDS) or os.path.basename(words.partition(b"\0")[0]).startswith(b"python")
 
 
-def _has_variables_of_this_rank(pid: int) -> bool:
-    own = [f"{name}={os.environ.get(name)}".encode() for name in ("PADDLE_TRAINER_ID", "PADDLE_CURRENT_ENDPOINT")]
-    return set(own) <= set(_read(pid, "environ").split(b"\0"))
+def _is_below_launcher(pid: int) -> bool:
+    # Of the rank's variables, the one that scripts in between have no reason to change.
+    own = f"{LAUNCHERS_OWN}={os.environ.get(LAUNCHERS_OWN)}".encode()
+    return own in _read(pid, "environ").split(b"\0")
 
 
 def _parent(pid: int) -> int:

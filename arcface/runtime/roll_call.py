@@ -207,7 +207,7 @@ class Roll:
             time.sleep(SECONDS_BETWEEN_CALLS)
             now = time.monotonic()
             if now - called > 3 * SECONDS_BETWEEN_CALLS:  # this process was stopped, as perhaps all were: they get their time
-                for entry in self._entries.values():
+                for entry in list(self._entries.values()):
                     entry.heard = entry.changed = now
             called = now
             if lost := self._find_lost(now):
@@ -215,7 +215,7 @@ class Roll:
             self._announce(all_at=self._all_at())
 
     def _all_at(self) -> int:
-        at = [entry.at for entry in self._entries.values()]
+        at = [entry.at for entry in list(self._entries.values())]
         return min(at) if len(at) == self._world_size else 0
 
     def _find_lost(self, now: float) -> str | None:
@@ -231,7 +231,8 @@ class Roll:
             return f"{in_words(ended)} ended before the others{why and f' after {why}'}; the log says why"
         patience = PATIENCE_AFTER_FAILURE if any(entry.failed for _, entry in entries) else self._timeout
         if silent := [rank for rank, entry in here if now - entry.heard > patience]:
-            return f"{in_words(silent)} did not answer for {patience:.0f} seconds (--rank_timeout): stopped, or the machine is gone"
+            option = " (--rank_timeout)" if patience == self._timeout else ""
+            return f"{in_words(silent)} did not answer for {patience:.0f} seconds{option}: stopped, or the machine is gone"
         if len(here) < 2 or now - max(entry.changed for _, entry in here) <= self._timeout:
             return None
         behind = [(rank, entry) for rank, entry in here if entry.at < furthest] or here

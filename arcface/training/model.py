@@ -12,7 +12,7 @@ from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.images import normalise
 from arcface.runtime.cpu_kernels import load_library
-from arcface.runtime.distributed import broadcast, world_size
+from arcface.runtime.distributed import before_collective, broadcast, world_size
 from arcface.training.checkpoint import State
 
 
@@ -39,6 +39,7 @@ class Model:
         )
         # Of batch norm before this batch, each with its tensor, where they may be needed.
         self._statistics: list[tuple[paddle.Tensor, paddle.Tensor]] = []
+        before_collective()  # DataParallel broadcasts rank 0's weights
         self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
 
     def use_cpu_kernels(self) -> None:

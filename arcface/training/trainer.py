@@ -15,11 +15,11 @@ from arcface.config import TrainConfig
 from arcface.data.augment import Augmentation
 from arcface.data.loader import Batches, load
 from arcface.data.source import Source, open_source
-from arcface.deploy.engines import candidates, open_engine, open_first
+from arcface.deploy.engines import candidates, open_agreed, open_engine
 from arcface.errors import UserError
 from arcface.files import check_places, replacing
 from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import all_reduce_sum, broadcast, busy, rank, ranks_together, show_life, world_size
+from arcface.runtime.distributed import all_reduce_sum, busy, rank, ranks_together, show_life, world_size
 from arcface.runtime.terminal import output_may_be_lost
 from arcface.runtime.tuning import ranks_here
 from arcface.training.checkpoint import Checkpoint, save
@@ -31,7 +31,7 @@ from arcface.training.model import Model
 from arcface.training.monitor import METRICS_FILE, Monitor, Progress, logger, start_log
 from arcface.training.rank_files import RankFiles, has_only_rank_files
 from arcface.training.schedule import Schedule
-from arcface.verification.bin_file import VerificationSet, read_bin
+from arcface.verification.bin_file import VerificationSet, read_bin, refuse_bcolz
 from arcface.verification.evaluator import Verification, check_images, verify
 
 
@@ -41,7 +41,7 @@ def train(config: TrainConfig) -> None:
     Raises UserError for what the user can fix. Options, data set and checkpoint are checked before anything is written.
     """
     device = choose_device(config.device)
-    engines = candidates(config.engine)
+    candidates(config.engine)  # a missing package is told before anything else
     with output_may_be_lost(), out_of_memory_explained(config), ranks_together(config.rank_timeout):
         with busy("reading the data"):
             source, batches, sets, best_by = _open_data(config)
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> None:
                 source.scan(config.scan_images)
                 for pairs in sets:
                     check_images(pairs)
-        _train(config, device, engines, source, batches, sets, best_by, warning)
+        _train(config, device, source, batches, sets, best_by, warning)
 
 
 def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationSet], str | None]:
@@ -70,7 +70,6 @@ def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationS
 def _train(
     config: TrainConfig,
     device: str,
-    engines: list[str],
     source: Source,
     batches: Batches,
     sets: list[VerificationSet],
@@ -83,7 +82,7 @@ def _train(
     if config.init_from and not config.resume:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     progress, missing = _resume(output, identity, model) if config.resume else (Progress(), [])
-    engine = _first_engine(engines, model, config) if sets else engines[0]  # what cannot be built is found now, not after hours
+    engine = _agreed_engine(model, config) if sets else config.engine  # what cannot be built is found now, not after hours
     schedule = Schedule(config, batches.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     bad_images = set()
@@ -146,6 +145,7 @@ def _train(
 
 def _read_set(file: Path) -> VerificationSet:
     if not os.path.lexists(file):
+        refuse_bcolz(file.with_suffix(""))
         raise UserError(
             f"{file}: cannot be read (No such file or directory); correct --val_targets, --val_dir or --data_dir,"
             " or train without verification: --val_targets ''"
@@ -153,13 +153,9 @@ def _read_set(file: Path) -> VerificationSet:
     return read_bin(file)
 
 
-def _first_engine(engines: list[str], model: Model, config: TrainConfig) -> str:
-    """Return the first engine that rank 0 can build, the same on every rank; called by every rank."""
-    chosen = 0
-    if rank() == 0:
-        with open_first(engines, model.backbone, config.network, config.embedding_size) as (name, _):
-            chosen = engines.index(name)
-    return engines[int(broadcast(paddle.to_tensor([chosen], "int64")).item())]
+def _agreed_engine(model: Model, config: TrainConfig) -> str:
+    with open_agreed(config.engine, model.backbone, config.network, config.embedding_size) as (name, _):
+        return name
 
 
 def _verify(

@@ -14,7 +14,7 @@ import paddle
 from arcface.backbones import create_backbone
 from arcface.backbones.state_dict import find_backbone, load_backbone, read_backbone
 from arcface.config import ValidConfig
-from arcface.deploy.engines import candidates, open_first
+from arcface.deploy.engines import candidates, open_agreed
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import busy, rank, ranks_together, world_size
@@ -30,7 +30,7 @@ from arcface.verification.templates import aggregate, image_features, score
 def valid(config: ValidConfig) -> None:
     """Print the verification figures of each set; raises UserError for files that are missing or do not fit."""
     device = choose_device(config.device)
-    engines = candidates(config.engine)
+    candidates(config.engine)  # a missing package is told before anything else
     if not config.val_files:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory = Path(config.checkpoint)
@@ -42,13 +42,12 @@ def valid(config: ValidConfig) -> None:
             if config.report:
                 _check_report_directory(Path(config.report))
             step = _step(directory)
-        _verify_all(config, device, engines, backbone, sets, step)
+        _verify_all(config, device, backbone, sets, step)
 
 
 def _verify_all(
     config: ValidConfig,
     device: str,
-    engines: list[str],
     backbone: paddle.nn.Layer,
     sets: list[VerificationSet | Protocol],
     step: int,
@@ -56,7 +55,7 @@ def _verify_all(
     if rank() == 0:
         start_log()
     reports, started = [], time.monotonic()
-    with open_first(engines, backbone, config.network, config.embedding_size) as (engine, embed):
+    with open_agreed(config.engine, backbone, config.network, config.embedding_size) as (engine, embed):
         for one in sets:
             if isinstance(one, Protocol):
                 reports += _verify_templates(embed, one, config, step)

@@ -10,7 +10,7 @@ import paddle
 from tqdm import tqdm
 
 from arcface.errors import UserError
-from arcface.extras import how_to_install
+from arcface.extras import how_to_install_base
 from arcface.images import SIZE, decode
 from arcface.runtime.distributed import all_gather, rank, show_life, world_size
 from arcface.verification.bin_file import VerificationSet
@@ -42,7 +42,7 @@ def check_images(pairs: VerificationSet) -> None:
     So does it if scikit-learn, which the figures need, is not installed.
     """
     if not find_spec("sklearn"):
-        raise UserError(f"verification needs scikit-learn, which is not installed; {how_to_install('cpu')}")
+        raise UserError(f"verification needs scikit-learn, which is not installed; {how_to_install_base()}")
     for image, position in _first_positions(pairs).items():
         decode(image, f"{pairs.name}.bin image {position}")
 

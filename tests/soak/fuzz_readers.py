@@ -1,4 +1,4 @@
-"""Feed mutated files to the readers of strangers' files; `make test-all` runs each for a minute (test_fuzz.py). Needs `pip install atheris`.
+"""Feed mutated files to the readers of strangers' files. Needs `pip install atheris`; `make test-all` runs a minute of each.
 
     python tests/soak/fuzz_readers.py READER -max_total_time=600 -rss_limit_mb=2048
 

@@ -8,6 +8,7 @@ from arcface.config import ValidConfig
 from arcface.errors import UserError
 from arcface.examination.data import examine_verification_sets
 from arcface.examination.report import Report
+from arcface.training import trainer
 from arcface.training.validator import _read_set
 from arcface.verification.bin_file import read_bin, write_bin
 from arcface.verification.protocol import read_protocol
@@ -30,7 +31,7 @@ def valid(directory: Path) -> None:
 
 
 def train(directory: Path) -> None:
-    read_bin(directory.with_suffix(".bin"))
+    trainer._read_set(directory.with_suffix(".bin"))
 
 
 @pytest.mark.parametrize("read", [valid, train, read_protocol])
