@@ -24,7 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
-from layouts import NAMES, OLD_LABELS, add_layout, check_output, layout_of, relabelled, whole, write, write_old_labels
+from layouts import OLD_LABELS, add_layout, check_output, layout_of, write, write_old_labels
+from rows import NAMES, relabelled, whole
 
 from arcface.command_line import run
 from arcface.data.listed_images import ListedImages

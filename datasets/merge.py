@@ -24,7 +24,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
-from layouts import Rows, add_layout, check_output, content_of, in_order, layout_of, people_of, write
+from layouts import add_layout, check_output, content_of, in_order, layout_of, write
+from rows import Rows, people_of
 
 from arcface.command_line import run
 from arcface.data.source import open_source

@@ -19,13 +19,9 @@ Where a file system cannot hold a colon in a name, it is rank_0_softmax_weight.p
 and `best` are files that hold the name, and the well-known names are copies.
 """
 
-import errno
 import hashlib
 import json
 import os
-import pickle
-import re
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,15 +33,24 @@ import paddle
 from arcface import safe_pickle
 from arcface.backbones.state_dict import as_state_dict, state_dict_bytes
 from arcface.errors import UserError
-from arcface.files import creating, read_file, replacing, sync_directory, write_new
+from arcface.files import read_file, sync_directory
 from arcface.head.shards import Shard
 from arcface.runtime.distributed import all_gather, rank
+from arcface.training.checkpoint_files import (
+    INCOMPLETE,
+    LATEST,
+    MANIFEST,
+    colon_in,
+    free_name,
+    head_files,
+    make_current,
+    remove,
+    remove_older,
+    write,
+    write_pickle,
+)
 
 FORMAT = 1
-_COMPLETE = re.compile(r"step_\d{8}(_\d+)?")
-_INCOMPLETE = re.compile(rf"\.{_COMPLETE.pattern}\.incomplete")
-MANIFEST = "checkpoint.json"
-LATEST, BEST = "latest", "best"
 
 
 @dataclass
@@ -67,18 +72,18 @@ def save(
     too, `keep` has later saves leave it in place. Raises UserError if the files cannot be written; the current
     checkpoint then stays as it was.
     """
-    name = _free_name(output, step)
+    name = free_name(output, step)
     folder = output / f".{name}.incomplete"
     with _Caught() as making:
         if rank() == 0:
-            _remove(path for path in output.iterdir() if _INCOMPLETE.fullmatch(path.name))
+            remove(path for path in output.iterdir() if INCOMPLETE.fullmatch(path.name))
             folder.mkdir(parents=True)
     making.raise_on_every_rank(output, step)
     digests = []
     with _Caught() as writing:
-        colon = _colon(folder)
+        colon = colon_in(folder)
         for file, array in zip(head_files(rank(), colon), (state.centres, state.centres_momentum), strict=True):
-            digests.append(_write_pickle(folder / file, array))
+            digests.append(write_pickle(folder / file, array))
     writing.raise_on_every_rank(output, step)
     # int64: a dtype that every backend gathers
     of_all_ranks = all_gather(paddle.to_tensor(np.frombuffer(b"".join(digests), np.int64))).numpy()
@@ -86,8 +91,8 @@ def save(
     with _Caught() as finishing:
         if rank() == 0:
             files = {
-                f"{network}.pdparams": _write(folder / f"{network}.pdparams", state_dict_bytes(state.backbone)),
-                f"{network}_momentum.pdparams": _write(
+                f"{network}.pdparams": write(folder / f"{network}.pdparams", state_dict_bytes(state.backbone)),
+                f"{network}_momentum.pdparams": write(
                     folder / f"{network}_momentum.pdparams", state_dict_bytes(state.backbone_momentum)
                 ),
             }
@@ -100,14 +105,14 @@ def save(
                 "classes_of_rank": ranges,
                 "sha256": {file: digest.hex() for file, digest in files.items()},
             }
-            _write(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
+            write(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
             sync_directory(folder)
             os.rename(folder, output / name)
-            _make_current(output, name, [*files, MANIFEST], best)
+            make_current(output, name, [*files, MANIFEST], best)
     finishing.raise_on_every_rank(output, step)
     if rank() == 0:
         with suppress(OSError):  # tried again at the next save
-            _remove_older(output, name, manifest["progress"].get("run"))
+            remove_older(output, name, manifest["progress"].get("run"))
 
 
 class _Caught:
@@ -247,11 +252,6 @@ def _is_sound(manifest: dict) -> bool:
     )
 
 
-def head_files(owner: int, colon: str = ":") -> tuple[str, str]:
-    """Return the names of the files with a rank's class centres and with their momentum."""
-    return f"rank{colon}{owner}_softmax_weight.pkl", f"rank{colon}{owner}_softmax_weight_mom.pkl"
-
-
 def collect_rows(
     directory: Path, files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard, read: Callable[[str], np.ndarray]
 ) -> np.ndarray:
@@ -268,112 +268,3 @@ def collect_rows(
                 raise UserError(f"{directory / file}: does not hold the classes {start} to {stop - 1}; restore it")
             parts.append(rows[low - start : high - start])
     return np.concatenate(parts)
-
-
-def _colon(folder: Path) -> str:
-    """Return what stands between "rank" and its number in names: a colon, unless the file system cannot hold one."""
-    if os.name == "nt":  # where a colon would begin a stream in another file
-        return "_"
-    try:
-        write_new(folder / f"rank:{rank()}", b"")
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return "_"
-    (folder / f"rank:{rank()}").unlink()
-    return ":"
-
-
-def _write(path: Path, content: bytes) -> bytes:
-    """Write a file through to the disk and return its sha256."""
-    write_new(path, content)
-    return hashlib.sha256(content).digest()
-
-
-def _write_pickle(path: Path, array: np.ndarray) -> bytes:
-    """Write a file as `_write` would the array's pickle, without having all of that in memory."""
-    digest = hashlib.sha256()
-    with creating(path) as file:
-
-        class Both:
-            """What pickle writes to."""
-
-            def write(self, part: bytes) -> None:
-                digest.update(part)
-                file.write(part)
-
-        pickle.dump(array, Both(), protocol=4)
-    return digest.digest()
-
-
-def _free_name(output: Path, step: int) -> str:
-    # A run that starts anew in an old run's directory may reach the very step that the old checkpoint has.
-    name, number = f"step_{step:08d}", 1
-    while (output / name).exists():
-        number += 1
-        name = f"step_{step:08d}_{number}"
-    return name
-
-
-def _make_current(output: Path, name: str, files: Iterable[str], best: bool) -> None:
-    # The best one first: a run that goes on from the checkpoint before would come here again, but not the other way round.
-    for link in (BEST, LATEST) if best else (LATEST,):
-        current, copied = output / link, output / f".{link}.copied"
-        if current.is_dir() and not current.is_symlink():  # what `cp -rL` or `scp -r` made of the link
-            _remove([copied])
-            os.rename(current, copied)  # the files beside `latest` are a complete checkpoint then
-        if not _link(current, name):
-            with replacing(current) as pointer:
-                pointer.write(name.encode())
-    for file in files:
-        if not _link(output / file, f"{LATEST}/{file}"):
-            with replacing(output / file) as copy, open(output / name / file, "rb") as original:
-                shutil.copyfileobj(original, copy)
-    sync_directory(output)
-
-
-def _remove_older(output: Path, name: str, run: str | None) -> None:
-    """Remove all checkpoints but the one of this name, the best one of this run, and those that are to be kept."""
-    best = output / BEST
-    target = best.read_text().strip() if best.is_file() else os.readlink(best) if best.is_symlink() else None
-    if target and _manifest(output / target).get("progress", {}).get("run") != run:  # of a run before, in this directory
-        best.unlink()
-        target = None
-    _remove(
-        path
-        for path in output.iterdir()
-        if _COMPLETE.fullmatch(path.name) and path.name not in (name, target) and not _manifest(path).get("keep")
-    )
-    _remove(output / f".{link}.copied" for link in (LATEST, BEST))
-    (output / f".{BEST}.new").unlink(missing_ok=True)  # what a crash left
-    for path in output.iterdir():  # what an earlier run with more ranks left
-        if path.is_symlink() and os.readlink(path).startswith(f"{LATEST}/") and not path.exists():
-            path.unlink()
-
-
-def _manifest(folder: Path) -> dict:
-    """Return a checkpoint's manifest; an empty one for what a removal has left."""
-    try:
-        return json.loads((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        return {}
-
-
-def _link(link: Path, target: str) -> bool:
-    """Make a symbolic link, in place of what has its name; returns whether the file system has such links."""
-    if not link.is_symlink() or os.readlink(link) != target:
-        new = link.with_name(f".{link.name}.new")
-        new.unlink(missing_ok=True)
-        try:
-            new.symlink_to(target)
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                return False
-            raise
-        os.replace(new, link)
-    return True
-
-
-def _remove(folders: Iterable[Path]) -> None:
-    for folder in list(folders):  # what cannot be removed now is in nobody's way, and is tried again at the next save
-        shutil.rmtree(folder, ignore_errors=True)

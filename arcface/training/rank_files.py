@@ -15,7 +15,8 @@ from arcface import safe_pickle
 from arcface.backbones.state_dict import read_backbone
 from arcface.errors import UserError
 from arcface.head.shards import Shard
-from arcface.training.checkpoint import LATEST, MANIFEST, State, collect_rows, head_files
+from arcface.training.checkpoint import State, collect_rows
+from arcface.training.checkpoint_files import LATEST, MANIFEST, head_files
 
 _CENTRES = re.compile(r"rank([:_])(\d+)_softmax_weight\.pkl")
 

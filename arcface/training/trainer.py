@@ -31,7 +31,7 @@ from arcface.training.model import Model
 from arcface.training.monitor import METRICS_FILE, Monitor, Progress, logger, start_log
 from arcface.training.rank_files import RankFiles, has_only_rank_files
 from arcface.training.schedule import Schedule
-from arcface.verification.bin_file import VerificationSet, read_bin, refuse_bcolz
+from arcface.verification.bin_file import VerificationSet, read_bin
 from arcface.verification.evaluator import Verification, check_images, verify
 
 
@@ -144,13 +144,12 @@ def _train(
 
 
 def _read_set(file: Path) -> VerificationSet:
-    if not os.path.lexists(file):
-        refuse_bcolz(file.with_suffix(""))
-        raise UserError(
-            f"{file}: cannot be read (No such file or directory); correct --val_targets, --val_dir or --data_dir,"
-            " or train without verification: --val_targets ''"
-        )
-    return read_bin(file)
+    try:
+        return read_bin(file)
+    except UserError as error:
+        if os.path.lexists(file):
+            raise
+        raise UserError(f"{error}, or train without verification: --val_targets ''") from error
 
 
 def _agreed_engine(model: Model, config: TrainConfig) -> str:

@@ -18,7 +18,7 @@ from arcface.deploy.engines import candidates, open_agreed
 from arcface.errors import UserError
 from arcface.runtime.device import choose_device
 from arcface.runtime.distributed import busy, rank, ranks_together, world_size
-from arcface.training.checkpoint import LATEST, MANIFEST
+from arcface.training.checkpoint_files import LATEST, MANIFEST
 from arcface.training.monitor import log_tar_at_far, log_verification, logger, start_log
 from arcface.verification.bin_file import VerificationSet, read_bin
 from arcface.verification.evaluator import Embed, check_images, embed_plain_and_flipped, verify

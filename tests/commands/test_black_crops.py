@@ -6,7 +6,7 @@ import check
 import cv2
 import numpy as np
 import pytest
-from layouts import whole
+from rows import whole
 
 from arcface.config import TrainConfig, parse
 from arcface.data.source import open_source

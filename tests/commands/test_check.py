@@ -11,6 +11,7 @@ import check
 import cv2
 import numpy as np
 import pytest
+from image_lists import write_list
 
 from arcface.data.record_io import encode
 from arcface.data.source import open_source
@@ -24,16 +25,6 @@ LABELS = [0, 0, 0, 1, 2, 2, 3, 3, 3, 3]
 
 def jpeg(number: int, size: int = 112) -> bytes:
     return cv2.imencode(".jpg", np.full((size, size, 3), 20 * number + 20, np.uint8))[1].tobytes()
-
-
-def write_list(directory: Path, labels, contents) -> Path:
-    (directory / "images").mkdir(parents=True)
-    lines = []
-    for number, (label, content) in enumerate(zip(labels, contents, strict=True)):
-        (directory / "images" / f"{number}.jpg").write_bytes(content)
-        lines.append(f"images/{number}.jpg\t{label}\n")
-    (directory / "label.txt").write_text("".join(lines))
-    return directory
 
 
 def write_rec(file: Path, labels, contents) -> list[int]:

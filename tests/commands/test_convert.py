@@ -15,6 +15,7 @@ import layouts
 import numpy as np
 import pytest
 from convert import main, parse
+from image_lists import write_list
 
 from arcface.data.record_writer import write_records
 from arcface.data.source import open_source
@@ -38,16 +39,6 @@ def images() -> list[bytes]:
         made[position] = cv2.imencode(ending, np.full((112, 112, 3), 50 * position, np.uint8))[1].tobytes()
     made[4] += b"0" * (-len(made[4]) % 4) + b"\x0a\x23\xd7\xce1234"
     return [*made, made[8]]
-
-
-def write_list(directory: Path, labels, contents) -> Path:
-    (directory / "images").mkdir(parents=True)
-    lines = []
-    for number, (label, content) in enumerate(zip(labels, contents, strict=True)):
-        (directory / "images" / f"{number}.jpg").write_bytes(content)
-        lines.append(f"images/{number}.jpg\t{label}\n")
-    (directory / "label.txt").write_text("".join(lines))
-    return directory
 
 
 def write_folders(directory: Path, people: dict[str, list[bytes]]) -> Path:

@@ -6,12 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from forks import wait_until
+from runs import processes_of, steps_logged
 
 from arcface.runtime.processes import without_gpus
 
@@ -56,25 +57,6 @@ def hangups_end_it() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Launchers, ranks and workers of the runs below a folder, without those that wait to be reaped."""
-    lines = subprocess.run(["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True).stdout.splitlines()
-    return [int(line.split()[0]) for line in lines if f"--output={folder}" in line and line.split()[1][0] != "Z"]
-
-
-def wait_for(condition) -> None:
-    ends = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < ends, "waited in vain"
-        time.sleep(0.02)
-
-
-def steps_logged(output: Path) -> int:
-    log = output / "training.log"
-    steps = re.findall(r"Global Step: (\d+)", log.read_text()) if log.exists() else []
-    return int(steps[-1]) if steps else 0
-
-
 def steps_saved(output: Path) -> int:
     return json.loads((output / "latest" / "checkpoint.json").read_text())["progress"]["step"]
 
@@ -98,7 +80,7 @@ def stopped_after(output: Path) -> int:
 def test_a_hangup_of_one_rank_saves_and_the_run_goes_on_bit_for_bit(start, tmp_path):
     output = tmp_path / "out"
     process = start()
-    wait_for(lambda: steps_logged(output) >= 3)
+    wait_until(lambda: steps_logged(output) >= 3, SECONDS)
     os.killpg(process.pid, signal.SIGHUP)  # the worker, too
     assert process.wait(SECONDS) == 0
     last = stopped_after(output) + 3
@@ -111,10 +93,10 @@ def test_ranks_whose_launcher_hangs_up_or_is_killed_save_and_go_on_bit_for_bit(s
     output, before = tmp_path / "out", 0
     for number in (signal.SIGHUP, signal.SIGKILL):
         launcher = start(*(["--resume=1"] if before else []), ranks=2)
-        wait_for(lambda enough=before + 3: steps_logged(output) >= enough)
+        wait_until(lambda enough=before + 3: steps_logged(output) >= enough, SECONDS)
         os.killpg(launcher.pid, number)
         assert launcher.wait(SECONDS) == -number
-        wait_for(lambda: not processes_of(tmp_path))
+        wait_until(lambda: not processes_of(tmp_path), SECONDS)
         stopped = stopped_after(output)
         assert stopped >= before + 3
         before = stopped
@@ -126,7 +108,7 @@ def test_ranks_whose_launcher_hangs_up_or_is_killed_save_and_go_on_bit_for_bit(s
 def test_a_hangup_that_is_ignored_from_the_start_changes_nothing(start, tmp_path):
     output = tmp_path / "out"
     process = start("--max_steps=200", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # as nohup does
-    wait_for(lambda: steps_logged(output) >= 1)
+    wait_until(lambda: steps_logged(output) >= 1, SECONDS)
     os.killpg(process.pid, signal.SIGHUP)
     assert process.wait(SECONDS) == 0 and steps_saved(output) == 200
     assert "stopped by a signal" not in (output / "training.log").read_text()
@@ -145,7 +127,7 @@ def test_a_closed_terminal_stops_and_saves(start, tmp_path):
 
     process = start(stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_terminal)
     os.close(theirs)
-    wait_for(lambda: steps_logged(output) >= 3)
+    wait_until(lambda: steps_logged(output) >= 3, SECONDS)
     os.close(ours)  # the kernel sends SIGHUP, and whatever is written from here on fails with EIO
     assert process.wait(SECONDS) == 0
     stopped_after(output)
@@ -157,7 +139,7 @@ def test_output_that_nobody_can_read_any_more_ends_nothing(start, tmp_path, term
     output = tmp_path / "out"
     process = start("--max_steps=200", stdout=theirs, stderr=theirs)
     os.close(theirs)
-    wait_for(lambda: steps_logged(output) >= 1)
+    wait_until(lambda: steps_logged(output) >= 1, SECONDS)
     os.close(ours)  # EIO from a terminal, EPIPE from a pipe
     assert process.wait(SECONDS) == 0 and steps_saved(output) == 200
 

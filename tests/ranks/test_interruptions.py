@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import pytest
 from forks import Fork, start_ranks, wait_until
+from runs import processes_of, steps_logged
 
 import train
 from arcface.head.partial_fc import PartialFC
@@ -71,12 +72,6 @@ def run_to_end(processes: list[Fork]) -> str:
     return processes[0].stdout
 
 
-def steps_logged(output: Path) -> int:
-    log = output / "training.log"
-    steps = re.findall(r"Global Step: (\d+)", log.read_text()) if log.exists() else []
-    return int(steps[-1]) if steps else 0
-
-
 def weights(output: Path) -> dict[str, np.ndarray]:
     return paddle.load(str(output / f"{NETWORK}.pdparams"), return_numpy=True)
 
@@ -123,7 +118,7 @@ def test_a_signal_to_the_launcher_stops_its_ranks_which_save(start_launcher, tmp
     process.communicate(timeout=60)
     assert Checkpoint(output).manifest["progress"]["step"] == steps_logged(output)
     assert "stopped by a signal after step" in (output / "training.log").read_text()
-    wait_until(lambda: not alive(output))
+    wait_until(lambda: not processes_of(output))
 
 
 @pytest.mark.exhaustive
@@ -163,23 +158,19 @@ def test_a_second_run_into_the_same_directory_is_refused_until_the_first_is_dead
     run_to_end(start("--num_epoch=1", "--max_steps=1"))
 
 
-def alive(output: Path) -> list[int]:
-    """The processes of a launched run: launcher, ranks and their workers."""
-    lines = subprocess.run(["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True).stdout.splitlines()
-    return [int(line.split()[0]) for line in lines if str(output) in line and line.split()[1][0] != "Z"]
-
-
 def process_of(output: Path, rank: int) -> int:
     """A rank's training process, which is older than its workers."""
-    return min(pid for pid in alive(output) if f"PADDLE_TRAINER_ID={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes())
+    return min(
+        pid for pid in processes_of(output) if f"PADDLE_TRAINER_ID={rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    )
 
 
 def test_ranks_do_not_outlive_their_launcher(start_launcher, tmp_path):
     process, output = start_launcher("--num_epoch=1000"), tmp_path / "out"
     wait_until(lambda: steps_logged(output) >= 1)
-    assert len(alive(output)) >= 3
+    assert len(processes_of(output)) >= 3
     os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: not alive(output), 30)
+    wait_until(lambda: not processes_of(output), 30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.exhaustive)])
@@ -189,7 +180,7 @@ def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start,
     os.kill(process_of(output, 1), number)
     process.communicate(timeout=90)
     assert process.returncode != 0
-    wait_until(lambda: not alive(output), 30)
+    wait_until(lambda: not processes_of(output), 30)
     # The launcher may take note of a killed rank before rank 0 looks how it ended.
     killed = "(was killed by signal 9, perhaps out of memory|has ended); its log says why"
     reason = killed if number == signal.SIGKILL else "did not answer for 10 seconds"
@@ -283,9 +274,9 @@ def test_ranks_stop_together_when_one_has_a_bad_step(run_ranks, options, tmp_pat
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])
 def test_a_full_disk_stops_the_run_or_not_as_chosen(train_here, refused, tmp_path, monkeypatch, policy):
-    from arcface.training import checkpoint
+    from arcface.training import checkpoint_files
 
-    real, calls = checkpoint.write_new, []
+    real, calls = checkpoint_files.write_new, []
 
     def full_for_a_while(path, content):
         if "step_00000002" in str(path):
@@ -293,7 +284,7 @@ def test_a_full_disk_stops_the_run_or_not_as_chosen(train_here, refused, tmp_pat
             raise OSError(28, "No space left on device")
         real(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_new", full_for_a_while)
+    monkeypatch.setattr(checkpoint_files, "write_new", full_for_a_while)
     options = ["--max_steps=3", "--save_interval=1", f"--on_save_error={policy}"]
     if policy == "stop":
         assert "step 2 cannot be written (No space left on device)" in refused(lambda: train_here(*options))

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -23,25 +22,14 @@ def data_set(make_data_set):
 
 
 @pytest.fixture
-def start():
-    """Returns a function that starts a process in a group of its own, with more variables; all are killed at the end."""
-    started = []
+def start(start_process):
+    """Returns a function that starts a process with more variables."""
 
     def run(command: list[str], **variables: str) -> subprocess.Popen:
         mine = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "POD_", "GLOO_"))}
-        process = subprocess.Popen(
-            command, env=mine | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        started.append(process)
-        return process
+        return start_process(command, env=mine | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    yield run
-    for process in started:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.communicate(timeout=SECONDS)
+    return run
 
 
 def variables(rank: int, endpoints: list[str]) -> dict[str, str]:

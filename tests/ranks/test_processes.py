@@ -28,30 +28,14 @@ def environment(repository, tmp_path):
 
 
 @pytest.fixture
-def start(environment):
-    """Returns a function that runs a Python script in a process group of its own; all are killed at the end."""
-    started = []
+def start(start_process, environment):
+    """Returns a function that runs a Python script; whatever is left of it is killed at the end."""
 
     def run(script: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, *arguments],
-            env=environment | variables,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
+        command = [sys.executable, "-c", script, *arguments]
+        return start_process(command, env=environment | variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    yield run
-    for process in started:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.stdout.close()
-        process.wait(20)
+    return run
 
 
 def printed_by_all(process: subprocess.Popen) -> str:

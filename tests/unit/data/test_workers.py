@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import wait_until
 
 from arcface.data.workers import SLOTS_PER_WORKER, Workers
 from arcface.errors import UserError
@@ -34,13 +35,6 @@ def is_alive(pid: int) -> bool:
         return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def wait_for(condition, seconds: float = 20) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "waited in vain"
-        time.sleep(0.02)
 
 
 def pids(workers: Workers) -> list[int]:
@@ -174,4 +168,4 @@ def test_workers_do_not_outlive_a_process_that_is_killed(start, number):
     assert all(map(is_alive, workers))
     process.send_signal(number)
     process.wait(20)
-    wait_for(lambda: not any(map(is_alive, workers)))
+    wait_until(lambda: not any(map(is_alive, workers)), 20)
