@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import pytest
 from forks import wait_until
-from runs import processes_of, steps_logged
+from run_state import processes_of, steps_logged
 
 from arcface.runtime.processes import without_gpus
 

@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import pytest
 from forks import Fork, start_ranks, wait_until
-from runs import processes_of, steps_logged
+from run_state import processes_of, steps_logged
 
 import train
 from arcface.head.partial_fc import PartialFC
