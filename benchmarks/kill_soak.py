@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from arcface import safe_pickle  # noqa: E402
-from arcface.runtime.processes import without_gpus  # noqa: E402
+from arcface.runtime.processes import SECONDS_TO_STOP, without_gpus  # noqa: E402
 from arcface.runtime.tuning import start_paddle  # noqa: E402
 
 start_paddle()
@@ -52,7 +52,7 @@ OPTIONS = [
     "--val_batch_size=4",
     "--sample_rate=0.5",
 ]
-SECONDS_TO_END = 30  # that the processes have after a kill
+SECONDS_TO_END = SECONDS_TO_STOP + 15  # that the processes have after a kill: a rank that cannot save is killed by itself
 
 
 def make_data(folder: Path) -> None:
@@ -103,6 +103,18 @@ def processes(output: Path, rank: int | None = None) -> list[int]:
     return sorted(found)
 
 
+def about(pid: int) -> str:
+    """What is known of a process that should have ended."""
+    status = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(("Pid", "PPid", "State"))]
+    return " ".join(status + Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+
+
+def ranks_logs(output: Path) -> str:
+    """The end of each rank's log."""
+    logs = sorted(Path(f"{output}.launch").glob("workerlog.*"))
+    return "\n".join(f"{log.name}: {log.read_text(errors='replace')[-500:]}" for log in logs)
+
+
 def result_of(output: Path) -> dict[str, bytes]:
     """What must be equal: every array of a checkpoint, and the log without times and speeds."""
     arrays = {}
@@ -128,8 +140,7 @@ def check_after_kill(output: Path) -> None:
     ends = time.monotonic() + SECONDS_TO_END
     while left := processes(output):
         if time.monotonic() > ends:
-            commands = [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in left]
-            raise SystemExit(f"processes outlived the run: {commands}")
+            raise SystemExit(f"processes outlived the run: {[about(pid) for pid in left]}\n{ranks_logs(output)}")
         time.sleep(0.1)
     if (output / "latest").exists():
         Checkpoint(output).load("MobileFaceNet_128", Shard(0, PEOPLE))  # compares every sha256

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import runpy
 import signal
 import sys
@@ -18,7 +19,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 # Terminals and batch systems send these to all processes of a job; what they mean, the training process decides.
 LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-LAUNCHER_WORDS = (b"paddle.distributed.launch", b"paddle/distributed/launch", b"fleetrun")
+PADDLES_LIBRARY = re.compile(rb"/paddle/\S+\.so")  # in a list of what a process has mapped
 LAUNCHERS_OWN = "POD_NAME"  # set by Paddle's launcher for its ranks, unlike by scripts that set the ranks' variables themselves
 
 
@@ -95,7 +96,8 @@ def _up_to_launcher(pid: int) -> list[int] | None:
     """Return the processes from `pid`, a rank's parent, up to the launcher; None if they have ended and `pid` adopted the rank.
 
     Between a rank and its launcher there may be scripts that the user has it start; they have the rank's own variables. Who
-    adopts a rank (pid 1 or a subreaper) has not, and is no launcher by its command line. The launcher itself may be pid 1.
+    adopts a rank (pid 1 or a subreaper) has not, and is no launcher: it has not loaded Paddle, as every launcher has,
+    whatever it is called. The launcher itself may be pid 1.
     """
     ancestors = [pid]
     while _is_below_launcher(ancestors[-1]):
@@ -106,9 +108,9 @@ def _up_to_launcher(pid: int) -> list[int] | None:
 def _may_be_launcher(pid: int) -> bool:
     if pid == 0:  # in another PID namespace, where this process cannot look
         return True
-    words = _read(pid, "cmdline")
-    # A script of the user's may import Paddle's launcher; it is then called as Python is.
-    return any(word in words for word in LAUNCHER_WORDS) or os.path.basename(words.partition(b"\0")[0]).startswith(b"python")
+    if not _read(os.getpid(), "maps"):  # without /proc nothing can be said
+        return True
+    return PADDLES_LIBRARY.search(_read(pid, "maps")) is not None
 
 
 def _is_below_launcher(pid: int) -> bool:

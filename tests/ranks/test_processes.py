@@ -100,12 +100,21 @@ def test_a_child_of_ours_runs_its_module_and_leaves_signals_to_its_parent(start,
     assert printed_by_all(start(script)) == "__main__ ['a', 'b c']\n"
 
 
-# A process that adopts those whose parents have ended (a subreaper), that no one could take for a launcher, and that starts one.
+# A process that adopts those whose parents have ended (a subreaper), and that starts a launcher: Python itself, as
+# supervisord and many harnesses are, or another program.
 ADOPTER = """
-import ctypes, os, subprocess, sys
+import ctypes, os, subprocess, sys, time
 ctypes.CDLL(None).prctl(36, 1)
-subprocess.Popen(sys.argv[1:])
-os.execvp("sleep", ["sleep", "60"])
+subprocess.Popen(sys.argv[2:])
+os.execvp("sleep", ["sleep", "60"]) if sys.argv[1] == "sleep" else time.sleep(60)
+"""
+
+# What tells a launcher: it has a library of Paddle's mapped. Importing Paddle would take a second each time.
+HAS_PADDLE = """
+import importlib.util, mmap, os, subprocess, sys
+from pathlib import Path
+library = open(next(Path(importlib.util.find_spec("paddle").origin).parent.rglob("libpaddle.so")), "rb")
+mapped = mmap.mmap(library.fileno(), 4096, access=mmap.ACCESS_READ)
 """
 
 RANK = """
@@ -125,15 +134,15 @@ print("a rank", flush=True)
 
 OF_A_RANK = {"POD_NAME": "abc", "PADDLE_LOCAL_SIZE": "2", "PADDLE_TRAINER_ID": "0", "PADDLE_CURRENT_ENDPOINT": "127.0.0.1:1"}
 
-# Called as Paddle's launcher, it starts a rank with its own process id, and ends at once.
-SHORT_LAUNCHER = """
-import os, subprocess, sys
-subprocess.Popen([sys.executable, "-c", sys.argv[2], str(os.getpid())], env={**os.environ, **eval(sys.argv[3])})
+# It starts a rank with its own process id, and ends at once.
+SHORT_LAUNCHER = f"""{HAS_PADDLE}
+subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], env={{**os.environ, **eval(sys.argv[2])}})
 """
 
 
-def test_a_rank_whose_launcher_ended_before_it_could_ask_says_so(start):
-    rank = start(ADOPTER, sys.executable, "-c", SHORT_LAUNCHER, "paddle.distributed.launch", RANK, repr(OF_A_RANK))
+@pytest.mark.parametrize("adopter", ["python", "sleep"])
+def test_a_rank_whose_launcher_ended_before_it_could_ask_says_so(start, adopter):
+    rank = start(ADOPTER, adopter, sys.executable, "-c", SHORT_LAUNCHER, RANK, repr(OF_A_RANK))
     said = rank.stdout.readline()
     assert said == "PADDLE_LOCAL_SIZE is set, but the launcher that set it has ended; start the run again\n"
 
@@ -146,8 +155,7 @@ def test_a_rank_whose_launcher_ended_before_it_could_ask_says_so(start):
         ["sh", "-c", 'sh -c \'"$@"; exit $?\' sh "$@"; exit $?', "sh"],
     ],
 )
-@pytest.mark.parametrize("called", ["paddle.distributed.launch", "a script that imports the launcher"])
-def test_ranks_start_below_a_launcher_and_below_scripts_that_it_starts(start, through, called):
-    launcher = "import os, subprocess, sys\nsubprocess.run(sys.argv[3:], env={**os.environ, **eval(sys.argv[2])})"
-    process = start(launcher, called, repr(OF_A_RANK), *through, sys.executable, "-c", RANK)
+def test_ranks_start_below_a_launcher_and_below_scripts_that_it_starts(start, through):
+    launcher = f"{HAS_PADDLE}subprocess.run(sys.argv[2:], env={{**os.environ, **eval(sys.argv[1])}})"
+    process = start(launcher, repr(OF_A_RANK), *through, sys.executable, "-c", RANK)
     assert printed_by_all(process) == "a rank\n"
