@@ -11,8 +11,11 @@ import importlib.util
 import io
 import os
 import platform
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 
 from arcface.extras import no_paddle
 from arcface.runtime.home import use_temporary_home_if_needed
@@ -35,7 +38,8 @@ def start_paddle() -> None:
     _use_fast_blas_on_amd()
     _keep_freed_memory()
     _share_cores_between_ranks()
-    _import_quietly("paddle")
+    with _sigterm_left_alone():
+        _import_quietly("paddle")
 
 
 def cores() -> int:
@@ -88,6 +92,21 @@ def _share_cores_between_ranks() -> None:
     launched = "PADDLE_LOCAL_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched or "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // ranks_here()))
+
+
+@contextlib.contextmanager
+def _sigterm_left_alone() -> Iterator[None]:
+    # Paddle installs a handler of SIGTERM that writes a C++ traceback. It may wait for ever for a lock that the code which it
+    # interrupted holds, as of the allocator. A SIGTERM that comes meanwhile is kept for the handler from before.
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Python does not know of Paddle's
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _import_quietly(module: str) -> None:

@@ -159,3 +159,32 @@ def test_ranks_start_below_a_launcher_and_below_scripts_that_it_starts(start, th
     launcher = f"{HAS_PADDLE}subprocess.run(sys.argv[2:], env={{**os.environ, **eval(sys.argv[1])}})"
     process = start(launcher, repr(OF_A_RANK), *through, sys.executable, "-c", RANK)
     assert printed_by_all(process) == "a rank\n"
+
+
+# SIGTERM comes in the middle of the import of Paddle, when Paddle has its own handler, or after it; with what Python knew before.
+TERMINATED = """
+import os, signal, sys
+from arcface.runtime import tuning
+when, handled = sys.argv[1:]
+if handled == "ignored":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+real = tuning._import_quietly
+def importing(module):
+    real(module)
+    if when == "during":
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("imported", flush=True)
+tuning._import_quietly = importing
+tuning.start_paddle()
+if when == "after":
+    print("imported", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+print("goes on", flush=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["during", "after"])
+@pytest.mark.parametrize("handled, code, said", [("default", -signal.SIGTERM, "imported\n"), ("ignored", 0, "imported\ngoes on\n")])
+def test_paddle_takes_no_signal_for_itself(start, when, handled, code, said):
+    process = start(TERMINATED, when, handled)
+    assert (printed_by_all(process), process.returncode) == (said, code)
