@@ -14,7 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from jsonargparse.typing import restricted_number_type, restricted_string_type
 
 from arcface.errors import UserError
-from arcface.files import read_file, user_path
+from arcface.io.files import read_file, user_path
 
 # No sensible value reaches the upper bounds. A slip such as 1e999 or a digit too many is found before it fills the memory.
 if TYPE_CHECKING:  # mypy accepts no variable as a type
@@ -79,7 +79,7 @@ class VerificationOptions:
     val_batch_size: Size = 16
     """Faces embedded at once in verification, each plain and flipped."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
-    """What computes embeddings in verification; auto takes the fastest that can be built (arcface/deploy/engines.py)."""
+    """What computes embeddings in verification; auto takes the fastest that can be built (arcface/inference/engines.py)."""
 
     @property
     def val_files(self) -> list[Path]:

@@ -10,9 +10,9 @@ The same where the package is installed, from any directory:
     python -m paddle.distributed.launch --nproc_per_node 2 python -m arcface.train ...
 """
 
-from arcface.command_line import run
+from arcface.command import run
 from arcface.config import TrainConfig, parse
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 
 def main() -> None:

@@ -7,15 +7,15 @@ The same where the package is installed, from any directory: `arcface-valid`, an
     python -m paddle.distributed.launch --nproc_per_node 2 python -m arcface.valid ...
 """
 
-from arcface.command_line import run
+from arcface.command import run
 from arcface.config import ValidConfig, parse
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 
 def main() -> None:
     config = parse(ValidConfig, description=(__doc__ or "").split("\n", 1)[0])
     start_paddle()
-    from arcface.training.validator import valid  # imports Paddle, which --help need not wait for
+    from arcface.verification.verifier import valid  # imports Paddle, which --help need not wait for
 
     valid(config)
 

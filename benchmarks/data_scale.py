@@ -26,8 +26,8 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from arcface.data.datasets.base import Source, open_source  # noqa: E402
 from arcface.data.record_writer import write_records  # noqa: E402
-from arcface.data.source import Source, open_source  # noqa: E402
 
 WORKERS = 4
 LARGER = {"Glint360K": 17_091_657, "WebFace260M": 260_000_000}  # images

@@ -26,7 +26,7 @@ WARM_UP = 2
 
 def start_tuned() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from arcface.runtime.tuning import start_paddle
+    from arcface.system.startup import start_paddle
 
     start_paddle()
     import paddle
@@ -37,9 +37,9 @@ def start_tuned() -> None:
 def our_step(classes: int, sample_rate: float, kernels: bool = True) -> Callable[[], None]:
     import paddle
 
+    from arcface.distributed.process_group import world_size
     from arcface.head.partial_fc import PartialFC
-    from arcface.runtime.cpu_kernels import load_library
-    from arcface.runtime.distributed import world_size
+    from arcface.ops.cpu_kernels import load_library
 
     rows = BATCH_SIZE // world_size()
     head, steps = PartialFC(classes, SIZE, scale=SCALE, sample_rate=sample_rate), iter(range(10**9))
@@ -137,7 +137,7 @@ def median_seconds(steps: int, **parts: Callable[[], None]) -> None:
 def memory(sample_rate: float) -> None:
     """Print what the largest head adds to the peak of this rank, in bytes."""
     start_tuned()
-    from arcface.runtime.distributed import rank, start_ranks
+    from arcface.distributed.process_group import rank, start_ranks
 
     def peak() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -30,8 +30,8 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from arcface import safe_pickle  # noqa: E402
-from arcface.runtime.processes import SECONDS_TO_STOP, without_gpus  # noqa: E402
-from arcface.runtime.tuning import start_paddle  # noqa: E402
+from arcface.system.processes import SECONDS_TO_STOP, without_gpus  # noqa: E402
+from arcface.system.startup import start_paddle  # noqa: E402
 
 start_paddle()
 

@@ -8,7 +8,7 @@ the fastest round is printed, and of two the median of the rounds' ratios, so th
 little as can be; the load average is printed.
 
 The 2021 toolkit's decodes, mirrors, normalises to float32 and transposes each image in NumPy, in a process that is set up as
-it was, without arcface/runtime/tuning.py; ours leaves normalising to the device, after the batch has arrived as uint8.
+it was, without arcface/system/startup.py; ours leaves normalising to the device, after the batch has arrived as uint8.
 
 "images / s" is by the clock. "images / s of a core" is by the processor time of the processes that decode, which other work
 disturbs less.
@@ -34,8 +34,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "datasets")]
 
 from drawn_faces import draw_person  # noqa: E402
 
+from arcface.data.datasets.base import open_source  # noqa: E402
 from arcface.data.record_writer import write_records  # noqa: E402
-from arcface.data.source import open_source  # noqa: E402
 
 BATCH_SIZE, IMAGES = 256, 4096
 STEPS = 96  # that are measured: many beside the few batches that may be ready when they begin
@@ -90,8 +90,8 @@ def loop_of_simplejpeg(encoded: list[bytes]) -> Iterator[int]:
 
 
 def ours(file: Path, workers: int, decoder: Callable | None = simplejpeg.decode_jpeg) -> Iterator[int]:
-    from arcface import images
     from arcface.data.loader import Batches, load
+    from arcface.io import images
 
     images.decode_jpeg = decoder
     for batch, _ in load(Batches(open_source(file), BATCH_SIZE, 0, 0, 1), 0, 10**6, workers):
@@ -165,7 +165,7 @@ def main():
     of_2021 = context.Process(target=serve_2021, args=(encoded, there))
     of_2021.start()
 
-    from arcface.runtime.tuning import start_paddle
+    from arcface.system.startup import start_paddle
 
     start_paddle()
     cv2.setNumThreads(0)

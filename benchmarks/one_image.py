@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arcface.runtime.tuning import start_paddle, threads  # noqa: E402
+from arcface.system.startup import start_paddle, threads  # noqa: E402
 
 start_paddle()
 
@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
 from arcface.backbones import create_backbone  # noqa: E402
-from arcface.deploy.engines import open_engine  # noqa: E402
+from arcface.inference.engines import open_engine  # noqa: E402
 
 ENGINES = ["openvino", "paddle-inference", "onnxruntime", "paddle"]
 TURN, PAUSE = 10, 0.5  # images; seconds

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arcface.runtime.tuning import start_paddle, threads  # noqa: E402
+from arcface.system.startup import start_paddle, threads  # noqa: E402
 
 start_paddle()
 

@@ -54,13 +54,13 @@ def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
     """Return what takes a step, and whether this rank reports."""
     sys.path.insert(0, str(REPOSITORY))
     if kind != "plain":
-        from arcface.runtime.tuning import start_paddle
+        from arcface.system.startup import start_paddle
 
         start_paddle()
     import paddle
 
     from arcface.config import TrainConfig
-    from arcface.runtime.distributed import rank, start_ranks, world_size
+    from arcface.distributed.process_group import rank, start_ranks, world_size
     from arcface.training.model import Model
 
     paddle.set_device("cpu")

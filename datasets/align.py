@@ -30,12 +30,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
-from arcface.alignment import align
-from arcface.command_line import run
+from arcface.command import run
+from arcface.data.alignment import align
+from arcface.data.landmarks import FIRST_ROWS, complaint, wrong_order
 from arcface.errors import UserError
-from arcface.files import replacing, user_path
-from arcface.images import decode_any_size
-from arcface.landmarks import FIRST_ROWS, complaint, wrong_order
+from arcface.io.files import replacing, user_path
+from arcface.io.images import decode_any_size
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 MIN_SCORE = 0.6  # of a detected face, 0 to 1

@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is 
 from layouts import add_layout, check_output, content_of, in_order, layout_of, locked, write
 from rows import whole
 
-from arcface.command_line import run
-from arcface.data.source import open_source
+from arcface.command import run
+from arcface.data.datasets.base import open_source
 from arcface.errors import UserError
-from arcface.files import replacing, user_path
-from arcface.images import decode_crop, mostly_black
+from arcface.io.files import replacing, user_path
+from arcface.io.images import decode_crop, mostly_black
 
 UNKNOWN = 0  # the content of an image that is bad, or was not looked at yet
 BLACK = 1  # the lowest bit of a content: whether the image is black
@@ -156,8 +156,8 @@ def fail(message):
 
 def check(args):
     """Check, report and repair; returns the number of findings."""
-    from arcface.examination.data import histogram  # imports Paddle, which a wrong option need not wait for
-    from arcface.examination.report import Report
+    from arcface.doctor.data import histogram  # imports Paddle, which a wrong option need not wait for
+    from arcface.doctor.report import Report
 
     report = Report()
     with report.examining("data set"):

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is 
 from layouts import OLD_LABELS, add_layout, check_output, layout_of, write, write_old_labels
 from rows import NAMES, relabelled, whole
 
-from arcface.command_line import run
-from arcface.data.listed_images import ListedImages
-from arcface.data.source import open_source
+from arcface.command import run
+from arcface.data.datasets.base import open_source
+from arcface.data.datasets.listed_images import ListedImages
 from arcface.errors import UserError
-from arcface.files import replacing, user_path
+from arcface.io.files import replacing, user_path
 
 
 def parse(argv):

@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is 
 
 from drawn_faces import draw_person, generator
 
-from arcface.command_line import run
+from arcface.command import run
+from arcface.data.bin_file import write_bin
 from arcface.errors import UserError
-from arcface.files import user_path
-from arcface.verification.bin_file import write_bin
+from arcface.io.files import user_path
 
 VERSION = 1  # raise it when the same arguments begin to draw something else
 FOLDS = 10  # of the verification protocol

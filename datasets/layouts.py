@@ -17,11 +17,11 @@ import numpy as np
 from rows import NAMES, number_name
 from tqdm import tqdm
 
-from arcface.data.image_folder import ImageFolder
-from arcface.data.record_io import RecordReader, encode
+from arcface.data.datasets.image_folder import ImageFolder
+from arcface.data.recordio import RecordReader, encode
 from arcface.errors import UserError
-from arcface.files import replacing, sync_directory
-from arcface.images import SIZE
+from arcface.io.files import replacing, sync_directory
+from arcface.io.images import SIZE
 
 LAYOUTS = "rec", "label", "folder"
 OLD_LABELS = "old_labels.txt"  # lines 'label<TAB>old label', there where people were relabelled

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is 
 from layouts import add_layout, check_output, content_of, in_order, layout_of, write
 from rows import Rows, people_of
 
-from arcface.command_line import run
-from arcface.data.source import open_source
+from arcface.command import run
+from arcface.data.bin_file import read_bin
+from arcface.data.datasets.base import open_source
 from arcface.errors import UserError
-from arcface.files import user_path
-from arcface.verification.bin_file import read_bin
+from arcface.io.files import user_path
 
 
 def read_mapping(file, sources):

@@ -30,12 +30,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is installed
 
-from arcface.command_line import run
+from arcface.command import run
+from arcface.data.bin_file import check_both_kinds, check_output, write_bin
 from arcface.errors import UserError
-from arcface.files import replacing, user_path
-from arcface.images import decode
-from arcface.verification.bin_file import check_both_kinds, check_output, write_bin
-from arcface.verification.pairs_file import read_pairs
+from arcface.io.files import replacing, user_path
+from arcface.io.images import decode
+from arcface.verification.pair_lists import read_pairs
 
 FOLDS = 10  # of valid.py
 NAMED = 10  # missing images, at most, that are named on the terminal

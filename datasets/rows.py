@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arcface.data.image_folder import ImageFolder
+from arcface.data.datasets.image_folder import ImageFolder
 from arcface.errors import UserError
 
 NAMES = "names.txt"  # lines 'label<TAB>name', beside a label.txt, a .rec or the folders of people

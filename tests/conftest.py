@@ -11,9 +11,9 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
 
-from arcface.command_line import run
-from arcface.runtime.processes import without_gpus
-from arcface.runtime.tuning import start_paddle
+from arcface.command import run
+from arcface.system.processes import without_gpus
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
@@ -146,8 +146,8 @@ def exports():
 @pytest.fixture
 def exports_once(exports, monkeypatch):
     """Has each backbone with its weights exported once a session, in a process of its own as always."""
-    from arcface.backbones.state_dict import read_state_dict
-    from arcface.deploy import engines
+    from arcface.inference import engines
+    from arcface.weights.state_dict import read_state_dict
 
     real = engines.export_in_child
 

@@ -6,7 +6,7 @@ import paddle
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from arcface.runtime.distributed import all_reduce_sum, world_size
+from arcface.distributed.process_group import all_reduce_sum, world_size
 
 EPSILON = 1e-5  # Paddle's default
 MOMENTUM = 0.9  # Paddle's default: running = MOMENTUM * running + (1 - MOMENTUM) * batch

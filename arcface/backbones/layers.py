@@ -7,7 +7,7 @@ import paddle
 from paddle import nn
 
 from arcface.backbones.batch_norm import EPSILON, MOMENTUM
-from arcface.runtime.cpu_kernels import Convolution, Unit, can_run, load_library, run_chain
+from arcface.ops.cpu_kernels import Convolution, Unit, can_run, load_library, run_chain
 
 PRELU_SLOPE = 0.25  # at the start; He et al. 2015
 

@@ -9,12 +9,12 @@ import paddle
 from paddle.utils.dlpack import from_dlpack
 
 from arcface.data.augment import Augmentation
-from arcface.data.order import EpochOrder, Rows, steps_per_epoch
-from arcface.data.source import Source
+from arcface.data.datasets.base import Source
+from arcface.data.sampler import EpochOrder, Rows, steps_per_epoch
 from arcface.data.workers import Workers, available
 from arcface.errors import UserError
-from arcface.images import SIZE, batch_channels_first, decode, decode_crop
-from arcface.keyed_random import Purpose, generator
+from arcface.io.images import SIZE, batch_channels_first, decode, decode_crop
+from arcface.rng import Purpose, generator
 
 NOT_COUNTED = -1  # label of a row that is padding
 UNREADABLE = -2  # label of a row whose image could not be read: black, and like padding not in the loss

@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from arcface.data.record_io import encode
+from arcface.data.recordio import encode
 from arcface.errors import UserError
-from arcface.files import replacing
-from arcface.images import SIZE
+from arcface.io.files import replacing
+from arcface.io.images import SIZE
 
 _LABELS = 2**24  # that float32 holds
 

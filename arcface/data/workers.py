@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from arcface.errors import UserError
-from arcface.runtime.processes import LEFT_TO_PARENT, die_with_parent
+from arcface.system.processes import LEFT_TO_PARENT, die_with_parent
 
 SLOTS_PER_WORKER = 2  # one is filled while the other waits to be taken
 

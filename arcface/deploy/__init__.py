@@ -1,1 +1,1 @@
-"""Deployment: weights from and for other tools."""
+"""Former names of commands, which still work."""

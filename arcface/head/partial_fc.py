@@ -27,12 +27,12 @@ import paddle
 from paddle.autograd import PyLayer
 from paddle.nn.functional import softplus
 
+from arcface.distributed.process_group import all_gather, all_reduce_max, all_reduce_sum, rank, world_size
 from arcface.errors import UserError
 from arcface.head.margins import Margin, apply_margin
 from arcface.head.shards import shard_of
-from arcface.keyed_random import Purpose, generator
-from arcface.runtime import cpu_kernels
-from arcface.runtime.distributed import all_gather, all_reduce_max, all_reduce_sum, rank, world_size
+from arcface.ops import cpu_kernels
+from arcface.rng import Purpose, generator
 
 CENTRES_PER_KEY = 1024  # class centres are drawn in blocks of so many, each block by its own key
 CLASSES_PER_BLOCK = {"cpu": 4096}  # by device: a cache's fill here; on the others, few and large operations:

@@ -30,16 +30,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from arcface import safe_pickle
-from arcface.backbones.state_dict import as_state_dict, state_dict_bytes
+from arcface.distributed.process_group import all_gather, rank
 from arcface.errors import UserError
-from arcface.files import read_file, sync_directory
 from arcface.head.shards import Shard
-from arcface.runtime.distributed import all_gather, rank
+from arcface.io import safe_pickle
+from arcface.io.files import read_file, sync_directory
 from arcface.training.checkpoint_files import (
     INCOMPLETE,
-    LATEST,
-    MANIFEST,
     colon_in,
     free_name,
     head_files,
@@ -49,6 +46,8 @@ from arcface.training.checkpoint_files import (
     write,
     write_pickle,
 )
+from arcface.weights.run_directory import LATEST, MANIFEST
+from arcface.weights.state_dict import as_state_dict, state_dict_bytes
 
 FORMAT = 1
 

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from arcface.files import creating, replacing, sync_directory, write_new
-from arcface.runtime.distributed import rank
+from arcface.distributed.process_group import rank
+from arcface.io.files import creating, replacing, sync_directory, write_new
+from arcface.weights.run_directory import BEST, LATEST, MANIFEST
 
 _COMPLETE = re.compile(r"step_\d{8}(_\d+)?")
 INCOMPLETE = re.compile(rf"\.{_COMPLETE.pattern}\.incomplete")
-MANIFEST = "checkpoint.json"
-LATEST, BEST = "latest", "best"
 
 
 def head_files(owner: int, colon: str = ":") -> tuple[str, str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from arcface.data.source import Source
+from arcface.data.datasets.base import Source
+from arcface.distributed.process_group import all_gather, broadcast, rank, world_size
+from arcface.distributed.watchdog import in_words
 from arcface.errors import UserError
-from arcface.runtime.distributed import all_gather, broadcast, rank, world_size
-from arcface.runtime.roll_call import in_words
 
 SECONDS_TO_APPEAR = 5  # that a file system between machines has to show a file to the others
 

@@ -19,9 +19,9 @@ from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.errors import UserError
 from arcface.head.partial_fc import CLASSES_PER_BLOCK, CLASSES_PER_BLOCK_ELSEWHERE
-from arcface.images import SIZE, normalise
-from arcface.runtime.cpu_kernels import can_be_had
-from arcface.runtime.machine import Room, resident, room_on, size
+from arcface.io.images import SIZE, normalise
+from arcface.ops.cpu_kernels import can_be_had
+from arcface.system.hardware import Room, resident, room_on, size
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of an activation
 IMAGES_SHOWN = 2

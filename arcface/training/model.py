@@ -6,14 +6,14 @@ from paddle import nn
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import use_cpu_kernels
-from arcface.backbones.state_dict import load_backbone
 from arcface.config import TrainConfig
+from arcface.distributed.process_group import before_collective, broadcast, world_size
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
-from arcface.images import normalise
-from arcface.runtime.cpu_kernels import load_library
-from arcface.runtime.distributed import before_collective, broadcast, world_size
+from arcface.io.images import normalise
+from arcface.ops.cpu_kernels import load_library
 from arcface.training.checkpoint import State
+from arcface.weights.state_dict import load_backbone
 
 
 class Model:

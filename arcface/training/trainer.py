@@ -10,29 +10,30 @@ from pathlib import Path
 
 import paddle
 
-from arcface.backbones.state_dict import load_backbone, read_state_dict
 from arcface.config import TrainConfig
 from arcface.data.augment import Augmentation
+from arcface.data.bin_file import VerificationSet, read_bin
+from arcface.data.datasets.base import Source, open_source
 from arcface.data.loader import Batches, load
-from arcface.data.source import Source, open_source
-from arcface.deploy.engines import candidates, open_agreed, open_engine
+from arcface.distributed.process_group import all_reduce_sum, busy, rank, ranks_together, show_life, world_size
 from arcface.errors import UserError
-from arcface.files import check_places, replacing
-from arcface.runtime.device import choose_device
-from arcface.runtime.distributed import all_reduce_sum, busy, rank, ranks_together, show_life, world_size
-from arcface.runtime.terminal import output_may_be_lost
-from arcface.runtime.tuning import ranks_here
+from arcface.inference.engines import candidates, open_agreed, open_engine
+from arcface.io.files import check_places, replacing
+from arcface.io.lock import check_free, locked
+from arcface.io.log import logger, start_log
+from arcface.system.device import choose_device
+from arcface.system.startup import ranks_here
+from arcface.system.terminal import output_may_be_lost
 from arcface.training.checkpoint import Checkpoint, save
-from arcface.training.interruptions import Interruptions
-from arcface.training.lock import check_free, locked
+from arcface.training.legacy import RankFiles, has_only_rank_files
+from arcface.training.log import METRICS_FILE, Monitor, Progress
 from arcface.training.machines import check_same_data, check_shared
 from arcface.training.memory import check_memory, out_of_memory_explained
 from arcface.training.model import Model
-from arcface.training.monitor import METRICS_FILE, Monitor, Progress, logger, start_log
-from arcface.training.rank_files import RankFiles, has_only_rank_files
 from arcface.training.schedule import Schedule
-from arcface.verification.bin_file import VerificationSet, read_bin
+from arcface.training.signals import Interruptions
 from arcface.verification.evaluator import Verification, check_images, verify
+from arcface.weights.state_dict import load_backbone, read_state_dict
 
 
 def train(config: TrainConfig) -> None:

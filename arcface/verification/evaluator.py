@@ -9,15 +9,13 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
+from arcface.data.bin_file import VerificationSet
+from arcface.distributed.process_group import all_gather, rank, show_life, world_size
 from arcface.errors import UserError
 from arcface.extras import how_to_install_base
-from arcface.images import SIZE, decode
-from arcface.runtime.distributed import all_gather, rank, show_life, world_size
-from arcface.verification.bin_file import VerificationSet
+from arcface.inference.embed import Embed
+from arcface.io.images import SIZE, decode
 from arcface.verification.metrics import KFoldAccuracy, Roc, kfold_accuracy, mean_norm, roc, squared_distances
-
-# uint8 images [n, 3, 112, 112], RGB -> float32 embeddings [n, D], as NumPy arrays
-Embed = Callable[[np.ndarray], np.ndarray]
 
 
 class Verification(NamedTuple):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
+from arcface.data.bin_file import VerificationSet
 from arcface.errors import UserError
-from arcface.files import replacing
-from arcface.verification.bin_file import VerificationSet
+from arcface.io.files import replacing
 from arcface.verification.evaluator import Verification
 from arcface.verification.metrics import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
 from arcface.verification.plots import histogram_figure, png, roc_figure

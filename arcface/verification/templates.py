@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from arcface.errors import UserError
+from arcface.verification.ijb import BLOCK_BYTES, check_kinds, read_pairs
 from arcface.verification.metrics import Roc, roc_from_counts
-from arcface.verification.protocol import BLOCK_BYTES, check_kinds, read_pairs
 
 # Similarities are counted in bins of 2**-20, a millionth: a power of two, so that edges and bins are exact in float64.
 BINS_PER_UNIT = 2**20

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from arcface.alignment import TEMPLATE
+from arcface.data.alignment import TEMPLATE
 from arcface.errors import UserError
 
 MARKS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]], np.uint8)  # BGR, one a landmark

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from arcface.alignment import TEMPLATE
+from arcface.data.alignment import TEMPLATE
 from arcface.errors import UserError
 
 NUMBER = 12  # photos

@@ -27,12 +27,12 @@ from PIL import Image
 import train
 import valid
 from arcface import backbones
-from arcface.data.label_file import LabelFile
+from arcface.data.datasets.label_list import LabelFile
 from arcface.data.record_writer import write_records
-from arcface.deploy import weights
-from arcface.images import decode
-from arcface.runtime.machine import Room
+from arcface.io.images import decode
+from arcface.system.hardware import Room
 from arcface.training import memory
+from arcface.weights import convert
 
 NETWORK = "MobileFaceNet_128"
 BACKBONE, CENTRES, MANIFEST = f"{NETWORK}.pdparams", "rank:0_softmax_weight.pkl", "checkpoint.json"
@@ -44,7 +44,7 @@ COMMANDS = {
     "resume": (train.main, f"{OF_A_RUN} --output=run --max_steps=2 --val_targets= --resume=1"),
     "valid": (valid.main, "--checkpoint=weights --data_dir=data --val_targets=tiny --device=cpu --engine=paddle"),
     "pack_bin": (pack_bin.main, "--images=data/images --pairs=pairs.txt --output=mine.bin"),
-    "weights": (weights.main, ""),
+    "weights": (convert.main, ""),
     "demo": (demo.main, "--output=demo --identities=2 --pairs=20"),
 }
 
@@ -725,7 +725,7 @@ TABLE = [
         "pack_bin --output=pairs.txt --overwrite",
         "pairs.txt: valid.py would not find it; name it pairs.bin",
     ),
-    # ---- python -m arcface.deploy.weights
+    # ---- python -m arcface.weights.convert
     ("convert: no arguments", "weights", "the following arguments are required: SOURCE, DESTINATION; see --help"),
     ("convert: no file", f"weights a.params {BACKBONE}", "a.params: cannot be read (No such file or directory); correct the path"),
     (
@@ -781,12 +781,12 @@ TABLE = [
     (
         "MXNet's weights",
         "train --init_from=a.params",
-        "a.params: is an MXNet file; run python -m arcface.deploy.weights a.params converted/<network>.pdparams and give",
+        "a.params: is an MXNet file; run python -m arcface.weights.convert a.params converted/<network>.pdparams and give",
     ),
     (
         "PyTorch's weights",
         "train --init_from='a b.pth'",
-        "a b.pth: is a PyTorch file; run python -m arcface.deploy.weights 'a b.pth'",
+        "a b.pth: is a PyTorch file; run python -m arcface.weights.convert 'a b.pth'",
     ),
     ("MXNet's weights for a directory", "valid --checkpoint=a.params", "a.params: is an MXNet file; run", file("a.params", "")),
     (

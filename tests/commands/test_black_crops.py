@@ -9,11 +9,11 @@ import pytest
 from rows import whole
 
 from arcface.config import TrainConfig, parse
-from arcface.data.source import open_source
-from arcface.examination.data import examine_training_data, examine_verification_sets
-from arcface.examination.report import Report
-from arcface.images import mostly_black
-from arcface.verification.bin_file import write_bin
+from arcface.data.bin_file import write_bin
+from arcface.data.datasets.base import open_source
+from arcface.doctor.data import examine_training_data, examine_verification_sets
+from arcface.doctor.report import Report
+from arcface.io.images import mostly_black
 
 BLACK = (2, 5)  # of the eight images of two people
 

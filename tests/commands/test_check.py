@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from image_lists import write_list
 
-from arcface.data.record_io import encode
-from arcface.data.source import open_source
+from arcface.data.datasets.base import open_source
+from arcface.data.recordio import encode
 from arcface.errors import UserError
 
 HELPERS = Path(__file__).parents[1] / "helpers"

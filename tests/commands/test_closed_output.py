@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from arcface.command_line import CLOSED_PIPE
+from arcface.command import CLOSED_PIPE
 
 PRINTS = """
 import sys
-from arcface.command_line import run
+from arcface.command import run
 def main():
     for line in range({lines}):
         print(line, flush={flush})

@@ -17,8 +17,8 @@ import pytest
 from convert import main, parse
 from image_lists import write_list
 
+from arcface.data.datasets.base import open_source
 from arcface.data.record_writer import write_records
-from arcface.data.source import open_source
 from arcface.errors import UserError
 
 HELPERS = Path(__file__).parents[1] / "helpers"

@@ -14,14 +14,15 @@ import protocol_files
 import pytest
 
 from arcface.config import TrainConfig, parse
-from arcface.examination import examine, machine
-from arcface.examination.data import examine_training_data, examine_verification_sets, histogram
-from arcface.examination.directories import examine_directories
-from arcface.examination.report import Report
-from arcface.runtime.machine import CgroupLimits, Room, size
+from arcface.data.bin_file import write_bin
+from arcface.doctor import machine
+from arcface.doctor.data import examine_training_data, examine_verification_sets, histogram
+from arcface.doctor.directories import examine_directories
+from arcface.doctor.examine import examine
+from arcface.doctor.report import Report
+from arcface.io.lock import locked
+from arcface.system.hardware import CgroupLimits, Room, size
 from arcface.training import memory
-from arcface.training.lock import locked
-from arcface.verification.bin_file import write_bin
 
 SKIN = (90, 110, 140)  # blue, green, red
 
@@ -290,7 +291,7 @@ def test_too_little_room_for_two_checkpoints_is_a_finding(directories, tmp_path)
 
 def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(directories, start_process, repository, tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from arcface.training.lock import locked\n"
+        "import sys, time; from pathlib import Path; from arcface.io.lock import locked\n"
         "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(100)"
     )
     holder = start_process([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=repository)
@@ -399,7 +400,7 @@ def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(pr
 
 
 def test_a_home_that_cannot_be_written_is_told(directories, tmp_path, monkeypatch):
-    monkeypatch.setattr("arcface.runtime.home.REAL", tmp_path / "nowhere")
+    monkeypatch.setattr("arcface.system.home.REAL", tmp_path / "nowhere")
     text, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
     assert re.search(r"^home +.*nowhere cannot be written \(No such file or directory\): libraries get a temporary one", text, re.M)
     assert not findings

@@ -13,9 +13,8 @@ import pack_bin
 import pytest
 
 from arcface.config import PathName, TrainConfig, ValidConfig, parse
-from arcface.deploy import weights
 from arcface.errors import UserError
-from arcface.files import user_path
+from arcface.io.files import user_path
 
 NO_PATHS = {"network", "val_targets", "best_by"}  # of the options that are text; val_targets has paths in it
 
@@ -74,7 +73,7 @@ def test_in_the_tools(home, parse_tool):
 
 
 def test_the_tools_know_no_other_kind_of_path(repository):
-    for module in [*(repository / "datasets").glob("*.py"), Path(weights.__file__)]:
+    for module in [*(repository / "datasets").glob("*.py"), Path(convert.__file__)]:
         assert "type=Path" not in module.read_text()
     parser = argparse.ArgumentParser()
     parser.add_argument("source", type=user_path)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from merge import main, parse
 
+from arcface.data.bin_file import write_bin
+from arcface.data.datasets.base import open_source
 from arcface.data.record_writer import write_records
-from arcface.data.source import open_source
 from arcface.errors import UserError
-from arcface.verification.bin_file import write_bin
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "merge.py"
 

@@ -12,8 +12,8 @@ import numpy as np
 import pack_bin
 import pytest
 
+from arcface.data.bin_file import read_bin
 from arcface.errors import UserError
-from arcface.verification.bin_file import read_bin
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "pack_bin.py"
 PAIRS = [(0, 1, 1), (2, 3, 0), (0, 2, 0), (4, 1, 1), (3, 3, 1)]

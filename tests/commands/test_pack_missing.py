@@ -6,8 +6,8 @@ import numpy as np
 import pack_bin
 import pytest
 
+from arcface.data.bin_file import read_bin
 from arcface.errors import UserError
-from arcface.verification.bin_file import read_bin
 
 PEOPLE, EACH = 20, 2
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from arcface.runtime import home, tuning
-from arcface.training.monitor import VISUALDL_FILE
+from arcface.system import home, startup
+from arcface.training.log import VISUALDL_FILE
 
 MOUNT = "mount -t tmpfs -o ro tmpfs {home} && "
 
@@ -98,8 +98,8 @@ def test_a_home_in_part_of_which_libraries_cannot_write_is_replaced(tmp_path, mo
 def test_it_is_done_before_paddle_is_imported(monkeypatch):
     done = []
     for name in ("use_temporary_home_if_needed", "_use_fast_blas_on_amd", "_keep_freed_memory", "_share_cores_between_ranks"):
-        monkeypatch.setattr(tuning, name, lambda name=name: done.append(name))
-    monkeypatch.setattr(tuning, "_import_quietly", done.append)
+        monkeypatch.setattr(startup, name, lambda name=name: done.append(name))
+    monkeypatch.setattr(startup, "_import_quietly", done.append)
     monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
-    tuning.start_paddle()
+    startup.start_paddle()
     assert done.index("use_temporary_home_if_needed") < done.index("paddle")

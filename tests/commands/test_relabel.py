@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from arcface.data.record_io import encode
-from arcface.data.source import open_source
+from arcface.data.datasets.base import open_source
+from arcface.data.recordio import encode
 from arcface.errors import UserError
 
 OLD = [40, 7, 7, 2_000_000_000, 40, 0]

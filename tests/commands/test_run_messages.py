@@ -11,12 +11,12 @@ from arcface.training import trainer
 
 LIMITED = """
 import resource, sys
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 start_paddle()
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30,) * 2)
 import train
-from arcface.command_line import run
+from arcface.command import run
 run(train.main)
 """
 

@@ -2,16 +2,16 @@
 
 import sys
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
 import numpy as np
 
 import train
-from arcface.command_line import run
+from arcface.command import run
+from arcface.distributed.process_group import rank
 from arcface.head.partial_fc import PartialFC
-from arcface.runtime.distributed import rank
 
 real = PartialFC.loss
 PartialFC.loss = lambda self, embeddings, labels, step: real(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from arcface.deploy.engines import choose_engine
 from arcface.errors import UserError
+from arcface.inference.engines import choose_engine
 
 
 def engines_here(*names: str) -> list:

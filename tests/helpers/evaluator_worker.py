@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
@@ -11,8 +11,8 @@ import fake_embedding
 import numpy as np
 import paddle
 
-from arcface.runtime.distributed import rank, start_ranks
-from arcface.verification.bin_file import read_bin
+from arcface.data.bin_file import read_bin
+from arcface.distributed.process_group import rank, start_ranks
 from arcface.verification.evaluator import verify
 
 paddle.set_device("cpu")

@@ -250,7 +250,7 @@ def count_threads() -> int:
 
 
 def main() -> None:
-    from arcface.runtime.tuning import start_paddle
+    from arcface.system.startup import start_paddle
 
     start_paddle()
     threads = count_threads()  # Paddle 2.6 has one, which sleeps
@@ -258,8 +258,8 @@ def main() -> None:
     import visualdl  # noqa: F401
 
     import arcface.training.trainer  # noqa: F401  what nearly every fork needs
-    import arcface.training.validator  # noqa: F401
     import arcface.verification.plots  # noqa: F401
+    import arcface.verification.verifier  # noqa: F401
     from arcface.config import TrainConfig, parse
 
     parse(TrainConfig, [])

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
@@ -11,11 +11,11 @@ import head_cases as cases
 import numpy as np
 import paddle
 
+from arcface.distributed.process_group import rank, start_ranks, world_size
 from arcface.head import partial_fc
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
-from arcface.runtime.cpu_kernels import load_library
-from arcface.runtime.distributed import rank, start_ranks, world_size
+from arcface.ops.cpu_kernels import load_library
 
 
 def two_steps(classes: int, margins: tuple, sample_rate: float, scale: float) -> dict[str, np.ndarray]:

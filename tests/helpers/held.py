@@ -9,8 +9,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "datasets")]
 
-from arcface.command_line import run
-from arcface.data import image_file
+from arcface.command import run
+from arcface.data.datasets import image_file
 
 name, tool = sys.argv[1:3]
 del sys.argv[1:3]

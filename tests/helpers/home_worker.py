@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
@@ -12,8 +12,8 @@ import matplotlib.font_manager  # noqa: F401
 import tiny_backbone
 import visualdl  # noqa: F401
 
-from arcface.deploy.export import export
-from arcface.runtime.home import why_not_writable
+from arcface.inference.export import export
+from arcface.system.home import why_not_writable
 
 export(tiny_backbone.Tiny(8), Path(sys.argv[1]), "paddle")
 print(os.environ["HOME"], why_not_writable(), sep="\n")

@@ -3,15 +3,15 @@
 import sys
 import time
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
 import paddle
 import paddle.distributed as dist
 
-from arcface.command_line import run
-from arcface.runtime.distributed import all_reduce_sum, ranks_together, world_size
+from arcface.command import run
+from arcface.distributed.process_group import all_reduce_sum, ranks_together, world_size
 
 seconds, what = float(sys.argv[1]), sys.argv[2:]
 

@@ -5,14 +5,14 @@ import signal
 import sys
 import time
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
 import paddle
 
+from arcface.distributed.process_group import all_reduce_sum, rank, ranks_together, show_life, world_size
 from arcface.errors import UserError
-from arcface.runtime.distributed import all_reduce_sum, rank, ranks_together, show_life, world_size
 
 lost_rank, what, timeout = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 paddle.set_device("cpu")

@@ -6,7 +6,7 @@ python memory_worker.py NUM_CLASSES --batch_size 32 ...
 import sys
 from pathlib import Path
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arcface.alignment import TEMPLATE
+from arcface.data.alignment import TEMPLATE
 from arcface.errors import UserError
 
 LIST = "1.jpg 10 7\n2.jpg 10 7\n3.jpg 10 8\n4.jpg 20 7\n5.jpg 30 9\n6.jpg 30 9\n7.jpg 40 1\n"

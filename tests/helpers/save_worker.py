@@ -5,16 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
 import numpy as np
 import paddle
 
+from arcface.distributed.process_group import rank, start_ranks
 from arcface.errors import UserError
 from arcface.head.shards import shard_of
-from arcface.runtime.distributed import rank, start_ranks
 from arcface.training.checkpoint import State, save
 
 CLASSES = 10

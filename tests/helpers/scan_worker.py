@@ -6,15 +6,15 @@ python scan_worker.py WHAT OPTIONS...
 import sys
 import time
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
 import tiny_backbone  # noqa: F401  registers it
 
 import train
-from arcface.command_line import run
-from arcface.data.label_file import LabelFile
+from arcface.command import run
+from arcface.data.datasets.label_list import LabelFile
 from arcface.errors import UserError
 
 GLOO_GIVES_UP = 30  # seconds

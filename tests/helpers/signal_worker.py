@@ -4,13 +4,13 @@ import os
 import signal
 import sys
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
 import train
-from arcface.command_line import run
-from arcface.runtime.distributed import rank
+from arcface.command import run
+from arcface.distributed.process_group import rank
 from arcface.training.model import Model
 
 of_rank, plan = int(sys.argv.pop(1)), sys.argv.pop(1)

@@ -2,7 +2,7 @@
 
 import sys
 
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 start_paddle()
 
@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from arcface.backbones import create_backbone
-from arcface.runtime.distributed import all_gather, all_reduce_sum, rank, start_ranks, world_size
+from arcface.distributed.process_group import all_gather, all_reduce_sum, rank, start_ranks, world_size
 
 IMAGES = 4
 

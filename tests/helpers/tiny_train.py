@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from arcface.command_line import run
+from arcface.command import run
 from arcface.config import TrainConfig, parse
-from arcface.runtime.tuning import start_paddle
+from arcface.system.startup import start_paddle
 
 
 def main():

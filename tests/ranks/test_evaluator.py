@@ -7,9 +7,9 @@ import fake_embedding
 import numpy as np
 import pytest
 
+from arcface.data.bin_file import VerificationSet, read_bin
 from arcface.errors import UserError
-from arcface.images import decode
-from arcface.verification.bin_file import VerificationSet, read_bin
+from arcface.io.images import decode
 from arcface.verification.evaluator import check_images, verify
 
 HELPERS = Path(__file__).parents[1] / "helpers"

@@ -14,7 +14,7 @@ import pytest
 from forks import wait_until
 from run_state import processes_of, steps_logged
 
-from arcface.runtime.processes import without_gpus
+from arcface.system.processes import without_gpus
 
 TRAIN = Path(__file__).parents[1] / "helpers" / "tiny_train.py"
 SECONDS = 180  # at most that anything here takes
@@ -147,7 +147,7 @@ def test_output_that_nobody_can_read_any_more_ends_nothing(start, tmp_path, term
 # A launcher whose rank heeds no SIGTERM; all of a rank but what it would compute.
 DEAF_RANK = """
 import signal, time
-from arcface.runtime import processes
+from arcface.system import processes
 processes.SECONDS_TO_STOP = processes.SECONDS_BETWEEN_LOOKS = 0.5
 signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
 processes.die_with_launcher()

@@ -1,7 +1,7 @@
 """Ranks for the CPU start on machines with fewer GPUs than ranks."""
 
-from arcface.runtime.processes import without_gpus
-from arcface.runtime.round_trip import round_trip
+from arcface.distributed.self_check import round_trip
+from arcface.system.processes import without_gpus
 
 
 def test_the_launcher_finds_a_place_for_each_rank_where_it_sees_one_gpu(monkeypatch):

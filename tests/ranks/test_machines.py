@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arcface.runtime.interfaces import interface_of
+from arcface.distributed.interfaces import interface_of
 
 TRAIN = Path(__file__).parents[1] / "helpers" / "tiny_train.py"
 SECONDS = 120  # at most that anything here takes

@@ -11,7 +11,7 @@ import pytest
 from arcface.errors import UserError
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC, first_centres
-from arcface.runtime.cpu_kernels import load_library
+from arcface.ops.cpu_kernels import load_library
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 

@@ -62,21 +62,21 @@ os.kill(os.getpid(), 9)
 RANKS_OF_THE_DOCTOR = """
 import os, subprocess
 from held import hold
-from arcface.runtime import round_trip
-real, out = round_trip.die_with_parent, os.dup(1)
+from arcface.distributed import self_check
+real, out = self_check.die_with_parent, os.dup(1)
 def late(parent):
     os.write(out, b"started\\n")
     os.kill(parent, 9)
     hold(parent)
     real(parent)
     os.write(out, b"outlived\\n")
-round_trip.die_with_parent = late
-round_trip.round_trip("cpu", 2, 30)
+self_check.die_with_parent = late
+self_check.round_trip("cpu", 2, 30)
 """
 
 CHILD = """
 import os, subprocess
-from arcface.runtime.processes import child_command
+from arcface.system.processes import child_command
 os.environ["HELD_BY"] = str(os.getpid())
 subprocess.Popen(child_command("outliving"))
 print("started", flush=True)
@@ -96,7 +96,7 @@ def test_a_process_whose_parent_ended_before_it_could_ask_ends(start, tmp_path, 
 
 def test_a_child_of_ours_runs_its_module_and_leaves_signals_to_its_parent(start, tmp_path):
     (tmp_path / "told.py").write_text("import os, signal, sys\nos.kill(os.getpid(), signal.SIGHUP)\nprint(__name__, sys.argv[1:])")
-    script = "import subprocess\nfrom arcface.runtime.processes import *\nsubprocess.run(child_command('told', 'a', 'b c'))"
+    script = "import subprocess\nfrom arcface.system.processes import *\nsubprocess.run(child_command('told', 'a', 'b c'))"
     assert printed_by_all(start(script)) == "__main__ ['a', 'b c']\n"
 
 
@@ -121,7 +121,7 @@ RANK = """
 import os, sys
 from held import hold
 from arcface.errors import UserError
-from arcface.runtime.processes import die_with_launcher
+from arcface.system.processes import die_with_launcher
 if sys.argv[1:]:
     hold(int(sys.argv[1]))
 try:
@@ -164,18 +164,18 @@ def test_ranks_start_below_a_launcher_and_below_scripts_that_it_starts(start, th
 # SIGTERM comes in the middle of the import of Paddle, when Paddle has its own handler, or after it; with what Python knew before.
 TERMINATED = """
 import os, signal, sys
-from arcface.runtime import tuning
+from arcface.system import startup
 when, handled = sys.argv[1:]
 if handled == "ignored":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-real = tuning._import_quietly
+real = startup._import_quietly
 def importing(module):
     real(module)
     if when == "during":
         os.kill(os.getpid(), signal.SIGTERM)
         print("imported", flush=True)
-tuning._import_quietly = importing
-tuning.start_paddle()
+startup._import_quietly = importing
+startup.start_paddle()
 if when == "after":
     print("imported", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -18,13 +18,13 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["arcface"]):
-    from arcface.data import record_file
-    from arcface.data.record_io import encode
-    from arcface.deploy.mxnet_params import read_params
+    from arcface.data.bin_file import read_bin
+    from arcface.data.datasets import record_file
+    from arcface.data.recordio import encode
     from arcface.errors import UserError
-    from arcface.verification.bin_file import read_bin
-    from arcface.verification.pairs_file import read_pairs as read_pairs_file
-    from arcface.verification.protocol import read_protocol
+    from arcface.verification.ijb import read_protocol
+    from arcface.verification.pair_lists import read_pairs as read_pairs_file
+    from arcface.weights.mxnet import read_params
 
 import numpy as np
 

@@ -1,11 +1,11 @@
-"""The limits of arcface/landmarks.py are what its comment says of the 807 photos of LFW's first fold."""
+"""The limits of arcface/data/landmarks.py are what its comment says of the 807 photos of LFW's first fold."""
 
 import align
 import cv2
 import numpy as np
 import pytest
 
-from arcface.landmarks import MAX_MEDIAN, MAX_MISFIT, _orders, complaint, fit
+from arcface.data.landmarks import MAX_MEDIAN, MAX_MISFIT, _orders, complaint, fit
 
 
 def highest_or_lowest_median(misfit: np.ndarray, choose) -> float:

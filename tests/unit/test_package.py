@@ -10,9 +10,9 @@ import arcface
 import train
 import valid
 from arcface import doctor, extras
-from arcface.command_line import run
-from arcface.deploy import weights
-from arcface.runtime import tuning
+from arcface.command import run
+from arcface.system import startup
+from arcface.weights import convert
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def test_the_version_stands_in_one_place(project, repository):
 WEIGHTS = ["a.params", "b/MobileFaceNet_128.pdparams"]
 
 
-@pytest.mark.parametrize("main, options", [(train.main, []), (valid.main, []), (doctor.main, []), (weights.main, WEIGHTS)])
+@pytest.mark.parametrize("main, options", [(train.main, []), (valid.main, []), (doctor.main, []), (convert.main, WEIGHTS)])
 def test_without_paddle_a_command_says_which_extra_to_install(monkeypatch, refused, main, options):
     monkeypatch.setattr(sys, "argv", ["command", *options])
-    monkeypatch.setattr(tuning.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: None)
     error = refused(main)
     assert "PaddlePaddle is not installed" in error and "extra cpu" in error and "extra gpu" in error
 

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from arcface.data import loader, order
+from arcface.data import loader, sampler
 from arcface.data.augment import Augmentation
-from arcface.data.label_file import LabelFile
+from arcface.data.datasets.label_list import LabelFile
 from arcface.data.loader import NOT_COUNTED, UNREADABLE, Batches, load
 from arcface.errors import UserError
-from arcface.keyed_random import Purpose, generator
+from arcface.rng import Purpose, generator
 
 STRONG = Augmentation(0.5, 0.5, 0.5, 0.5)
 SETTINGS = {
@@ -32,17 +32,17 @@ def loaded(batches, first, last, workers):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(order, "BLOCK", 4)
-    monkeypatch.setattr(order, "WINDOW", 8)
+    monkeypatch.setattr(sampler, "BLOCK", 4)
+    monkeypatch.setattr(sampler, "WINDOW", 8)
 
 
 def slow_epoch(source, batch_size, seed, epoch, shuffle="global", sampling="natural", augmentation=Augmentation()):
     """One epoch's global batches, an image after the other."""
     random, images = generator(Purpose.ORDER, seed, epoch), len(source)
     if sampling == "balanced":
-        indices = [int(index) for index in order.balanced(source.labels, random)]
+        indices = [int(index) for index in sampler.balanced(source.labels, random)]
     elif shuffle == "blocks":
-        indices = [int(index) for index in order.blocks_shuffled(images, random)]
+        indices = [int(index) for index in sampler.blocks_shuffled(images, random)]
     else:
         indices = random.permutation(images).tolist()
     flips = (generator(Purpose.FLIP, seed, epoch).random(images, np.float32) < 0.5).tolist()

@@ -13,11 +13,11 @@ import numpy as np
 import paddle
 import pytest
 
-from arcface.backbones.state_dict import read_backbone
 from arcface.errors import UserError
 from arcface.head.shards import Shard, shard_of
 from arcface.training.checkpoint import Checkpoint, State, save
-from arcface.training.rank_files import RankFiles, has_only_rank_files
+from arcface.training.legacy import RankFiles, has_only_rank_files
+from arcface.weights.state_dict import read_backbone
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 

@@ -7,7 +7,7 @@ import pytest
 
 from arcface.config import TrainConfig
 from arcface.errors import UserError
-from arcface.runtime.machine import Room
+from arcface.system.hardware import Room
 from arcface.training import memory
 from arcface.training.memory import WITH_GAPS, check_memory, estimate, out_of_memory_explained
 

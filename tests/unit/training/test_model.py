@@ -7,8 +7,8 @@ import paddle
 import pytest
 
 from arcface.config import TrainConfig
-from arcface.training.interruptions import Interruptions
 from arcface.training.model import Model
+from arcface.training.signals import Interruptions
 
 READS = ["numpy", "item", "tolist", "__array__", "__bool__", "__float__", "__int__", "__index__"]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface.verification.bin_file import VerificationSet
+from arcface.data.bin_file import VerificationSet
 from arcface.verification.evaluator import Verification
 from arcface.verification.metrics import THRESHOLDS, auc, best_threshold, kfold_accuracy, roc, roc_from_counts
 from arcface.verification.report import report_pairs, write_report

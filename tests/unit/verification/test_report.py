@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from arcface.data.bin_file import VerificationSet
 from arcface.errors import UserError
-from arcface.verification.bin_file import VerificationSet
 from arcface.verification.evaluator import Verification
 from arcface.verification.metrics import auc, equal_error_rate, kfold_accuracy, roc, tar_at_far, tar_band
 from arcface.verification.plots import pixels, roc_figure, thinned, thinned_figure

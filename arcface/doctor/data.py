@@ -1,0 +1,126 @@
+"""The training images and the verification sets."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from arcface.config import TrainConfig
+from arcface.data.bin_file import VerificationSet, read_bin
+from arcface.data.checks import advise_black, describe_colours, describe_sizes, look
+from arcface.data.datasets.base import Source, open_source
+from arcface.data.datasets.labels import evenly_spread
+from arcface.doctor.report import Report
+from arcface.verification.ijb import read_protocol
+
+SAMPLE = 2000  # training images that are looked at
+
+
+def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | None, set[bytes]]:
+    """Report the training list and a sample of its images.
+
+    Returns the number of classes, where there is no list that of the options, and the digests of the sample's images.
+    """
+    with report.examining("training set"):
+        source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
+        report.line(
+            "training set",
+            f"{source.file}: {len(source):,} images of {source.num_classes:,} people",
+            f"--batch_size {config.batch_size} is more than that, and the rest of each batch is fillers: take a smaller one"
+            if config.batch_size > len(source)
+            else None,
+        )
+        counts = np.bincount(source.labels)
+        report.line(
+            "images a person",
+            f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images: {histogram(counts)}",
+        )
+        repeated, contradictory = _examine_rows(report, source)
+        if not contradictory:  # else the scan would end with what has just been reported
+            with report.examining("files"):
+                source.scan(0)
+                report.line("files", "all are there")
+        return source.num_classes, _examine_sample(report, source, repeated)
+    return config.num_classes, set()
+
+
+def examine_verification_sets(report: Report, files: list[Path], training_contents: set[bytes]) -> None:
+    """Report each verification set: its pairs, its images, and which of them are in the sample of the training images."""
+    if not files:
+        report.line("verification", "no sets (--val_targets '')")
+    for file in files:
+        with report.examining(file.stem):
+            if not os.path.exists(file) and os.path.isdir(file.with_suffix("")):
+                protocol = read_protocol(file.with_suffix(""))
+                report.line(
+                    file.stem,
+                    f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of one person)"
+                    f" of templates of {len(protocol.images):,} images; for valid.py only",
+                )
+                continue
+            _examine_pairs(report, read_bin(file), training_contents)
+
+
+def _examine_pairs(report: Report, pairs: VerificationSet, training_contents: set[bytes]) -> None:
+    positions: dict[bytes, int] = {}
+    for position, image in enumerate(pairs.images):
+        positions.setdefault(image, position)
+    seen = look(list(positions.values()), pairs.images.__getitem__, "image {}".format)
+    sizes, wrong = describe_sizes(seen)
+    colours, swapped = describe_colours(seen)
+    shared = sum(content in training_contents for content in seen.contents)
+    leak = f"{shared:,} of its images are in the sample of the training images: remove those people from the training list"
+    report.line(
+        pairs.name,
+        f"{len(pairs.same):,} pairs, {pairs.same.sum():,} of one person; {len(positions):,} images: {sizes}; {colours}"
+        f"{'; none is in the sample' if training_contents and not shared else ''}",
+        wrong,
+        swapped,
+        advise_black(seen),
+        leak if shared else None,
+    )
+
+
+def _examine_rows(report: Report, source: Source) -> tuple[set[int], bool]:
+    """Report the rows that list an image again; return their indices, and whether any has another label."""
+    again, first = source.repeated()
+    others = np.count_nonzero(source.labels[again] != source.labels[first])
+    report.line(
+        "listed twice",
+        f"{len(again):,} rows, {others:,} of them as another person" if len(again) else "no image",
+        f"remove rows; the first is {source.name(again[0])}" if len(again) else None,
+    )
+    return set(again.tolist()), bool(others)
+
+
+def _examine_sample(report: Report, source: Source, repeated: set[int]) -> set[bytes]:
+    """Report a sample of the training images, and return the digests of their contents."""
+    indices = evenly_spread(len(source), SAMPLE)
+    seen = look(indices.tolist(), source.encoded, source.name)
+    some = " spread over the list" if len(indices) < len(source) else ""
+    sizes, wrong = describe_sizes(seen)
+    report.line("sample", f"{len(indices):,} images{some}: {sizes}", wrong, advise_black(seen))
+    colours, swapped = describe_colours(seen)
+    report.line("its colours", colours, swapped)
+    originals: dict[bytes, int] = {}
+    copies = []
+    for index, content in zip(indices.tolist(), seen.contents, strict=True):
+        if content is not None and index not in repeated and originals.setdefault(content, index) != index:
+            copies.append((index, originals[content]))
+    others = sum(source.labels[index] != source.labels[original] for index, original in copies)
+    report.line(
+        "its copies",
+        f"{len(copies):,} with the content of another image, {others:,} of them as another person"
+        if copies
+        else "no two images have the same content",
+        f"remove them; the first: {' is '.join(map(source.name, copies[0]))}" if copies else None,
+    )
+    return set(filter(None, seen.contents))
+
+
+def histogram(counts: np.ndarray) -> str:
+    """Return how many of the counts, whole numbers from 1, are 1, 2-3, 4-7 and so on, from the first such class that has any."""
+    people = np.bincount(np.frexp(counts)[1] - 1)
+    ranges = [f"{2**power}-{2 ** (power + 1) - 1}" if power else "1" for power in range(len(people))]
+    shown = list(zip(ranges, people, strict=True))[np.argmax(people > 0) :]
+    return ", ".join(f"{range_}: {number:,}" for range_, number in shown)

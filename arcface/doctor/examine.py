@@ -1,0 +1,40 @@
+"""What `python -m arcface.doctor` looks at: software, ranks, machine, training data, verification sets, directories."""
+
+from arcface.config import TrainConfig
+from arcface.distributed.process_group import rank
+from arcface.doctor.data import examine_training_data, examine_verification_sets
+from arcface.doctor.directories import examine_directories
+from arcface.doctor.machine import (
+    examine_limits,
+    examine_memory,
+    examine_ranks,
+    examine_software,
+    examine_speed,
+)
+from arcface.doctor.report import Report
+
+
+def examine(config: TrainConfig) -> int:
+    """Print on rank 0 what is found for a training command, and return the number of findings.
+
+    Raises UserError for options that cannot be meant; what is wrong with machine, files and directories is a finding.
+    """
+    report, val_files = Report(), config.val_files
+    if rank():
+        examine_ranks(report, config.device)
+        return report.findings
+    examine_software(report, config.device, config.engine)
+    examine_ranks(report, config.device)
+    examine_speed(report)
+    examine_limits(report, config.batch_size, config.num_workers)
+    report.gap()
+    num_classes, contents = examine_training_data(report, config)
+    if num_classes:
+        examine_memory(report, config, num_classes)
+    report.gap()
+    examine_verification_sets(report, val_files, contents)
+    report.gap()
+    examine_directories(report, config, num_classes)
+    report.gap()
+    report.end()
+    return report.findings

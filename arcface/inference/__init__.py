@@ -1,0 +1,1 @@
+"""Embeddings without training: engines and export."""

@@ -1,0 +1,21 @@
+"""The log of a run: lines on stdout and in a file, with the prefix that the 2021 toolkit gave them."""
+
+import logging
+import sys
+from pathlib import Path
+
+logger = logging.getLogger("arcface")
+
+
+def start_log(file: Path | None = None) -> None:
+    """Send log lines to stdout, and to the end of `file` if one is given."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if file:
+        handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("Training: %(asctime)s-%(message)s"))
+    logger.handlers[:] = handlers
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,1 +1,0 @@
-"""The machine below: process settings, device, ranks. Nothing here knows faces."""

@@ -1,0 +1,1 @@
+"""This process and this machine: start-up, device, hardware, processes."""

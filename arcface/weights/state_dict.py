@@ -1,0 +1,169 @@
+"""A backbone's weights as files.
+
+    <network>.pdparams      a pickle, what `paddle.save(layer.state_dict(), path)` writes
+    <network>.safetensors   the same names and arrays in the format of https://github.com/huggingface/safetensors
+
+Either may hold float64, float32, float16 or bfloat16. NumPy has no bfloat16; as in Paddle, its two bytes are a uint16 here.
+"""
+
+import io
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import safetensors
+import safetensors.numpy
+
+from arcface.errors import UserError
+from arcface.io import safe_pickle
+from arcface.io.files import read_file
+
+SUFFIXES = PICKLE, SAFETENSORS = ".pdparams", ".safetensors"
+CONVERTED = {".params": "an MXNet file", ".pth": "a PyTorch file", ".pt": "a PyTorch file"}
+_SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_SLICES = "UnpackBigParamInfor@@"  # Paddle's key
+
+
+def find_backbone(directory: Path, network: str) -> Path:
+    """Return the weights in a directory (a run's output, or any that holds one): <network>.pdparams before .safetensors."""
+    if os.path.isfile(directory):
+        _check_format(directory)
+        raise UserError(f"{directory}: is a file; give the directory that it is in with --checkpoint")
+    files = [directory / f"{network}{suffix}" for suffix in SUFFIXES]
+    for file in files:
+        if os.path.exists(file):
+            return file
+    found = sorted(path.name for suffix in SUFFIXES for path in directory.glob(f"*{suffix}"))
+    for other in sorted(path for suffix in CONVERTED for path in directory.glob(f"*{suffix}")) if not found else ():
+        _check_format(other)
+    raise UserError(
+        f"{directory}: looked for {files[0].name} and {files[1].name}, found {', '.join(found) or 'neither kind of file'};"
+        " give the directory with --checkpoint and its network with --network"
+    )
+
+
+def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
+    """Return the state dict in the file that `find_backbone` finds."""
+    return read_state_dict(find_backbone(directory, network))
+
+
+def read_state_dict(file: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a .safetensors or, with any other ending, .pdparams file by name.
+
+    Raises UserError if it cannot be read or is something else. The memory taken is in proportion to the file's size,
+    whatever lengths it claims.
+    """
+    _check_format(file)
+    try:
+        content = read_file(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); give a <network>.pdparams or .safetensors") from error
+    if file.suffix == SAFETENSORS:
+        return _from_safetensors(content, str(file))
+    return as_state_dict(safe_pickle.load(content, str(file)), str(file))
+
+
+def _check_format(file: Path) -> None:
+    """Raise UserError for weights of other libraries, which are converted first."""
+    if kind := CONVERTED.get(file.suffix):
+        raise UserError(
+            f"{file}: is {kind}; run python -m arcface.weights.convert {shlex.quote(str(file))}"
+            " converted/<network>.pdparams and give what that writes"
+        )
+
+
+def as_state_dict(loaded: object, where: str) -> dict[str, np.ndarray]:
+    """Return the arrays of an unpickled state dict; raises UserError if it is something else."""
+    if not isinstance(loaded, dict):
+        raise UserError(f"{where}: not a state dict; it must be what paddle.save(layer.state_dict(), path) writes")
+    arrays = {}
+    for name, value in loaded.items():
+        match value:
+            case np.ndarray():
+                arrays[name] = value
+            case (str(), np.ndarray()):  # of a tensor in a dict that also holds, say, the epoch: its internal name too
+                arrays[name] = value[1]
+    # What else is there, such as the table of internal names that Paddle adds, is no weight.
+    return _joined(arrays, loaded[_SLICES], where) if _SLICES in loaded else arrays
+
+
+def _joined(arrays: dict[str, np.ndarray], wholes: Any, where: str) -> dict[str, np.ndarray]:
+    """Put together what Paddle cuts in pickle protocols 2 and 3, which hold no 4 GiB: arrays of 1 GiB and more."""
+    left = sum({id(array): array.nbytes for array in arrays.values()}.values())
+    try:
+        for name, whole in wholes.items():
+            slices = [arrays.pop(part) for part in whole["slices"]]
+            left -= sum(part.nbytes for part in slices)
+            if left < 0 or len({part.dtype for part in slices}) != 1:
+                raise ValueError("the same array again and again, or dtypes that become a wider one, could fill the memory")
+            arrays[name] = np.concatenate(slices).reshape(whole["OriginShape"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: the slices of its large arrays do not fit together; fetch it again") from error
+    return arrays
+
+
+def _from_safetensors(content: bytes, where: str) -> dict[str, np.ndarray]:
+    arrays = {}
+    try:
+        for name, tensor in safetensors.deserialize(content):
+            if tensor["dtype"] not in _SAFETENSORS_DTYPES:
+                raise UserError(f"{where}: {name!a:.100} is of type {tensor['dtype']}, not floating point; fetch the weights again")
+            arrays[name] = np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        # The library keeps the last of several tensors of one name.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=list)
+        if len({name for name, _ in header}) != len(header):
+            raise ValueError("two tensors of one name")
+    except (safetensors.SafetensorError, ValueError) as error:
+        detail = ascii(str(error))[1:-1]
+        raise UserError(f"{where}: no safetensors file, or a damaged one ({detail:.100}); fetch it again") from error
+    return arrays
+
+
+def state_dict_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """Return the content of a .pdparams file."""
+    buffer = io.BytesIO()
+    paddle.save({name: paddle.to_tensor(array) for name, array in arrays.items()}, buffer)
+    return buffer.getvalue()
+
+
+def safetensors_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """Return the content of a .safetensors file."""
+    # The library writes an array's memory as it lies, in whatever order.
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+
+
+def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where: str) -> None:
+    """Set all parameters and buffers of a backbone; raises UserError for names or shapes not its own, and values not finite."""
+    own = backbone.state_dict()
+    if missing := sorted(own.keys() - state.keys()):
+        raise UserError(
+            f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}; give its --network"
+        )
+    if unknown := sorted(state.keys() - own.keys(), key=str):
+        raise UserError(
+            f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100}; give its --network"
+        )
+    arrays = {}
+    for name, tensor in own.items():
+        if list(state[name].shape) != list(tensor.shape):
+            raise UserError(
+                f"{where}: {name} has shape {list(state[name].shape)}, this network's is {list(tensor.shape)};"
+                " give the --network and --embedding_size that it was trained with"
+            )
+        if state[name].dtype.kind != "f" and state[name].dtype != np.uint16:
+            raise UserError(f"{where}: {name} is of type {state[name].dtype}, not floating point; fetch the weights again")
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            arrays[name] = _as_float32(state[name])
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{where}: {name!a} holds values that are no finite float32; fetch the weights again")
+    backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in arrays.items()})
+
+
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint16:  # bfloat16: the upper half of a float32
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32)

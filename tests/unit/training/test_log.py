@@ -1,0 +1,66 @@
+"""What a run tells of its own time."""
+
+import json
+import time
+
+import pytest
+
+from arcface.io.log import start_log
+from arcface.training.log import Monitor, Progress
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Returns a function that takes steps, given as (seconds for which their data is waited for, seconds that they take
+    then), with a line after every second one; it returns the log lines and the records."""
+
+    def follow(*steps: tuple[float, float]) -> tuple[list[str], list[dict]]:
+        now = [100.0]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+        def data():
+            for wait, work in steps:
+                now[0] += wait
+                yield work
+
+        start_log(tmp_path / "training.log")
+        with Monitor(Progress(), 100, len(steps), 8, 2, tmp_path, reports=True) as monitor:
+            for work in monitor.waiting_for(data(), num_workers=3):
+                now[0] += work
+                monitor.step_done(None, 0.1)
+        lines = (tmp_path / "training.log").read_text().splitlines()
+        return lines, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+    return follow
+
+
+def test_the_share_of_the_time_that_data_was_waited_for_is_recorded_and_told_when_it_is_large(run):
+    lines, records = run((0, 1), (3, 4), (0, 10), (1, 9), (0.5, 0), (1, 0.5))
+    assert [record["data_wait"] for record in records] == pytest.approx([3 / 8, 1 / 20, 0.75])
+    assert ["waited for data" in line for line in lines] == [False, True, False, False, True]
+    assert lines[1].endswith(
+        "waited for data 38 % of the time since the line before: raise --num_workers (3) if cores are idle;"
+        " if it is the disk that is slow, take --shuffle blocks"
+    )
+
+
+def test_the_start_of_the_workers_is_not_a_wait(run):
+    lines, records = run((5, 1), (0, 1))
+    assert records[0]["data_wait"] == 0 and len(lines) == 1
+
+
+OF_ANOTHER_RUN = b'{"run": "another", "step": 1, "kind": "training", "time": 0}\n'
+
+
+@pytest.mark.parametrize("foreign", [b"3\n", b"\xff\xfe notes\n", OF_ANOTHER_RUN])
+def test_another_s_metrics_are_set_aside_whole(run, tmp_path, foreign):
+    (tmp_path / "metrics.jsonl").write_bytes(foreign)
+    assert [record["step"] for record in run((0, 1), (0, 1))[1]] == [2]
+    (folder,) = tmp_path.glob("until_*")
+    assert (folder / "metrics.jsonl").read_bytes() == foreign
+
+
+def test_a_record_that_a_crash_cut_off_is_dropped(run, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"run": "12')
+    assert [record["step"] for record in run((0, 1), (0, 1))[1]] == [2]
+    assert not [*tmp_path.glob("until_*")]
