@@ -10,7 +10,7 @@ from enum import IntEnum
 import numpy as np
 
 
-class Purpose(IntEnum):
+class Stream(IntEnum):
     """What the numbers are for; the first part of the key, so that two uses never share a stream."""
 
     ORDER = 1
@@ -20,6 +20,6 @@ class Purpose(IntEnum):
     AUGMENTATION = 5
 
 
-def generator(purpose: Purpose, *key: int) -> np.random.Generator:
+def rng(stream: Stream, *key: int) -> np.random.Generator:
     """Return the generator that belongs to the key (integers >= 0), at its beginning."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([purpose, *key])))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([stream, *key])))

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from arcface.data.datasets.base import Source, open_source  # noqa: E402
+from arcface.data.datasets.base import Dataset, open_dataset  # noqa: E402
 from arcface.data.record_writer import write_records  # noqa: E402
 
 WORKERS = 4
@@ -73,21 +73,21 @@ def costs(action: Callable[[], object]) -> str:
 
 
 def measure_opening(path: str) -> None:
-    print(costs(lambda: open_source(path)))
+    print(costs(lambda: open_dataset(path)))
 
 
 def measure_scanning(path: str) -> None:
-    source = open_source(path)
+    source = open_dataset(path)
     print(costs(lambda: source.scan(0)))
 
 
 def measure_reading(path: str, reads: str) -> None:
-    read_in_workers(open_source(path), int(reads))
+    read_in_workers(open_dataset(path), int(reads))
 
 
 def measure_mapped(path: str, reads: str) -> None:
     """The same with a memory map in place of reads at a place; what the record says is not looked at."""
-    source = open_source(path)
+    source = open_dataset(path)
     with open(source.file, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     offsets, extents = source._offsets, source._extents
@@ -95,7 +95,7 @@ def measure_mapped(path: str, reads: str) -> None:
     read_in_workers(source, int(reads))
 
 
-def read_in_workers(source: Source, reads: int) -> None:
+def read_in_workers(source: Dataset, reads: int) -> None:
     share, context = reads // WORKERS, multiprocessing.get_context("fork")
     cpu = context.Array("d", WORKERS)
     reached, go_on = context.Barrier(WORKERS + 1), context.Barrier(WORKERS + 1)

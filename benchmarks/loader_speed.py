@@ -34,7 +34,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "datasets")]
 
 from drawn_faces import draw_person  # noqa: E402
 
-from arcface.data.datasets.base import open_source  # noqa: E402
+from arcface.data.datasets.base import open_dataset  # noqa: E402
 from arcface.data.record_writer import write_records  # noqa: E402
 
 BATCH_SIZE, IMAGES = 256, 4096
@@ -94,7 +94,7 @@ def ours(file: Path, workers: int, decoder: Callable | None = simplejpeg.decode_
     from arcface.io import images
 
     images.decode_jpeg = decoder
-    for batch, _ in load(Batches(open_source(file), BATCH_SIZE, 0, 0, 1), 0, 10**6, workers):
+    for batch, _ in load(Batches(open_dataset(file), BATCH_SIZE, 0, 0, 1), 0, 10**6, workers):
         yield len(batch)
 
 
@@ -149,7 +149,7 @@ def read_images(data_dir: str | None) -> list[bytes]:
             drawn = [jpeg for jpegs in pool.imap(draw_person, jobs) for jpeg in jpegs]
         images = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in drawn]
         return [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes() for image in images]
-    source = open_source(data_dir)
+    source = open_dataset(data_dir)
     return [source.encoded(index) for index in np.random.default_rng(0).permutation(len(source))[:IMAGES].tolist()]
 
 

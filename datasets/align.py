@@ -34,7 +34,7 @@ from arcface.command import run
 from arcface.data.alignment import align
 from arcface.data.landmarks import FIRST_ROWS, complaint, wrong_order
 from arcface.errors import UserError
-from arcface.io.files import replacing, user_path
+from arcface.io.files import atomic_write, user_path
 from arcface.io.images import decode_any_size
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -122,7 +122,7 @@ def make_crop(job):
         return path, str(error).removeprefix(f"{path}: ")
     target.parent.mkdir(parents=True, exist_ok=True)
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if target.suffix == ".jpg" else []
-    with replacing(target) as file:
+    with atomic_write(target) as file:
         file.write(cv2.imencode(target.suffix, crop, options)[1].tobytes())
     return path, None
 
@@ -178,7 +178,7 @@ def main(argv=None):
         with multiprocessing.Pool(args.num_workers, start_worker, [args.detector]) as pool:
             results = tqdm(pool.imap_unordered(make_crop, jobs, 16), "aligning", len(jobs), unit=" photos", disable=None)
             problems = sorted((path, problem) for path, problem in results if problem)
-        with replacing(args.output / "not_aligned.txt") as file:
+        with atomic_write(args.output / "not_aligned.txt") as file:
             file.writelines(f"{path}\t{problem}\n".encode(errors="surrogateescape") for path, problem in problems)
     except OSError as error:
         raise UserError(f"--output {args.output}: cannot be written ({error.strerror}); choose another folder") from error

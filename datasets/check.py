@@ -30,9 +30,9 @@ from layouts import add_layout, check_output, content_of, in_order, layout_of, l
 from rows import whole
 
 from arcface.command import run
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.errors import UserError
-from arcface.io.files import replacing, user_path
+from arcface.io.files import atomic_write, user_path
 from arcface.io.images import decode_crop, mostly_black
 
 UNKNOWN = 0  # the content of an image that is bad, or was not looked at yet
@@ -119,7 +119,7 @@ def picture(counts):
 
 
 def write_list(path, lines):
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.writelines(line.encode(errors="surrogateescape") + b"\n" for line in lines)
 
 
@@ -161,7 +161,7 @@ def check(args):
 
     report = Report()
     with report.examining("data set"):
-        source = open_source(args.source)
+        source = open_dataset(args.source)
     if report.findings:
         report.end()
         return report.findings
@@ -215,7 +215,7 @@ def check(args):
                     for copy, original in zip(copies, originals, strict=True)
                 ),
             )
-            with replacing(args.report / "images_a_person.png") as file:
+            with atomic_write(args.report / "images_a_person.png") as file:
                 file.write(picture(counts))
             write_list(args.report / "bad.txt", bad)
     report.end()

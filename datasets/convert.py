@@ -28,10 +28,10 @@ from layouts import OLD_LABELS, add_layout, check_output, layout_of, write, writ
 from rows import NAMES, relabelled, whole
 
 from arcface.command import run
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.data.datasets.listed_images import ListedImages
 from arcface.errors import UserError
-from arcface.io.files import replacing, user_path
+from arcface.io.files import atomic_write, user_path
 
 
 def parse(argv):
@@ -71,7 +71,7 @@ def write_list(rows, output):
     if len(rows.people) < 2:
         raise UserError(f"{output}: would have {len(rows.people)} person; at least two are needed")
     try:
-        with replacing(output) as file:
+        with atomic_write(output) as file:
             file.writelines(rows.sources[0].lines(rows.labels))
             write_old_labels(rows, output.parent)  # first: a list is there with its table only
     except OSError as error:
@@ -85,7 +85,7 @@ def relabel(args):
     layout = layout_of(args.output, args.layout)
     check = check_list if only_list else lambda output, *sources: check_output(output, layout, sources)
     check(args.output)
-    source = open_source(args.source, gaps=True)
+    source = open_dataset(args.source, gaps=True)
     check(args.output, source)
     rows = relabelled(source)
     line = write_list(rows, args.output) if only_list else write(rows, args.output, layout, args.num_workers)
@@ -101,7 +101,7 @@ def main(argv=None):
         return
     layout = layout_of(args.output, args.layout)
     check_output(args.output, layout, [])
-    source = open_source(args.source)
+    source = open_dataset(args.source)
     check_output(args.output, layout, [source])
     print(write(whole(source), args.output, layout, args.num_workers))
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from arcface.data.datasets.image_folder import ImageFolder
 from arcface.data.recordio import RecordReader, encode
 from arcface.errors import UserError
-from arcface.io.files import replacing, sync_directory
+from arcface.io.files import atomic_write, sync_directory
 from arcface.io.images import SIZE
 
 LAYOUTS = "rec", "label", "folder"
@@ -140,9 +140,9 @@ def write_records(rows, output, workers):
                 append([encode([start, stop], key, b"")])
             keys = itertools.chain(keys, [0], people)
         os.fsync(file.fileno())
-        with replacing(output.with_suffix(".idx")) as index:
+        with atomic_write(output.with_suffix(".idx")) as index:
             index.writelines(b"%d\t%d\n" % line for line in zip(keys, offsets, strict=True))
-        with replacing(output.with_name("property")) as file:
+        with atomic_write(output.with_name("property")) as file:
             file.write(b"%d,%d,%d\n" % (len(rows.people), SIZE, SIZE))
         write_names(rows, output.parent)
         write_old_labels(rows, output.parent)
@@ -206,7 +206,7 @@ def write_files(rows, output, layout, workers):
             ending_of[chunk.start : chunk.stop] = found
             there += skipped
         if layout == "label":
-            with replacing(partial / "label.txt") as list_file:
+            with atomic_write(partial / "label.txt") as list_file:
                 for row, (ending, label) in enumerate(zip(ending_of, rows.labels, strict=True)):
                     list_file.write(b"%s\t%d\n" % (path_of(row, endings[ending]).encode(), label))
         if folders != rows.people:
@@ -245,14 +245,14 @@ def write_names(rows, directory):
         if "\n" in name:
             raise UserError(f"{rows.sources[0].file}: the name {name!r} has a line break; rename the folder")
     if any(rows.people):
-        with replacing(directory / NAMES) as file:
+        with atomic_write(directory / NAMES) as file:
             file.writelines(b"%d\t%s\n" % (label, os.fsencode(name)) for label, name in enumerate(rows.people) if name)
 
 
 def write_old_labels(rows, directory):
     """Write old_labels.txt if people were relabelled."""
     if rows.old_labels is not None:
-        with replacing(directory / OLD_LABELS) as file:
+        with atomic_write(directory / OLD_LABELS) as file:
             file.writelines(b"%d\t%d\n" % (label, old) for label, old in enumerate(rows.old_labels.tolist()))
 
 

@@ -29,7 +29,7 @@ from rows import Rows, people_of
 
 from arcface.command import run
 from arcface.data.bin_file import read_bin
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.errors import UserError
 from arcface.io.files import user_path
 
@@ -120,7 +120,7 @@ def main(argv=None):
     args = parse(argv)
     layout = layout_of(args.output, args.layout)
     check_output(args.output, layout, [])
-    sources = [open_source(path) for path in args.sources]
+    sources = [open_dataset(path) for path in args.sources]
     check_output(args.output, layout, sources)
     tables, people = join(sources, args.same_names, read_mapping(args.mapping, sources) if args.mapping else {})
     labels = np.concatenate([table[source.labels] for table, source in zip(tables, sources, strict=True)])

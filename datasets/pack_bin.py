@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing here is 
 from arcface.command import run
 from arcface.data.bin_file import check_both_kinds, check_output, write_bin
 from arcface.errors import UserError
-from arcface.io.files import replacing, user_path
+from arcface.io.files import atomic_write, user_path
 from arcface.io.images import decode
 from arcface.verification.pair_lists import read_pairs
 
@@ -71,7 +71,7 @@ def write_all(output, images, same, overwrite, list_file, missing):
         list_file.unlink(missing_ok=True)
         return
     try:
-        with replacing(list_file) as file:  # has its name only when the set has
+        with atomic_write(list_file) as file:  # has its name only when the set has
             for path, lines in missing.items():
                 file.write(f"{path}\t{','.join(map(str, lines))}\n".encode(errors="surrogateescape"))
             write_bin(output, images, same, overwrite)

@@ -17,7 +17,7 @@ NAMES = "names.txt"  # lines 'label<TAB>name', beside a label.txt, a .rec or the
 class Rows:
     """Images of one or more sources with labels of their own; itself a source.
 
-    sources: what open_source returned. source, index: uint8 and int64 [n], which source an image is of, and where in it.
+    sources: what open_dataset returned. source, index: uint8 and int64 [n], which source an image is of, and where in it.
     labels: int64 [n], from 0 without a gap. people: the name of each label, '' where it has none. old_labels: int64 [people],
     what each label was, where that is to be kept.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from arcface.errors import UserError
 from arcface.io import safe_pickle
-from arcface.io.files import open_file, replacing
+from arcface.io.files import atomic_write, open_file
 
 # Stores bytes as they are, and every Python from 3.4 on reads it. Protocol 2, which Python 2 also reads and in
 # which the public lfw.bin is written, stores them as UTF-8 text: 49 MB in place of 33 MB for LFW.
@@ -83,7 +83,7 @@ def write_bin(path: str | Path, images: Sequence[bytes], same: Iterable, overwri
     stored: dict[bytes, bytes] = {}
     shared = [stored.setdefault(image, image) for image in images]  # one object is pickled once
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             pickle.dump((shared, flags), file, _WRITTEN_PROTOCOL)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place or make room") from error

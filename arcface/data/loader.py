@@ -9,12 +9,12 @@ import paddle
 from paddle.utils.dlpack import from_dlpack
 
 from arcface.data.augment import Augmentation
-from arcface.data.datasets.base import Source
+from arcface.data.datasets.base import Dataset
 from arcface.data.sampler import EpochOrder, Rows, steps_per_epoch
 from arcface.data.workers import Workers, available
 from arcface.errors import UserError
 from arcface.io.images import SIZE, batch_channels_first, decode, decode_crop
-from arcface.rng import Purpose, generator
+from arcface.rng import Stream, rng
 
 NOT_COUNTED = -1  # label of a row that is padding
 UNREADABLE = -2  # label of a row whose image could not be read: black, and like padding not in the loss
@@ -28,7 +28,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Source,
+        source: Dataset,
         batch_size: int,
         seed: int,
         rank: int,
@@ -82,7 +82,7 @@ class Batches:
             if flip:
                 cv2.flip(image, 1, image)
             if augments:
-                image[:] = self.augmentation(image, generator(Purpose.AUGMENTATION, self.seed, rows.epoch, key))
+                image[:] = self.augmentation(image, rng(Stream.AUGMENTATION, self.seed, rows.epoch, key))
         return unreadable
 
     def put_together(self, rows: Rows, images: np.ndarray, unreadable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

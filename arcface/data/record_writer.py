@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from arcface.data.recordio import encode
 from arcface.errors import UserError
-from arcface.io.files import replacing
+from arcface.io.files import atomic_write
 from arcface.io.images import SIZE
 
 _LABELS = 2**24  # that float32 holds
@@ -37,7 +37,7 @@ def write_records(path: str | Path, images: Iterable[tuple[int, bytes]], overwri
             raise UserError(f"{file}: exists already; choose another directory, or replace it on purpose")
     try:
         with ExitStack() as opened:
-            record_file, index_file, property_file = (opened.enter_context(replacing(file)) for file in files)
+            record_file, index_file, property_file = (opened.enter_context(atomic_write(file)) for file in files)
             _write(record_file, index_file, property_file, images)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place or make room") from error

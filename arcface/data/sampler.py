@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arcface.rng import Purpose, generator
+from arcface.rng import Stream, rng
 
 BLOCK = 256  # consecutive images that stay near each other in `blocks_shuffled`: about a megabyte
 WINDOW = 256 * BLOCK  # images that are then mixed with one another
@@ -42,13 +42,13 @@ class EpochOrder:
     ):
         """`shuffle` and `sampling` are the options of these names in arcface/config.py; balanced sampling has no blocks."""
         self.batch_size, self.epoch = batch_size, epoch
-        random = generator(Purpose.ORDER, seed, epoch)
+        random = rng(Stream.ORDER, seed, epoch)
         self._repeats = sampling == "balanced"
         if self._repeats:
             self._order = balanced(labels, random)
         else:
             self._order = (blocks_shuffled if shuffle == "blocks" else shuffled)(len(labels), random)
-        self._flips = _flips(len(labels), generator(Purpose.FLIP, seed, epoch))
+        self._flips = _flips(len(labels), rng(Stream.FLIP, seed, epoch))
 
     def batch(self, step: int) -> Rows:
         """Return the `batch_size` rows of the epoch's step.

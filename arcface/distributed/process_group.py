@@ -135,7 +135,7 @@ def ranks_together(timeout: float) -> Iterator[None]:
 
 
 def _join(member: Member, timeout: float) -> None:
-    member.show_life("joining")
+    member.heartbeat("joining")
     member.arrive(wait=True)
     if rank():
         time.sleep(HEAD_START)
@@ -146,7 +146,7 @@ def _join(member: Member, timeout: float) -> None:
     try:
         with deadline(timeout, late):
             start_ranks()
-        member.show_life("the start")
+        member.heartbeat("the start")
     except FAILURES as error:
         member.report_failure(_in_one_line(error))
         raise UserError(
@@ -169,9 +169,9 @@ def busy(doing: str) -> Iterator[None]:
 
     def go_on() -> None:
         while not done.wait(SECONDS_BETWEEN_CALLS):
-            show_life(doing)
+            heartbeat(doing)
 
-    show_life(doing)
+    heartbeat(doing)
     thread = threading.Thread(target=go_on, name="busy", daemon=True)
     thread.start()
     try:
@@ -181,10 +181,10 @@ def busy(doing: str) -> Iterator[None]:
         thread.join()
 
 
-def show_life(doing: str) -> None:
+def heartbeat(doing: str) -> None:
     """Show that long work goes on, and which, so that nobody takes this rank for lost."""
     if _member:
-        _member.show_life(doing)
+        _member.heartbeat(doing)
 
 
 def before_collective() -> None:

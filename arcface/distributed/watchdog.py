@@ -57,7 +57,7 @@ class Member:
                 self._send_state()
                 self._news.wait_for(lambda: self._all_at >= self._at)
 
-    def show_life(self, doing: str) -> None:
+    def heartbeat(self, doing: str) -> None:
         """Show that long work goes on, and which: "got no further in <doing>"."""
         self._ticks, self._doing = self._ticks + 1, doing
 

@@ -8,7 +8,7 @@ import numpy as np
 from arcface.config import TrainConfig
 from arcface.data.bin_file import VerificationSet, read_bin
 from arcface.data.checks import advise_black, describe_colours, describe_sizes, look
-from arcface.data.datasets.base import Source, open_source
+from arcface.data.datasets.base import Dataset, open_dataset
 from arcface.data.datasets.labels import evenly_spread
 from arcface.doctor.report import Report
 from arcface.verification.ijb import read_protocol
@@ -22,7 +22,7 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     Returns the number of classes, where there is no list that of the options, and the digests of the sample's images.
     """
     with report.examining("training set"):
-        source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
+        source = open_dataset(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
         report.line(
             "training set",
             f"{source.file}: {len(source):,} images of {source.num_classes:,} people",
@@ -81,7 +81,7 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_contents: se
     )
 
 
-def _examine_rows(report: Report, source: Source) -> tuple[set[int], bool]:
+def _examine_rows(report: Report, source: Dataset) -> tuple[set[int], bool]:
     """Report the rows that list an image again; return their indices, and whether any has another label."""
     again, first = source.repeated()
     others = np.count_nonzero(source.labels[again] != source.labels[first])
@@ -93,7 +93,7 @@ def _examine_rows(report: Report, source: Source) -> tuple[set[int], bool]:
     return set(again.tolist()), bool(others)
 
 
-def _examine_sample(report: Report, source: Source, repeated: set[int]) -> set[bytes]:
+def _examine_sample(report: Report, source: Dataset, repeated: set[int]) -> set[bytes]:
     """Report a sample of the training images, and return the digests of their contents."""
     indices = evenly_spread(len(source), SAMPLE)
     seen = look(indices.tolist(), source.encoded, source.name)

@@ -32,7 +32,7 @@ from arcface.errors import UserError
 from arcface.head.margins import Margin, apply_margin
 from arcface.head.shards import shard_of
 from arcface.ops import cpu_kernels
-from arcface.rng import Purpose, generator
+from arcface.rng import Stream, rng
 
 CENTRES_PER_KEY = 1024  # class centres are drawn in blocks of so many, each block by its own key
 CLASSES_PER_BLOCK = {"cpu": 4096}  # by device: a cache's fill here; on the others, few and large operations:
@@ -187,7 +187,7 @@ class PartialFC:
         others = self.num_classes - len(positive)
         share = max(0.0, self.sample_rate * self.num_classes - len(positive)) / others if others else 0.0
         # A number for each class by (seed, step), so that which are drawn does not depend on the number of ranks.
-        chance = generator(Purpose.NEGATIVE_CLASSES, self.seed, step).random(stop, np.float32)
+        chance = rng(Stream.NEGATIVE_CLASSES, self.seed, step).random(stop, np.float32)
         chance[positive[positive < stop]] = -1
         rows = np.flatnonzero(chance[start:] < share)
         return paddle.to_tensor(rows if rows.size else [chance[start:].argmin()], "int64")
@@ -218,7 +218,7 @@ def first_centres(start: int, stop: int, embedding_size: int, seed: int) -> np.n
     centres = np.empty((stop - start, embedding_size), np.float32)
     for block in range(start // CENTRES_PER_KEY, -(-stop // CENTRES_PER_KEY)):
         first = block * CENTRES_PER_KEY
-        draw = generator(Purpose.CLASS_CENTRES, seed, block)
+        draw = rng(Stream.CLASS_CENTRES, seed, block)
         values = draw.standard_normal((CENTRES_PER_KEY, embedding_size), np.float32) * np.float32(0.01)
         low, high = max(start, first), min(stop, first + CENTRES_PER_KEY)
         centres[low - start : high - start] = values[low - first : high - first]

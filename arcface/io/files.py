@@ -71,7 +71,7 @@ def creating(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Give a binary file to write that takes the name `path` when the block ends without an error.
 
     Who opens `path` meanwhile finds what was there before; who opens it later finds all that was written, on the disk.

@@ -23,7 +23,7 @@ from pathlib import Path
 import paddle
 from paddle.autograd import PyLayer
 
-from arcface.io.files import replacing
+from arcface.io.files import atomic_write
 from arcface.system.home import cache_directory
 from arcface.system.startup import threads
 
@@ -263,7 +263,7 @@ def _built() -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # of the ranks that start at once, one builds
                 if not file.exists():
                     library = _compiled(Path(scratch), file)
-                    with replacing(file) as target:
+                    with atomic_write(file) as target:
                         target.write(library)
         yield file
 

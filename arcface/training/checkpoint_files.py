@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from arcface.distributed.process_group import rank
-from arcface.io.files import creating, replacing, sync_directory, write_new
+from arcface.io.files import atomic_write, creating, sync_directory, write_new
 from arcface.weights.run_directory import BEST, LATEST, MANIFEST
 
 _COMPLETE = re.compile(r"step_\d{8}(_\d+)?")
@@ -83,11 +83,11 @@ def make_current(output: Path, name: str, files: Iterable[str], best: bool) -> N
             remove([copied])
             os.rename(current, copied)  # the files beside `latest` are a complete checkpoint then
         if not _link(current, name):
-            with replacing(current) as pointer:
+            with atomic_write(current) as pointer:
                 pointer.write(name.encode())
     for file in files:
         if not _link(output / file, f"{LATEST}/{file}"):
-            with replacing(output / file) as copy, open(output / name / file, "rb") as original:
+            with atomic_write(output / file) as copy, open(output / name / file, "rb") as original:
                 shutil.copyfileobj(original, copy)
     sync_directory(output)
 

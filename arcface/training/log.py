@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arcface.distributed.process_group import all_reduce_max
-from arcface.io.files import replacing
+from arcface.io.files import atomic_write
 from arcface.io.log import logger
 from arcface.verification.evaluator import Verification
 from arcface.verification.log_lines import log_verification
@@ -200,7 +200,7 @@ class Records:
             _set_aside(logdir)
         (logdir / VISUALDL_FILE).unlink(missing_ok=True)  # it is written again from the records kept
         self._visualdl = LogWriter(str(logdir), file_name=VISUALDL_FILE)
-        with replacing(self._file) as file:
+        with atomic_write(self._file) as file:
             file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
         last = {record["kind"]: record for record in kept}
         for record in kept:

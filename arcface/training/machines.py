@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from arcface.data.datasets.base import Source
+from arcface.data.datasets.base import Dataset
 from arcface.distributed.process_group import all_gather, broadcast, rank, world_size
 from arcface.distributed.watchdog import in_words
 from arcface.errors import UserError
@@ -18,7 +18,7 @@ from arcface.errors import UserError
 SECONDS_TO_APPEAR = 5  # that a file system between machines has to show a file to the others
 
 
-def check_same_data(source: Source, data_dir: str) -> None:
+def check_same_data(source: Dataset, data_dir: str) -> None:
     """Raise UserError on every rank if a rank's labels are not those of rank 0."""
     if world_size() == 1:
         return

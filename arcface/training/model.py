@@ -84,7 +84,7 @@ class Model:
         return paddle.stack([tensor.isfinite().all() for tensor in (loss, *self._gradients().values())]).all()
 
     @paddle.no_grad()
-    def first_bad_tensor(self, loss: paddle.Tensor) -> str | None:
+    def find_nonfinite(self, loss: paddle.Tensor) -> str | None:
         """Return what is not finite after `compute_gradients`, None if all is.
 
         Causes come before their effects: weights, then the statistics that batch norm took in the forward pass, in the
@@ -100,7 +100,7 @@ class Model:
         ]
         return next((name for name, tensor in candidates if not tensor.isfinite().all()), None)
 
-    def share_statistics(self) -> None:
+    def broadcast_buffers(self) -> None:
         """Give every rank the batch norm statistics of rank 0, which are the ones that checkpoints hold."""
         for tensor in self._batch_norm_statistics():
             broadcast(tensor)

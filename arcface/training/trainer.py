@@ -13,12 +13,12 @@ import paddle
 from arcface.config import TrainConfig
 from arcface.data.augment import Augmentation
 from arcface.data.bin_file import VerificationSet, read_bin
-from arcface.data.datasets.base import Source, open_source
+from arcface.data.datasets.base import Dataset, open_dataset
 from arcface.data.loader import Batches, load
-from arcface.distributed.process_group import all_reduce_sum, busy, rank, ranks_together, show_life, world_size
+from arcface.distributed.process_group import all_reduce_sum, busy, heartbeat, rank, ranks_together, world_size
 from arcface.errors import UserError
 from arcface.inference.engines import candidates, open_agreed, open_engine
-from arcface.io.files import check_places, replacing
+from arcface.io.files import atomic_write, check_places
 from arcface.io.lock import check_free, locked
 from arcface.io.log import logger, start_log
 from arcface.system.device import choose_device
@@ -56,9 +56,9 @@ def train(config: TrainConfig) -> None:
         _train(config, device, source, batches, sets, best_by, warning)
 
 
-def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationSet], str | None]:
+def _open_data(config: TrainConfig) -> tuple[Dataset, Batches, list[VerificationSet], str | None]:
     """Open what is trained and verified on; returns the name of the set that decides which checkpoint is best, too."""
-    source = open_source(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
+    source = open_dataset(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
     augmentation = Augmentation(
         config.augment_photometric, config.augment_low_resolution, config.augment_crop, config.augment_occlusion
     )
@@ -71,7 +71,7 @@ def _open_data(config: TrainConfig) -> tuple[Source, Batches, list[VerificationS
 def _train(
     config: TrainConfig,
     device: str,
-    source: Source,
+    source: Dataset,
     batches: Batches,
     sets: list[VerificationSet],
     best_by: str | None,
@@ -101,12 +101,12 @@ def _train(
                 logger.warning("not in the loss: %s", complaint)
                 bad_images.add(index)
 
-            show_life(f"step {progress.step + 1}")
+            heartbeat(f"step {progress.step + 1}")
             lr = schedule(progress.step)
             loss = model.compute_gradients(images.to(device), labels.to(device), progress.step)
             agreed = interruptions.agree(model.is_finite(loss))
             if agreed.bad_step:
-                _count_skipped(config, progress, batches, lr, loss, model.first_bad_tensor(loss))
+                _count_skipped(config, progress, batches, lr, loss, model.find_nonfinite(loss))
                 model.drop_gradients()
             else:
                 model.update(lr)
@@ -117,7 +117,7 @@ def _train(
             # Whoever stops a run may not wait for a verification.
             if step == last_step or (config.val_interval and step % config.val_interval == 0 and not agreed.stop):
                 with monitor.paused():
-                    model.share_statistics()
+                    model.broadcast_buffers()
                     for pairs, result in _verify(engine, model, sets, config):
                         new_best |= monitor.verified(pairs.name, result) and pairs.name == best_by
             save_due = (
@@ -127,7 +127,7 @@ def _train(
                 and step % config.save_interval == 0
             )
             if save_due or new_best or agreed.save or agreed.stop:
-                show_life(f"the checkpoint of step {step}")
+                heartbeat(f"the checkpoint of step {step}")
                 with monitor.paused():
                     monitor.read_loss()
                     progress.saved += save_due
@@ -178,7 +178,7 @@ def _best_by(config: TrainConfig, sets: list[VerificationSet]) -> str | None:
     return config.best_by
 
 
-def _identity(config: TrainConfig, source: Source) -> dict:
+def _identity(config: TrainConfig, source: Dataset) -> dict:
     """What must be the same when a run is resumed."""
     return {
         "network": config.network,
@@ -256,7 +256,7 @@ def _count_skipped(
         "images": batches.names(progress.step),
     }
     try:
-        with replacing(file) as opened:  # a run that was resumed may be at the same step again
+        with atomic_write(file) as opened:  # a run that was resumed may be at the same step again
             opened.write(json.dumps(known, indent=2).encode())
     except OSError as error:
         logger.error("%s: cannot be written (%s)", file, error.strerror)
@@ -273,7 +273,7 @@ def _count_skipped(
 
 def _announce(
     config: TrainConfig,
-    source: Source,
+    source: Dataset,
     schedule: Schedule,
     device: str,
     progress: Progress,

@@ -10,7 +10,7 @@ import paddle
 from tqdm import tqdm
 
 from arcface.data.bin_file import VerificationSet
-from arcface.distributed.process_group import all_gather, rank, show_life, world_size
+from arcface.distributed.process_group import all_gather, heartbeat, rank, world_size
 from arcface.errors import UserError
 from arcface.extras import how_to_install_base
 from arcface.inference.embed import Embed
@@ -107,7 +107,7 @@ def embed_plain_and_flipped(
             upcoming = reader.submit(plain_and_mirrored, start + batch_size)
             parts.append(embed(images).reshape(2, len(images) // 2, -1).swapaxes(0, 1))
             bar.update(len(images) // 2 * world_size())
-            show_life(f"the verification on {name}")
+            heartbeat(f"the verification on {name}")
     gathered = all_gather(paddle.to_tensor(np.concatenate(parts))).numpy()  # [ranks * per_rank, 2, D], rank by rank
     in_order = gathered.reshape(world_size(), per_rank, *gathered.shape[1:]).swapaxes(0, 1).reshape(gathered.shape)
     return in_order[:count, 0], in_order[:count, 1]

@@ -28,14 +28,14 @@ BLOCK_BYTES = 2**16
 
 
 @dataclass(frozen=True, eq=False)
-class Protocol:
+class IjbProtocol:
     """The images of a template-based verification, n of them, and where its pairs are listed.
 
     Attributes:
         name: the prefix of the files in meta/, such as "ijbc".
         directory: that of the images.
         images: bytes [n], the paths of the images below the directory.
-        templates, medias: int64 [n], the template and the media of each image.
+        templates, media: int64 [n], the template and the media of each image.
         landmarks: float32 [n, 5, 2], x and y in pixels of the eyes, the nose and the corners of the mouth; None where the
             images are aligned 112x112 crops already.
         detector_scores: float32 [n], how certain the face detector was; None where they are not listed.
@@ -47,7 +47,7 @@ class Protocol:
     directory: Path
     images: np.ndarray
     templates: np.ndarray
-    medias: np.ndarray
+    media: np.ndarray
     landmarks: np.ndarray | None
     detector_scores: np.ndarray | None
     pairs_file: Path
@@ -55,7 +55,7 @@ class Protocol:
     negatives: int
 
 
-def read_protocol(directory: str | Path) -> Protocol:
+def read_protocol(directory: str | Path) -> IjbProtocol:
     """Read and check a protocol directory in InsightFace's layout.
 
         meta/<name>_face_tid_mid.txt         lines of "image template media"
@@ -75,7 +75,7 @@ def read_protocol(directory: str | Path) -> Protocol:
     directory = Path(directory)
     refuse_bcolz(directory)
     list_file, name = _find_list(directory)
-    images, templates, medias, lines = _read_list(list_file)
+    images, templates, media, lines = _read_list(list_file)
     landmarks_file = list_file.with_name(f"{name}_name_5pts_score.txt")
     landmarks = scores = None
     if os.path.exists(landmarks_file):
@@ -94,10 +94,10 @@ def read_protocol(directory: str | Path) -> Protocol:
     for _, same in read_pairs(pairs_file, np.unique(templates), f"checking {name}"):
         counts += np.bincount(same, minlength=2)
     check_kinds(pairs_file, *counts)
-    return Protocol(name, folder, images, templates, medias, landmarks, scores, pairs_file, int(counts[1]), int(counts[0]))
+    return IjbProtocol(name, folder, images, templates, media, landmarks, scores, pairs_file, int(counts[1]), int(counts[0]))
 
 
-def load_image(protocol: Protocol, index: int) -> np.ndarray:
+def load_image(protocol: IjbProtocol, index: int) -> np.ndarray:
     """Return one image, aligned by its landmarks where it has them, as uint8 [3, 112, 112], RGB; it is a view.
 
     Raises:
@@ -190,8 +190,8 @@ def _find_list(directory: Path) -> tuple[Path, str]:
 
 
 def _read_list(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, array]:
-    """Return the paths of images (bytes), templates and medias (int64), and the numbers of their lines."""
-    images, templates, medias, lines = [], array("q"), array("q"), array("q")
+    """Return the paths of images (bytes), templates and media (int64), and the numbers of their lines."""
+    images, templates, media, lines = [], array("q"), array("q"), array("q")
     for number, line in _lines(file):
         parts = line.rsplit(None, 2)
         if len(parts) != 3 or not all(map(_is_number, parts[1:])):
@@ -200,11 +200,11 @@ def _read_list(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, array]:
             raise _wrong_line(file, number, line, "has a path that leaves the directory of images")
         images.append(parts[0])
         templates.append(int(parts[1]))
-        medias.append(int(parts[2]))
+        media.append(int(parts[2]))
         lines.append(number)
     if not images:
         raise UserError(f"{file}: lists no images; each line is 'image template media'")
-    return np.array(images), np.array(templates), np.array(medias), lines
+    return np.array(images), np.array(templates), np.array(media), lines
 
 
 def _read_landmarks(file: Path, images: np.ndarray, list_file: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from arcface.data.bin_file import VerificationSet
 from arcface.errors import UserError
-from arcface.io.files import replacing
+from arcface.io.files import atomic_write
 from arcface.verification.evaluator import Verification
 from arcface.verification.metrics import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
 from arcface.verification.plots import histogram_figure, png, roc_figure
@@ -109,7 +109,7 @@ def write_report(folder: Path, sets: Sequence[SetReport], settings: dict[str, ob
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in (*pictures.items(), (PAGE, page.encode())):
-            with replacing(folder / name) as file:
+            with atomic_write(folder / name) as file:
                 file.write(content)
     except OSError as error:
         raise UserError(f"--report {folder}: cannot be written ({error.strerror}); choose another directory") from error

@@ -3,7 +3,7 @@
 A template is a set of images of one person, from one or more media: a still, or a video of which it has several frames.
 Images become features, features become one feature a template, and listed pairs of templates are compared. (Whitelam et
 al., "IARPA Janus Benchmark-B Face Dataset", CVPR Workshops 2017; Maze et al., "IARPA Janus Benchmark - C: Face Dataset and
-Protocol", ICB 2018.)
+IjbProtocol", ICB 2018.)
 """
 
 from pathlib import Path
@@ -65,7 +65,7 @@ def image_features(
     return features
 
 
-def aggregate(features: np.ndarray, templates: np.ndarray, medias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def aggregate(features: np.ndarray, templates: np.ndarray, media: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Combine the features of images into one feature a template, as InsightFace's image2template_feature does.
 
     Within a template: the mean over the images of each media (the image itself, where it has one), the sum over its media,
@@ -73,15 +73,15 @@ def aggregate(features: np.ndarray, templates: np.ndarray, medias: np.ndarray) -
 
     Args:
         features: float [n, D], n > 0, such as `image_features` returns.
-        templates, medias: int [n], in any order. Equal medias of different templates have nothing to do with each other.
+        templates, media: int [n], in any order. Equal media of different templates have nothing to do with each other.
 
     Returns:
         int64 [t], the templates in ascending order, and float32 [t, D], their features.
     """
-    if features.ndim != 2 or not len(features) or templates.shape != medias.shape or templates.shape != features.shape[:1]:
-        raise ValueError(f"features {features.shape}, templates {templates.shape}, medias {medias.shape}: not those of n images")
+    if features.ndim != 2 or not len(features) or templates.shape != media.shape or templates.shape != features.shape[:1]:
+        raise ValueError(f"features {features.shape}, templates {templates.shape}, media {media.shape}: not those of n images")
     template_ids, row = np.unique(templates, return_inverse=True)
-    media_ids, media = np.unique(medias, return_inverse=True)
+    media_ids, media = np.unique(media, return_inverse=True)
     _, group, counts = np.unique(row * len(media_ids) + media, return_inverse=True, return_counts=True)
     weights = 1 / counts[group]  # the sum of means is one weighted sum
     sums = np.zeros((len(template_ids), features.shape[1]))
@@ -101,7 +101,7 @@ def score(pairs_file: str | Path, template_ids: np.ndarray, template_features: n
     have similarity >= threshold. Pairs whose similarities differ by less than the width may share a threshold.
 
     Args:
-        pairs_file: as in `Protocol`.
+        pairs_file: as in `IjbProtocol`.
         template_ids, template_features: int64 [t], ascending, and float [t, D], as `aggregate` returns: L2-normalised.
         block_bytes: how much of the file is read at a time; the result does not depend on it.
 

@@ -19,7 +19,7 @@ from arcface.inference.engines import candidates, open_agreed
 from arcface.io.log import logger, start_log
 from arcface.system.device import choose_device
 from arcface.verification.evaluator import Embed, check_images, embed_plain_and_flipped, verify
-from arcface.verification.ijb import Protocol, load_image, read_protocol
+from arcface.verification.ijb import IjbProtocol, load_image, read_protocol
 from arcface.verification.log_lines import log_tar_at_far, log_verification
 from arcface.verification.metrics import tar_at_far
 from arcface.verification.templates import aggregate, image_features, score
@@ -49,7 +49,7 @@ def _verify_all(
     config: ValidConfig,
     device: str,
     backbone: paddle.nn.Layer,
-    sets: list[VerificationSet | Protocol],
+    sets: list[VerificationSet | IjbProtocol],
     step: int,
 ) -> None:
     if rank() == 0:
@@ -57,7 +57,7 @@ def _verify_all(
     reports, started = [], time.monotonic()
     with open_agreed(config.engine, backbone, config.network, config.embedding_size) as (engine, embed):
         for one in sets:
-            if isinstance(one, Protocol):
+            if isinstance(one, IjbProtocol):
                 reports += _verify_templates(embed, one, config, step)
             else:
                 reports += _verify_pairs(embed, one, config, step)
@@ -77,7 +77,7 @@ def _verify_all(
         logger.info("report: %s", write_report(Path(config.report), reports, settings))
 
 
-def _read_set(file: Path, config: ValidConfig) -> VerificationSet | Protocol:
+def _read_set(file: Path, config: ValidConfig) -> VerificationSet | IjbProtocol:
     """Read a .bin set or, where there is none of the name, a directory of an IJB-style protocol."""
     directory = file.with_suffix("")
     if os.path.exists(file) or not os.path.isdir(directory):
@@ -106,7 +106,7 @@ def _verify_pairs(embed: Embed, pairs: VerificationSet, config: ValidConfig, ste
     return [report_pairs(pairs, result)]
 
 
-def _verify_templates(embed: Embed, protocol: Protocol, config: ValidConfig, step: int) -> list:
+def _verify_templates(embed: Embed, protocol: IjbProtocol, config: ValidConfig, step: int) -> list:
     plain, flipped = embed_plain_and_flipped(
         embed, lambda index: load_image(protocol, index), len(protocol.images), config.val_batch_size, protocol.name
     )
@@ -120,7 +120,7 @@ def _verify_templates(embed: Embed, protocol: Protocol, config: ValidConfig, ste
         norm_score=bool(config.template_norm_score),
         detector_score=bool(config.template_detector_score),
     )
-    curve = score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.medias))
+    curve = score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.media))
     log_tar_at_far(protocol.name, step, tar_at_far(curve))
     if not config.report:
         return []

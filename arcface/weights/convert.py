@@ -28,7 +28,7 @@ import numpy as np
 from arcface.command import run
 from arcface.config import NetworkOptions, Size
 from arcface.errors import UserError
-from arcface.io.files import replacing, user_path
+from arcface.io.files import atomic_write, user_path
 from arcface.system.startup import start_paddle
 from arcface.weights.mxnet import read_params
 
@@ -174,7 +174,7 @@ def write(state: dict[str, np.ndarray], destination: Path) -> None:
     content_of = {PICKLE: state_dict_bytes, SAFETENSORS: safetensors_bytes}[destination.suffix]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(destination) as file:
+        with atomic_write(destination) as file:
             file.write(content_of(state))
     except OSError as error:
         raise UserError(f"{destination}: cannot be written ({error.strerror or error}); choose another place") from error

@@ -10,7 +10,7 @@ from rows import whole
 
 from arcface.config import TrainConfig, parse
 from arcface.data.bin_file import write_bin
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.doctor.data import examine_training_data, examine_verification_sets
 from arcface.doctor.report import Report
 from arcface.io.images import mostly_black
@@ -64,7 +64,7 @@ def test_check_lists_them_and_leaves_them_out_when_told(data_set, tmp_path, caps
     assert "8 sound, 0 bad" in output and "6 images of 2 people" in output
     lines = (tmp_path / "report" / "black.txt").read_text().splitlines()
     assert lines == [f"{row}\t{data_set}/label.txt line {row + 1}: images/{row}.png" for row in BLACK]
-    copy = open_source(tmp_path / "copy")
+    copy = open_dataset(tmp_path / "copy")
     assert [copy.encoded(row) for row in range(6)] == [content for row, content in enumerate(contents) if row not in BLACK]
     assert run("--source", tmp_path / "copy") == 0 and "black 0 of which" in flat(capsys.readouterr().out)
 
@@ -79,7 +79,7 @@ def test_check_leaves_them_in_unless_told_and_asks_where_the_copy_goes(data_set,
 def begin(data_set, report, images: int) -> None:
     """Check some images and leave off, as an interrupted check does."""
     report.mkdir()
-    rows = whole(open_source(data_set))
+    rows = whole(open_dataset(data_set))
     with contextlib.suppress(KeyboardInterrupt), check.kept_contents(rows, report) as contents:
         for row in range(images):
             contents[row], _ = check.check_image(rows, row)

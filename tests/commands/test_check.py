@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from image_lists import write_list
 
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.data.recordio import encode
 from arcface.errors import UserError
 
@@ -49,7 +49,7 @@ def script(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def seen(path: Path) -> tuple[list[int], list[bytes]]:
-    source = open_source(path)
+    source = open_dataset(path)
     return source.labels.tolist(), [source.encoded(index) for index in range(len(source))]
 
 
@@ -119,7 +119,7 @@ def test_missing_files_and_damaged_records_are_bad_images(tmp_path, capsys):
     assert f"{source}/label.txt line 8: images/7.jpg: the image is empty" in output
     offsets = write_rec(tmp_path / "train.rec", LABELS, map(jpeg, range(10)))
     (tmp_path / "train.idx").write_text("".join(f"{key}\t{offset}\n" for key, offset in enumerate(offsets[:-1])))
-    open_source(tmp_path / "train.rec")  # knows the file now
+    open_dataset(tmp_path / "train.rec")  # knows the file now
     stamp = (tmp_path / "train.rec").stat()
     with open(tmp_path / "train.rec", "r+b") as file:
         file.seek(offsets[2])

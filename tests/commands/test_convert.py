@@ -17,7 +17,7 @@ import pytest
 from convert import main, parse
 from image_lists import write_list
 
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.data.record_writer import write_records
 from arcface.errors import UserError
 
@@ -56,7 +56,7 @@ def convert(source: Path, output: Path, *more: str) -> Path:
 
 
 def seen(path: Path) -> tuple[list[int], list[bytes]]:
-    source = open_source(path)
+    source = open_dataset(path)
     return source.labels.tolist(), [source.encoded(index) for index in range(len(source))]
 
 

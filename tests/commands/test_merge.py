@@ -11,7 +11,7 @@ import pytest
 from merge import main, parse
 
 from arcface.data.bin_file import write_bin
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.data.record_writer import write_records
 from arcface.errors import UserError
 
@@ -37,7 +37,7 @@ def sources(tmp_path) -> list[str]:
 def merge(sources: list[str], output: Path, *more) -> tuple[list[int], list[int]]:
     """Labels of the merged data set, and which images they are of."""
     main(["--sources", *sources, "--output", str(output), *map(str, more)])
-    source, numbers = open_source(output), {png(number): number for number in range(9)}
+    source, numbers = open_dataset(output), {png(number): number for number in range(9)}
     return source.labels.tolist(), [numbers[source.encoded(index)] for index in range(len(source))]
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.data.recordio import encode
 from arcface.errors import UserError
 
@@ -35,7 +35,7 @@ def run(source: Path, output: Path, *more: str) -> Path:
 
 
 def seen(path: Path) -> list[tuple[int, bytes]]:
-    source = open_source(path)
+    source = open_dataset(path)
     return [(label, source.encoded(index)) for index, label in enumerate(source.labels.tolist())]
 
 

@@ -11,7 +11,7 @@ start_paddle()
 
 import paddle
 
-from arcface.distributed.process_group import all_reduce_sum, rank, ranks_together, show_life, world_size
+from arcface.distributed.process_group import all_reduce_sum, heartbeat, rank, ranks_together, world_size
 from arcface.errors import UserError
 
 lost_rank, what, timeout = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
@@ -33,12 +33,12 @@ with ranks_together(timeout):
             case "ends":
                 sys.exit(0)
             case "hangs":
-                show_life("a long dream")
+                heartbeat("a long dream")
                 time.sleep(1000)
             case "is slow":
                 for _ in range(6):
                     time.sleep(timeout / 4)
-                    show_life("slow work")
+                    heartbeat("slow work")
             case "is in a collective":  # as DataParallel's are, of which no roll is called
                 paddle.distributed.barrier()
                 os.kill(os.getpid(), signal.SIGSTOP)

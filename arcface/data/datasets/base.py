@@ -16,7 +16,7 @@ _RECORD_FILE = "train.rec"
 _LST_FILE = "train.lst"
 
 
-class Source(Protocol):
+class Dataset(Protocol):
     """Training images and their labels.
 
     labels: int64 [number of images], every class 0 .. num_classes - 1 occurs unless the user gave more classes. file: what
@@ -46,13 +46,13 @@ class Source(Protocol):
         """
 
 
-def open_source(
+def open_dataset(
     data_dir: str | Path,
     label_file: str = _LABEL_FILE,
     num_classes: int | None = None,
     outside_paths: bool = False,
     gaps: bool = False,
-) -> Source:
+) -> Dataset:
     """Open a data set, in whichever of these layouts it is.
 
     data_dir is a .rec file, a list (.txt, .lst, .csv, .parquet), or a directory. In a directory, `label_file` is taken where
@@ -78,7 +78,7 @@ def open_source(
     return _open_list(path, label_file, num_classes, outside_paths, gaps)
 
 
-def _open_list(directory: Path, name: str, num_classes: int | None, outside_paths: bool, gaps: bool) -> Source:
+def _open_list(directory: Path, name: str, num_classes: int | None, outside_paths: bool, gaps: bool) -> Dataset:
     list_class = TableFile if name.endswith(SUFFIXES) else LabelFile
     return list_class(directory, name, num_classes, outside_paths, gaps)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arcface.io.files import open_file, replacing
+from arcface.io.files import atomic_write, open_file
 
 # The file: a mark of the format, sizes and times of change of .rec and .idx, number of rows; then the columns.
 _FORMAT = b"arcface1"
@@ -34,7 +34,7 @@ def read_cache(record_file: Path) -> list[np.ndarray] | None:
 
 def write_cache(record_file: Path, columns: Sequence[np.ndarray]) -> None:
     """Keep byte offsets and labels for the next time, if the directory can be written."""
-    with suppress(OSError), replacing(_cache_of(record_file)) as file:
+    with suppress(OSError), atomic_write(_cache_of(record_file)) as file:
         file.write(_HEADER.pack(*_stamp(record_file), len(columns[0])))
         for dtype, column in zip(_COLUMNS, columns, strict=True):
             file.write(column.astype(dtype, copy=False).data)

@@ -9,7 +9,7 @@ from arcface.data.augment import Augmentation
 from arcface.data.datasets.label_list import LabelFile
 from arcface.data.loader import NOT_COUNTED, UNREADABLE, Batches, load
 from arcface.errors import UserError
-from arcface.rng import Purpose, generator
+from arcface.rng import Stream, rng
 
 STRONG = Augmentation(0.5, 0.5, 0.5, 0.5)
 SETTINGS = {
@@ -38,21 +38,21 @@ def small_blocks(monkeypatch):
 
 def slow_epoch(source, batch_size, seed, epoch, shuffle="global", sampling="natural", augmentation=Augmentation()):
     """One epoch's global batches, an image after the other."""
-    random, images = generator(Purpose.ORDER, seed, epoch), len(source)
+    random, images = rng(Stream.ORDER, seed, epoch), len(source)
     if sampling == "balanced":
         indices = [int(index) for index in sampler.balanced(source.labels, random)]
     elif shuffle == "blocks":
         indices = [int(index) for index in sampler.blocks_shuffled(images, random)]
     else:
         indices = random.permutation(images).tolist()
-    flips = (generator(Purpose.FLIP, seed, epoch).random(images, np.float32) < 0.5).tolist()
+    flips = (rng(Stream.FLIP, seed, epoch).random(images, np.float32) < 0.5).tolist()
     made = []
     for position, index in enumerate(indices):
         key = position if sampling == "balanced" else index
         image = cv2.imdecode(np.frombuffer(source.encoded(index), np.uint8), cv2.IMREAD_COLOR)
         if flips[key]:
             image = image[:, ::-1]
-        image = augmentation(np.ascontiguousarray(image), generator(Purpose.AUGMENTATION, seed, epoch, key))
+        image = augmentation(np.ascontiguousarray(image), rng(Stream.AUGMENTATION, seed, epoch, key))
         made.append((image[:, :, ::-1].transpose(2, 0, 1), int(source.labels[index])))
     batches = []
     while made[len(batches) * batch_size :]:

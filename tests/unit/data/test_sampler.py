@@ -7,7 +7,7 @@ import pytest
 
 from arcface.data import sampler
 from arcface.data.sampler import EpochOrder, balanced, blocks_shuffled, steps_per_epoch
-from arcface.rng import Purpose, generator
+from arcface.rng import Stream, rng
 
 ORDERS = [("global", "natural"), ("blocks", "natural"), ("global", "balanced")]
 
@@ -51,8 +51,8 @@ def test_seed_and_epoch_alone_decide_the_order_and_the_flips(small_blocks, how):
 
 def test_the_order_is_numpy_s_permutation_and_the_flips_are_drawn_by_index():
     """Runs of earlier versions go on with the order in which they began."""
-    permutation = generator(Purpose.ORDER, 3, 2).permutation(1000)
-    flips = generator(Purpose.FLIP, 3, 2).random(1000, np.float32) < 0.5
+    permutation = rng(Stream.ORDER, 3, 2).permutation(1000)
+    flips = rng(Stream.FLIP, 3, 2).random(1000, np.float32) < 0.5
     indices, flipped, padding, keys = whole_epoch(1000, 8, 3, 2)
     assert np.array_equal(indices, permutation) and np.array_equal(flipped, flips[permutation])
     assert not padding.any() and np.array_equal(keys, indices)

@@ -89,7 +89,7 @@ class FakeMember:
     def leave(self):
         pass
 
-    def show_life(self, doing):
+    def heartbeat(self, doing):
         self.lives.append(doing)
 
     def report_failure(self, error):

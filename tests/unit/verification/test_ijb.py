@@ -135,7 +135,7 @@ def test_landmarks_and_detector_scores_are_read(tmp_path, end):
     lines = landmark_lines(range(1, 7)) + landmark_lines([7], TEMPLATE + 1, 0.25)
     listed, lines = LIST.replace("\n", end), lines.replace("\n", end)
     protocol = read_protocol(write(tmp_path, listed, PAIRS.replace("\n", end), lines, images="loose_crop"))
-    assert protocol.images[6] == b"7.jpg" and protocol.medias[6] == 1
+    assert protocol.images[6] == b"7.jpg" and protocol.media[6] == 1
     assert protocol.landmarks.dtype == np.float32 and protocol.landmarks.shape == (7, 5, 2)
     assert protocol.landmarks[0] == pytest.approx(TEMPLATE) and protocol.landmarks[6] == pytest.approx(TEMPLATE + 1)
     assert protocol.detector_scores.dtype == np.float32 and protocol.detector_scores.tolist() == [0.5] * 6 + [0.25]

@@ -22,13 +22,13 @@ TEMPLATE_FEATURES = [[0.6, 0.8], [0, 1], [0.6, 0.8], [0.8, -0.6]]
 # The cosines of the pairs: 0.8 (same), 1, 0.8, 0 (same), -0.6, 0.
 
 
-def obvious_aggregate(features, template_ids, medias):
+def obvious_aggregate(features, template_ids, media):
     sums = {}
     for template in sorted(set(template_ids)):
         members = [i for i, t in enumerate(template_ids) if t == template]
         total = np.zeros(features.shape[1])
-        for media in {medias[i] for i in members}:
-            frames = [features[i].astype(np.float64) for i in members if medias[i] == media]
+        for media in {media[i] for i in members}:
+            frames = [features[i].astype(np.float64) for i in members if media[i] == media]
             total += sum(frames) / len(frames)
         sums[template] = total
     return sums
@@ -39,11 +39,11 @@ def test_a_small_protocol_gives_the_figures_computed_by_hand(tmp_path):
     assert protocol.name == "ijbx" and protocol.directory == tmp_path / "IJB-X" / "images"
     assert protocol.images.tolist() == [b"%d.jpg" % name for name in range(1, 8)]
     assert protocol.templates.dtype == np.int64 and protocol.templates.tolist() == [10, 10, 10, 20, 30, 30, 40]
-    assert protocol.medias.dtype == np.int64 and protocol.medias.tolist() == [7, 7, 8, 7, 9, 9, 1]
+    assert protocol.media.dtype == np.int64 and protocol.media.tolist() == [7, 7, 8, 7, 9, 9, 1]
     assert protocol.landmarks is None and protocol.detector_scores is None
     assert (protocol.positives, protocol.negatives) == (2, 4)
 
-    ids, features = aggregate(FEATURES, protocol.templates, protocol.medias)
+    ids, features = aggregate(FEATURES, protocol.templates, protocol.media)
     assert ids.dtype == np.int64 and ids.tolist() == [10, 20, 30, 40]
     assert features.dtype == np.float32 and features == pytest.approx(np.array(TEMPLATE_FEATURES))
 
@@ -95,12 +95,12 @@ images = st.tuples(st.integers(1, 4), st.integers(0, 3), st.lists(st.integers(-8
 @thorough
 @given(st.lists(images, min_size=1, max_size=40), st.sampled_from([1, 2, 5, 1000]))
 def test_aggregation_is_the_obvious_one_however_it_is_cut(rows, at_a_time):
-    template_ids, medias, features = (list(column) for column in zip(*rows, strict=True))
+    template_ids, media, features = (list(column) for column in zip(*rows, strict=True))
     features = np.array(features, np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(templates, "AGGREGATE_IMAGES", at_a_time)
-        ids, result = aggregate(features, np.array(template_ids), np.array(medias))
-    expected = obvious_aggregate(features, template_ids, medias)
+        ids, result = aggregate(features, np.array(template_ids), np.array(media))
+    expected = obvious_aggregate(features, template_ids, media)
     assert ids.tolist() == list(expected) and result.shape == (len(ids), 3)
     for row, total in zip(result, expected.values(), strict=True):
         if (norm := np.linalg.norm(total)) > 1e-9:  # sums of zero but for rounding have no direction
@@ -109,9 +109,9 @@ def test_aggregation_is_the_obvious_one_however_it_is_cut(rows, at_a_time):
 
 @pytest.mark.parametrize("shapes", [((3,), (3,), (3,)), ((3, 2), (2,), (2,)), ((3, 2), (3,), (2,)), ((0, 2), (0,), (0,))])
 def test_arrays_that_are_not_those_of_images_are_an_error(shapes):
-    features, ids, medias = (np.ones(shape, int) for shape in shapes)
+    features, ids, media = (np.ones(shape, int) for shape in shapes)
     with pytest.raises(ValueError, match="not those of n images"):
-        aggregate(features, ids, medias)
+        aggregate(features, ids, media)
 
 
 # score

@@ -96,7 +96,7 @@ def expected_points(published, sets, flip=True, norm_score=True, detector_score=
     features = image_features(
         plain, flipped, protocol.detector_scores, flip=flip, norm_score=norm_score, detector_score=detector_score
     )
-    return tar_at_far(score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.medias)))
+    return tar_at_far(score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.media)))
 
 
 def assert_points(lines, points):

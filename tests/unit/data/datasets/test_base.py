@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.data.datasets.image_folder import ImageFolder
 from arcface.data.datasets.label_list import LabelFile
 from arcface.data.datasets.record_file import RecordFile
@@ -42,10 +42,10 @@ def layouts(tmp_path_factory, make_data_set) -> dict[str, tuple[Path, type]]:
 
 
 def test_every_layout_is_opened_and_gives_the_same_batches(layouts):
-    expected = [Batches(open_source(layouts["list"][0]), 4, 1, 0, 1)[step] for step in range(5)]
+    expected = [Batches(open_dataset(layouts["list"][0]), 4, 1, 0, 1)[step] for step in range(5)]
     for name, (path, kind) in layouts.items():
         for given in (path, str(path)):
-            source = open_source(given)
+            source = open_dataset(given)
             assert type(source) is kind, name
             assert source.labels.dtype == np.int64 and source.labels.tolist() == LABELS and source.num_classes == 4
             assert len(source) == 10 and source.file.exists() and str(path.parent) in source.name(9)
@@ -62,9 +62,9 @@ def test_a_table_is_opened_by_its_suffix(layouts, tmp_path):
     rows = "".join(line.replace("\t", ",") for line in (root / "label.txt").read_text().splitlines(keepends=True))
     (root / "list.csv").write_text("path,label\n" + rows)
     for arguments in ((root / "list.csv",), (root, "list.csv")):
-        source = open_source(*arguments)
-        assert source.labels.tolist() == LABELS and source.encoded(3) == open_source(root).encoded(3)
-    listed, tabled = (load(Batches(source, 4, 1, 0, 1), 0, 3, 1) for source in (open_source(root), source))
+        source = open_dataset(*arguments)
+        assert source.labels.tolist() == LABELS and source.encoded(3) == open_dataset(root).encoded(3)
+    listed, tabled = (load(Batches(source, 4, 1, 0, 1), 0, 3, 1) for source in (open_dataset(root), source))
     for (images, labels), (others, other_labels) in zip(listed, tabled, strict=True):  # out of a worker process
         assert (images == others).all() and (labels == other_labels).all()
 
@@ -72,22 +72,22 @@ def test_a_table_is_opened_by_its_suffix(layouts, tmp_path):
 def test_a_label_file_goes_before_other_layouts_and_one_that_is_asked_for_is_not_replaced(layouts, tmp_path):
     shutil.copytree(layouts["directory with label.txt"][0], tmp_path / "all")
     shutil.copy(layouts["record file"][0], tmp_path / "all" / "train.rec")
-    assert type(open_source(tmp_path / "all")) is LabelFile
+    assert type(open_dataset(tmp_path / "all")) is LabelFile
     (tmp_path / "all" / "label.txt").unlink()
-    assert type(open_source(tmp_path / "all")) is RecordFile
-    assert type(open_source(tmp_path / "all", "list.txt")) is LabelFile
+    assert type(open_dataset(tmp_path / "all")) is RecordFile
+    assert type(open_dataset(tmp_path / "all", "list.txt")) is LabelFile
     with pytest.raises(UserError, match="all/other.txt: No such file"):
-        open_source(tmp_path / "all", "other.txt")
+        open_dataset(tmp_path / "all", "other.txt")
     (tmp_path / "all" / "label.txt").symlink_to("nothing.txt")
     with pytest.raises(UserError, match="all/label.txt: No such file"):
-        open_source(tmp_path / "all")
+        open_dataset(tmp_path / "all")
 
 
 def test_half_of_a_data_set_is_not_taken_for_folders_of_people(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "00000000.jpg").touch()
     with pytest.raises(UserError, match="label.txt: No such file or directory; give the data set with --data_dir"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -103,16 +103,16 @@ def test_half_of_a_data_set_is_not_taken_for_folders_of_people(tmp_path):
 def test_what_is_not_there_is_named(tmp_path, name, complaint):
     (tmp_path / "file.bin").touch()
     with pytest.raises(UserError, match=complaint):
-        open_source(tmp_path / name)
+        open_dataset(tmp_path / name)
 
 
 def test_options_reach_every_layout(layouts):
     for path, _ in layouts.values():
-        assert open_source(path, num_classes=9).num_classes == 9
+        assert open_dataset(path, num_classes=9).num_classes == 9
         with pytest.raises(UserError, match="label 3 is not below --num_classes 3"):
-            open_source(path, num_classes=3)
+            open_dataset(path, num_classes=3)
     root = layouts["list"][0].parent
     (root / "outside.txt").write_text("../a.jpg 0\nb.jpg 1\n")
     with pytest.raises(UserError, match="line 1: ../a.jpg: leads out of --data_dir"):
-        open_source(root / "outside.txt")
-    assert len(open_source(root / "outside.txt", outside_paths=True)) == 2
+        open_dataset(root / "outside.txt")
+    assert len(open_dataset(root / "outside.txt", outside_paths=True)) == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arcface.data.datasets import label_list
-from arcface.data.datasets.base import open_source
+from arcface.data.datasets.base import open_dataset
 from arcface.data.datasets.label_list import LabelFile
 from arcface.data.datasets.list_forms import InsightFaceList, MxnetList, lst_form
 from arcface.errors import UserError
@@ -40,7 +40,7 @@ FORMS = [mxnet, mxnet_integers, mxnet_one_place, insightface, insightface_with_l
 
 def listed(directory, *rows: str, name="train.lst", line_end="\n") -> LabelFile:
     (directory / name).write_bytes("".join(row + line_end for row in rows).encode())
-    return open_source(directory / name)
+    return open_dataset(directory / name)
 
 
 def paths_of(source: LabelFile) -> list[str]:
@@ -73,12 +73,12 @@ def test_long_lists_are_read_as_a_loop_over_their_lines_reads_them(tmp_path, mon
 def test_the_images_are_those_that_the_paths_name(tmp_path, make_data_set, form):
     directory = make_data_set(4, 2)
     rows = [form(number, f"images/{number:08d}.jpg", number % 2) for number in range(4)]
-    source, expected = listed(directory, *rows), open_source(directory)
+    source, expected = listed(directory, *rows), open_dataset(directory)
     source.scan(4)
     assert [source.encoded(index) for index in range(4)] == [expected.encoded(index) for index in range(4)]
-    assert type(open_source(directory, "train.lst")) is LabelFile  # by --label_file
+    assert type(open_dataset(directory, "train.lst")) is LabelFile  # by --label_file
     (directory / "label.txt").rename(tmp_path / "label.txt")
-    assert open_source(directory).file.name == "train.lst"  # by the directory alone
+    assert open_dataset(directory).file.name == "train.lst"  # by the directory alone
 
 
 @pytest.mark.parametrize(
