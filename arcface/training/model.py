@@ -49,7 +49,7 @@ class Model:
             if self.config.batch_norm == "local":
                 use_cpu_kernels(self.backbone)
 
-    def compute_gradients(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
+    def forward_backward(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
         """Take a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks.
 
         `update` or `drop_gradients` has to follow.
@@ -76,16 +76,16 @@ class Model:
             tensor.set_value(before)
 
     @paddle.no_grad()
-    def is_finite(self, loss: paddle.Tensor) -> paddle.Tensor:
-        """Return whether loss and gradients of `compute_gradients` are finite, bool [], without waiting for the device.
+    def is_nonfinite(self, loss: paddle.Tensor) -> paddle.Tensor:
+        """Return whether loss or a gradient of `forward_backward` is not finite, bool [], without waiting for the device.
 
         The head's gradient is finite if the loss is: it is a product of softmax and unit vectors.
         """
-        return paddle.stack([tensor.isfinite().all() for tensor in (loss, *self._gradients().values())]).all()
+        return paddle.stack([tensor.isfinite().all() for tensor in (loss, *self._gradients().values())]).all().logical_not()
 
     @paddle.no_grad()
     def find_nonfinite(self, loss: paddle.Tensor) -> str | None:
-        """Return what is not finite after `compute_gradients`, None if all is.
+        """Return what is not finite after `forward_backward`, None if all is.
 
         Causes come before their effects: weights, then the statistics that batch norm took in the forward pass, in the
         network's order, then the loss, then the gradients.
@@ -100,10 +100,11 @@ class Model:
         ]
         return next((name for name, tensor in candidates if not tensor.isfinite().all()), None)
 
-    def broadcast_buffers(self) -> None:
-        """Give every rank the batch norm statistics of rank 0, which are the ones that checkpoints hold."""
+    def broadcast_buffers(self) -> nn.Layer:
+        """Give every rank the batch norm statistics of rank 0, which checkpoints contain; return the backbone."""
         for tensor in self._batch_norm_statistics():
             broadcast(tensor)
+        return self.backbone
 
     def state(self) -> State:
         """Return the arrays of a checkpoint."""

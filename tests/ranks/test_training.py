@@ -202,7 +202,7 @@ def test_weights_without_the_rest_of_a_checkpoint_are_gone_on_from(train, tmp_pa
     output = train(3, "old", "--max_steps=1", "--lr=0", "--batch_norm=frozen", "--batch_size=12", "--resume=1")
     (warning,) = [line for line in (output / "training.log").read_text().splitlines() if "weights only" in line]
     assert warning.endswith(
-        f"{output} holds weights only: begun anew are the step, the best accuracies, the backbone's momentum,"
+        f"{output} contains weights only: these start anew: the step, the best accuracies, the backbone's momentum,"
         " the class centres' momentum"
     )
     now = arrays(output, 3)
