@@ -141,5 +141,10 @@ class TrainLog:
         yield
         self._line_time += time.monotonic() - before
 
+    def stopped(self) -> None:
+        """Say that a signal ended the run after this step, whose checkpoint is saved."""
+        step = self._state.step
+        logger.info("stopped by a signal after step %d, which is saved; the same command with --resume 1 continues", step)
+
     def _read_loss(self) -> None:
         self._state.loss_sum = self._loss_sum.item()

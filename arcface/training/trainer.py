@@ -5,7 +5,6 @@ from pathlib import Path
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import busy, heartbeat, rank, ranks_together, world_size
 from arcface.inference.engines import candidates
-from arcface.io.log import logger
 from arcface.system.device import choose_device
 from arcface.system.startup import ranks_here
 from arcface.system.terminal import output_may_be_lost
@@ -83,5 +82,5 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
                 with log.paused():
                     saver.save(scheduled, best=new_best, must_succeed=last or asked.stop)
             if asked.stop and not last:
-                logger.info("stopped by a signal after step %d, which is saved; the same command with --resume 1 continues", state.step)
+                log.stopped()
                 break
