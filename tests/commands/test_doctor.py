@@ -341,7 +341,7 @@ def test_what_slows_a_run_down_is_a_finding(printed, monkeypatch, facts, complai
     monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
     well = {"cgroup_limits": CgroupLimits(None, None), "product_speed": (80e9, 80e9), "sum_speed": (20e9, 0.0)}
     for name, value in {**well, **facts}.items():
-        monkeypatch.setattr(machine.machine, name, lambda *_, value=value: value)
+        monkeypatch.setattr(machine.hardware, name, lambda *_, value=value: value)
     _, findings = printed(machine.examine_speed)
     assert [finding.partition(":")[0] for finding in findings] == ([complaint] if complaint else [])
 
@@ -352,7 +352,7 @@ def test_a_gpu_that_paddle_cannot_use_is_a_finding(printed, monkeypatch):
     if paddle.device.is_compiled_with_cuda():
         pytest.skip("this Paddle can use GPUs")
     assert printed(machine.examine_software, "cpu", "paddle")[1] == []
-    monkeypatch.setattr(machine.machine, "has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(machine.hardware, "has_nvidia_driver", lambda: True)
     assert "Paddle is built for CPU" in printed(machine.examine_software, "cpu", "paddle")[1][0]
 
 

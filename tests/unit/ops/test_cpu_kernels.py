@@ -138,7 +138,7 @@ import importlib.util
 from pathlib import Path
 libraries = Path(importlib.util.find_spec("paddle").origin).parent / "libs"
 ctypes.CDLL(str(libraries / "libiomp5.so"), mode=ctypes.RTLD_GLOBAL)
-from tests.unit.runtime.test_cpu_kernels import assert_equal_to_rounding, batch, both_ways, bottleneck, cpu_kernels
+from tests.unit.ops.test_cpu_kernels import assert_equal_to_rounding, batch, both_ways, bottleneck, cpu_kernels
 cpu_kernels.threads = lambda: 3
 assert_equal_to_rounding(*both_ways(lambda: bottleneck(12, 26, 12, 1), batch(40, 12, 9), residual=True), tolerance=2e-5)
 """
@@ -152,7 +152,7 @@ def test_an_openmp_runtime_for_all_to_see_changes_nothing(library, repository):
 
 AFTER_A_FORK = """
 import os
-from tests.unit.runtime.test_cpu_kernels import update_of_ones
+from tests.unit.ops.test_cpu_kernels import update_of_ones
 expected = update_of_ones()
 child = os.fork()
 if child == 0:
