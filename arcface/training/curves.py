@@ -27,8 +27,8 @@ def draw_curves(logdir: Path) -> Path:
     records = _records(logdir / METRICS_FILE)
     losses = [(record["step"], record["loss"]) for record in records if record["kind"] == "training" and "loss" in record]
     verifications = {record["kind"].split("/", 1)[1]: record for record in records if record["kind"].startswith("verification/")}
-    figure = Figure((10.5, 4) if verifications else (6.5, 4), layout="constrained")
-    panels = np.ravel(figure.subplots(1, 2 if verifications else 1))
+    figure = Figure((11, 4) if verifications else (6.5, 4), layout="constrained")
+    panels = figure.subplots(1, 2 if verifications else 1, squeeze=False)[0]
     _draw_loss(panels[0], np.array(losses, np.float64).reshape(-1, 2))
     if verifications:
         _draw_rocs(panels[1], verifications)
@@ -58,10 +58,13 @@ def _draw_loss(axes: Axes, losses: np.ndarray) -> None:
         width = len(loss) // 30
         sums = np.cumsum(np.insert(loss, 0, 0.0))
         steps, loss = steps[width - 1 :], (sums[width:] - sums[:-width]) / width
-    axes.plot(steps, loss, color=COLOURS[0], linewidth=2)
+    axes.plot(steps, loss, color=COLOURS[0], linewidth=2.2, solid_capstyle="round")
     if len(loss):
-        # Beside the line's end, above it: the loss falls towards there.
-        axes.annotate(f"{loss[-1]:.2f}", (steps[-1], loss[-1]), (0, 6), textcoords="offset points", ha="right", color=COLOURS[0])
+        axes.plot(steps[-1], loss[-1], "o", color=COLOURS[0], markersize=5)
+        # Left of the line's end and below it, where a loss that falls leaves room.
+        axes.annotate(
+            f"{loss[-1]:.2f}", (steps[-1], loss[-1]), (-8, 1), textcoords="offset points", ha="right", va="top", color=COLOURS[0]
+        )
     axes.set(xlabel="step", ylabel="loss", xlim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes, "Training loss")
@@ -72,12 +75,14 @@ def _draw_rocs(axes: Axes, verifications: dict[str, dict]) -> None:
     lowest_far, lowest_tar = 1.0, 1.0
     for (name, record), colour in zip(verifications.items(), cycle(COLOURS), strict=False):
         far, tar = (np.array(record["roc"][key], np.float64) for key in ("far", "tar"))
-        label = f"{name}: {record['accuracy']:.3f} at step {record['step']:,}"
-        axes.step(far, tar, where="post", color=colour, linewidth=2, label=label)
+        label = f"{name}: accuracy {record['accuracy']:.3f} at step {record['step']:,}"
+        axes.step(far, tar, where="post", color=colour, linewidth=2.2, label=label)
         lowest_far, lowest_tar = min(lowest_far, far[0]), min(lowest_tar, tar.min())
+    chance = np.geomspace(lowest_far, 1, 100)
+    axes.plot(chance, chance, color="#999999", linewidth=1, linestyle=(0, (4, 3)), label="chance")
     bottom = max(0.0, np.floor(lowest_tar * 10 - 0.5) / 10)
     axes.set(xscale="log", xlim=(lowest_far, 1), ylim=(bottom, 1 + 0.02 * (1 - bottom)), xlabel=FAR_LABEL, ylabel=TAR_LABEL)
-    axes.legend(loc="lower right", frameon=False, title="accuracy", alignment="left", labelcolor=INK)
+    axes.legend(loc="best", frameon=False, labelcolor=INK)
     _finish(axes, "Verification")
 
 
@@ -87,4 +92,5 @@ def _finish(axes: Axes, title: str) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(colors="#555555", labelcolor=INK)
+    axes.tick_params(which="both", colors="#999999", labelcolor=INK)
+    axes.margins(y=0.1)

@@ -46,13 +46,14 @@ def test_loss_is_drawn_over_steps_beside_the_last_roc_of_each_set(drawn):
     last = [record(f"verification/{name}", 30, accuracy=0.912, roc=ROC) for name in ("lfw", "agedb_30")]
     loss, roc = drawn([*losses(3), early, *last])
     assert loss.lines[0].get_xydata().tolist() == [[10, 8], [20, 4], [30, 8 / 3]]
-    assert [line.get_xydata().tolist() for line in roc.lines] == 2 * [[list(point) for point in zip(*ROC.values())]]
-    assert [text.get_text() for text in roc.get_legend().texts] == [f"{name}: 0.912 at step 30" for name in ("lfw", "agedb_30")]
+    assert [line.get_xydata().tolist() for line in roc.lines[:-1]] == 2 * [[list(point) for point in zip(*ROC.values())]]
+    named = [f"{name}: accuracy 0.912 at step 30" for name in ("lfw", "agedb_30")]
+    assert [text.get_text() for text in roc.get_legend().texts] == [*named, "chance"]
 
 
 def test_many_losses_get_a_running_mean_that_a_constant_loss_does_not_change(drawn):
     (loss,) = drawn([record("training", step, loss=3.0) for step in range(1, 301)])
-    every, smoothed = (line.get_xydata() for line in loss.lines)
+    every, smoothed = (line.get_xydata() for line in loss.lines[:2])
     assert len(every) == 300 and 250 < len(smoothed) < 300
     np.testing.assert_allclose(smoothed[:, 1], 3.0)
     assert smoothed[-1, 0] == every[-1, 0] == 300
