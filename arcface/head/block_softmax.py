@@ -53,7 +53,7 @@ class BlockSoftmax:
 
         x: float32 [N, D], scale times the unit embeddings: z_ij = <x_i, w_j> / |w_j|.
         """
-        x = x.t().contiguous()  # classes along the rows: such products are faster, and a block is one piece of memory
+        x = x.t().contiguous()  # classes first: such products are faster, and a block is one piece of memory
         if self._scale > LARGEST_PLAIN_SCALE:
             self.shift = self._highest(x).t()
         z, self._inv_norm = paddle.matmul(self._weight, x), paddle.empty([len(self._weight), 1])
@@ -126,5 +126,5 @@ def _without_targets(z: paddle.Tensor, target: paddle.Tensor) -> paddle.Tensor:
     """Set the targets' logits in z [c, N] to -inf, in place; target: int64 [N], below 0 or from c on where not among these."""
     present = paddle.logical_and(target >= 0, target < len(z))
     place = paddle.where(present, target, paddle.zeros_like(target))
-    values = paddle.where(present, paddle.full_like(z[0], -np.inf), z[0])  # an absent target writes what row 0 has
+    values = paddle.where(present, paddle.full_like(z[0], -np.inf), z[0])  # an absent target writes what class 0 has
     return z.put_along_axis_(place.unsqueeze(0), values.unsqueeze(0), 0)

@@ -1,25 +1,25 @@
 """Partial FC: a margin softmax over class centres that are sharded over the ranks (An et al. 2021, arXiv:2010.05222).
 
-The batch's row i has the embedding x_i and the label y_i; class j has the centre w_j:
+Row i of the batch has the embedding x_i and the label y_i; class j has the centre w_j:
 
     cos_ij = <x_i, w_j> / (|x_i| |w_j|)
-    z_ij   = scale * margin(cos_ij)  if j = y_i, the target;  scale * cos_ij for the negatives
-    loss   = mean over i of  log(sum_j e^z_ij) - z_i,y_i
+    z_ij   = scale * margin(cos_ij)  for the target, j = y_i;  scale * cos_ij  for the negatives, all other j
+    loss   = mean_i  log(sum_j e^z_ij) - z_i,y_i
 
-Each rank has the rows of the whole batch and the classes j of its shard. A target is one number a row, negatives are as many as
-classes: so targets are computed apart, in [N, D], and negatives in blocks (block_softmax.py), of which two sums are left:
+Each rank has the whole batch and the classes of its shard. A row has one target, computed apart in [N, D], and very many
+negatives, computed a block of classes at a time (block_softmax.py), of which two sums remain:
 
-    S_i = sum_{j != y_i} e^z_ij                   [N, 1]
-    W_i = sum_{j != y_i} e^z_ij w_j / |w_j|       [N, D], the weighted centres
+    S_i = sum_{j != y_i} e^z_ij                [N, 1]
+    W_i = sum_{j != y_i} e^z_ij w_j / |w_j|    [N, D], the weighted centres
 
-With z_i the target's logit, t_i its unit centre and T_i = margin'(cos_i) t_i:
+With the target's logit z_i, its unit centre t_i and T_i = margin'(cos_i) t_i, that is all of loss and gradients:
 
-    loss                = mean over i of  log(1 + S_i / e^z_i)
-    d loss / d cos_ij   = p_i e^z_ij  (negative),  -p_i S_i margin'(cos_i)  (target),    p_i = scale / (S_i + e^z_i) / N
+    loss                = mean_i  log(1 + S_i / e^z_i)
+    d loss / d cos_ij   = p_i e^z_ij (negatives),  -p_i S_i margin'(cos_i) (target);    p_i = scale / (S_i + e^z_i) / rows
     d loss / d unit x_i = p_i (W_i - S_i T_i)
 
-The ranks exchange embeddings and labels (all_gather) and one sum of N rows (all_reduce). Centres and their gradients stay where
-they are. docs/head.md says where each line of InsightFace's Partial FC is here.
+Means are over the rows with a label. The ranks exchange embeddings and labels (all_gather), and S, W, z and T (one all_reduce).
+Centres and their gradients never leave their rank. docs/head.md says where each line of InsightFace's Partial FC is here.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,7 @@ class PartialFC:
         self.shard = shard_of(num_classes, rank(), world_size())
         self.num_classes, self.margin, self.scale, self.sample_rate, self.seed = num_classes, margin, scale, sample_rate, seed
         self.weight = paddle.empty([self.shard.size, embedding_size])
-        for block in blocks(self.shard.size):  # a copy of all centres would leave its memory with the process
+        for block in blocks(self.shard.size):  # the process would keep the memory of a whole copy
             start, stop = self.shard.start + block.start, self.shard.start + block.stop
             self.weight[block] = paddle.to_tensor(initial_centres(start, stop, embedding_size, seed))
         self.velocity = paddle.zeros_like(self.weight)
