@@ -1,4 +1,4 @@
-"""The margin on the true class's cosine: one pure function whose settings are the published losses.
+"""The margin on the target's cosine: one pure function whose settings are the published losses.
 
 ArcFace     m1 = 1, m2 = 0.5, m3 = 0    Deng et al. 2019, arXiv:1801.07698
 CosFace     m1 = 1, m2 = 0,   m3 = 0.4  Wang et al. 2018, arXiv:1801.09414
@@ -24,7 +24,7 @@ class Margin(NamedTuple):
 
 
 def apply_margin(cosine: paddle.Tensor, margin: Margin) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return the true classes' cosines with the margin, and the derivative of that by the cosine (both of its shape).
+    """Return the targets' cosines with the margin, and its derivative by the cosine (both of the same shape).
 
     Beyond phi = m1 * angle + m2 = pi the cosine would rise again and reward a worse angle. There the function goes on
     falling as its authors let it: for m1 = 1 the penalty stays m2 * sin(m2), as in InsightFace's ArcFace until November 2022;

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import paddle
 
 from arcface.backbones import create_backbone
-from arcface.backbones.layers import Chain
+from arcface.backbones.layers import fuse_convolutions
 from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.errors import UserError
-from arcface.head.partial_fc import CLASSES_PER_BLOCK, CLASSES_PER_BLOCK_ELSEWHERE
+from arcface.head.block_softmax import classes_per_block
 from arcface.io.images import SIZE, normalise
-from arcface.ops.cpu_kernels import can_be_had
+from arcface.ops.build import can_be_loaded
 from arcface.system.hardware import Room, resident, room_on, size
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of an activation
@@ -30,7 +30,7 @@ IMAGES_SHOWN = 2
 WITH_GAPS = 1.3
 RESERVE = 0.9  # of the room, for a batch size that is recommended
 
-_NO_WORK: Any = SimpleNamespace(chain_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
+_NO_WORK: Any = SimpleNamespace(conv_bn_prelu_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
 
 
 class Memory(NamedTuple):
@@ -61,13 +61,13 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     for themselves is left out.
     """
     on_cpu = device == "cpu"
-    kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_had()
+    kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
     seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels)
     images, images_here = config.batch_size, -(-config.batch_size // ranks)
     classes = -(-num_classes // ranks)
     sampled = min(classes, round(config.sample_rate * classes) + images) if config.sample_rate < 1 else 0
-    rows = sampled or classes
-    block = min(rows, CLASSES_PER_BLOCK.get(device, CLASSES_PER_BLOCK_ELSEWHERE))
+    in_use = sampled or classes
+    block = min(in_use, classes_per_block(device))
     batches = 2 + (SLOTS_PER_WORKER * config.num_workers if on_cpu else 0)
     return Memory(
         process=resident() if on_cpu else 0,
@@ -75,7 +75,7 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
         gradients=4 * seen.trained * (2 if ranks == 1 else 3),  # with more ranks, a copy that they exchange
         activations=round(WITH_GAPS * BYTES[precision] * seen.saved * images_here),
         centres=4 * 2 * classes * config.embedding_size,
-        logits=4 * (rows * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
+        logits=4 * (in_use * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
         batches=batches * images_here * 3 * SIZE * SIZE,
     )
 
@@ -145,9 +145,7 @@ def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool) -> 
     """Count what a backbone is made of and what it saves."""
     backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
     if kernels:
-        for layer in backbone.sublayers(include_self=True):
-            if isinstance(layer, Chain):
-                layer.library = _NO_WORK
+        fuse_convolutions(backbone, _NO_WORK)
     state = backbone.state_dict().values()
     own, saved = {tensor.data_ptr() for tensor in state}, {}
 

@@ -5,13 +5,13 @@ import paddle
 from paddle import nn
 
 from arcface.backbones import create_backbone
-from arcface.backbones.layers import use_cpu_kernels
+from arcface.backbones.layers import fuse_convolutions
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import before_collective, broadcast, world_size
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
-from arcface.ops.cpu_kernels import load_library
+from arcface.ops.build import load_library
 from arcface.training.checkpoint import State
 from arcface.weights.state_dict import load_backbone
 
@@ -43,11 +43,11 @@ class Model:
         self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
 
     def use_cpu_kernels(self) -> None:
-        """Train with the CPU kernels where they are wanted, fit and can be had; builds them if they are not there."""
+        """Train with the CPU kernels where the options and the device allow it; builds them unless they are in the cache."""
         if self.config.cpu_kernels == "auto" and paddle.get_device() == "cpu":
             self.head.library = load_library()
             if self.config.batch_norm == "local":
-                use_cpu_kernels(self.backbone)
+                fuse_convolutions(self.backbone, self.head.library)
 
     def forward_backward(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
         """Take a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks.
@@ -111,7 +111,7 @@ class Model:
         optimizer = self._optimizer.state_dict()
         momentum = {name: optimizer[_velocity_key(parameter)].numpy() for name, parameter in self._trained()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
-        return State(backbone, momentum, self.head.weight.numpy(), self.head.momentum.numpy())
+        return State(backbone, momentum, self.head.weight.numpy(), self.head.velocity.numpy())
 
     def load(self, state: State, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
@@ -120,7 +120,7 @@ class Model:
             {_velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name]) for name, parameter in self._trained()}
         )
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
-        self.head.momentum.set_value(np.ascontiguousarray(state.centres_momentum))
+        self.head.velocity.set_value(np.ascontiguousarray(state.centres_momentum))
 
     def _batch_norm_statistics(self) -> list[paddle.Tensor]:
         return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]

@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from arcface.config import TrainConfig
-from arcface.ops.cpu_kernels import load_library
+from arcface.ops.build import load_library
 from arcface.training.model import Model
 
 STEPS, BATCH_SIZE, CLASSES = 8, 8, 5

@@ -1,17 +1,17 @@
-// A chain of convolutions, each followed by batch norm over the batch and, where it has slopes, PReLU, for training on a CPU in
-// float32; the chain's input may be added to its output.
+// Fused convolutions for training on a CPU in float32: each is followed by batch norm over the batch and, where it has slopes,
+// PReLU; the first one's input may be added to the last one's output.
 //
-// What limits such a step is memory, so each pass over the activations does all it can. Only the convolutions' outputs y are
-// kept; what comes after them, z = prelu(scale * y + shift), is computed again wherever it is read, a piece at a time
-// in the cache. Sums over a piece are taken when the piece is made. The gradient by y is never stored as a whole.
+// Memory limits such a step, so each pass over the activations does all it can. Only the convolutions' outputs y are kept;
+// z = prelu(scale * y + shift), which follows them, is computed again wherever it is read, a piece at a time in the cache. Sums
+// over a piece are taken when the piece is made. The gradient by y is never stored as a whole.
 //
-// Threads share out images, and sums over images are added in a fixed order: results do not depend on the threads.
+// Threads share images, and sums over images are added in a fixed order: results do not depend on the number of threads.
 
 #include <cmath>
 #include <memory>
 #include <new>
 
-#include "cpu_kernels.h"
+#include "kernels.h"
 
 namespace {
 
@@ -582,9 +582,9 @@ void set_norm(Layer* layer, const float* mean, const float* inverse_std, const P
 
 // `input` is the shape of x, [N, C, H, W]. Writes z, all layers' y one after the other, and all layers' mean and
 // 1 / standard deviation, channels of each, to `norms`. Returns false if memory has run out.
-extern "C" bool chain_forward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
-                              int64_t count, bool residual, float epsilon, float momentum, int threads, float* y, float* norms,
-                              float* z) try {
+extern "C" bool conv_bn_prelu_forward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
+                                      int64_t count, bool residual, float epsilon, float momentum, int threads, float* y,
+                                      float* norms, float* z) try {
   Team& team = Team::of(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
@@ -628,9 +628,9 @@ extern "C" bool chain_forward(const int64_t* input, const float* x, const Shape*
 
 // Writes the gradients by x, unless `dx` is null, and by the parameters from the one by z and what the forward pass wrote.
 // Returns false if memory has run out.
-extern "C" bool chain_backward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
-                               int64_t count, bool residual, int threads, float* y, const float* norms, const float* dz,
-                               const Gradients* gradients, float* dx) try {
+extern "C" bool conv_bn_prelu_backward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
+                                       int64_t count, bool residual, int threads, float* y, const float* norms, const float* dz,
+                                       const Gradients* gradients, float* dx) try {
   Team& team = Team::of(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
