@@ -1,4 +1,7 @@
-"""TrainLog: what a run tells, as log lines, metrics and a progress bar; the loss between two lines stays on the device."""
+"""TrainLog: what a run tells, as log lines, metrics, a progress bar and a picture at its end.
+
+The loss between two lines stays on the device.
+"""
 
 import math
 import time
@@ -33,7 +36,8 @@ class TrainLog:
     def __init__(self, options: RunOptions, state: TrainState, data: TrainingData, last_step: int, best_by: str | None):
         self._state, self._data, self._last_step = state, data, last_step
         self._interval, self._best_by = options.log_interval, best_by
-        self._metrics = MetricsWriter(Path(options.logdir), state) if rank() == 0 else None
+        self._logdir = Path(options.logdir)
+        self._metrics = MetricsWriter(self._logdir, state) if rank() == 0 else None
         self._loss_sum = paddle.to_tensor(state.loss_sum, "float32")  # stays on the device between log lines
         self._first_step = self._line_step = state.step
         self._started = self._line_time = time.monotonic()
@@ -49,8 +53,15 @@ class TrainLog:
             self._open.enter_context(logging_redirect_tqdm([logger]))
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
         self._open.close()
+        if kind is None and self._metrics and self._metrics.worth_a_picture:
+            from arcface.training.curves import draw_curves  # imports matplotlib, which only rank 0 needs
+
+            try:
+                draw_curves(self._logdir)
+            except OSError as error:
+                logger.warning("%s: no picture of the curves (%s)", self._logdir, error.strerror or error)
 
     def step(self, loss: paddle.Tensor | None, lr: float) -> None:
         """Count the loss of the step that is done, None if it was skipped; write a log line if one is due."""

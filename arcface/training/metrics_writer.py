@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 from arcface.io.files import atomic_write
@@ -10,6 +11,7 @@ from arcface.training.state import TrainState
 
 METRICS_FILE = "metrics.jsonl"
 VISUALDL_FILE = "vdlrecords.arcface.log"  # VisualDL reads files whose name contains "vdlrecords"
+CURVES_FILE = "curves.png"
 
 
 class MetricsWriter:
@@ -32,6 +34,7 @@ class MetricsWriter:
         self._visualdl = LogWriter(str(logdir), file_name=VISUALDL_FILE)
         with atomic_write(self._file) as file:
             file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
+        self._kinds = Counter(record["kind"] for record in kept)
         last = {record["kind"]: record for record in kept}
         for record in kept:
             self._draw(record, with_picture=record is last[record["kind"]])  # all of them would take minutes
@@ -41,7 +44,13 @@ class MetricsWriter:
         record = {"run": self._run, "step": step, "kind": kind, "time": time.time(), **figures}
         with self._file.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        self._kinds[kind] += 1
         self._draw(record, with_picture=True)
+
+    @property
+    def worth_a_picture(self) -> bool:
+        """Whether there is more to draw than one point."""
+        return self._kinds["training"] > 1 or len(self._kinds) > 1
 
     def _draw(self, record: dict, with_picture: bool) -> None:
         kind, step, walltime = record["kind"], record["step"], round(record["time"] * 1000)
@@ -77,6 +86,6 @@ def _set_aside(logdir: Path) -> None:
     while folder.exists():
         folder = folder.with_name(folder.name + "_")
     folder.mkdir()
-    for name in (METRICS_FILE, VISUALDL_FILE):
+    for name in (METRICS_FILE, VISUALDL_FILE, CURVES_FILE):
         if (logdir / name).exists():
             os.replace(logdir / name, folder / name)
