@@ -57,22 +57,22 @@ using Next = std::atomic<int64_t>;
 
 // Threads that share pieces of work with the calling thread. They sleep between calls until the process ends: to start threads
 // takes longer than much of the work.
-class Team {
+class ThreadPool {
  public:
-  // Returns this process's team of `size`; a forked process starts its own, as threads are not forked.
-  static Team& of(int size) {
+  // Returns this process's pool of `size`; a forked process starts its own, as threads are not forked.
+  static ThreadPool& of(int size) {
     static std::mutex mutex;
-    static std::map<int, Team*> teams;
+    static std::map<int, ThreadPool*> pools;
     static pid_t process = 0;
     std::lock_guard<std::mutex> lock(mutex);
-    if (process != getpid()) teams.clear(), process = getpid();
-    Team*& team = teams[size];
-    if (!team) team = new Team(size);  // never deleted: its threads use it until the end
-    return *team;
+    if (process != getpid()) pools.clear(), process = getpid();
+    ThreadPool*& pool = pools[size];
+    if (!pool) pool = new ThreadPool(size);  // never deleted: its threads use it until the end
+    return *pool;
   }
 
   // Has every thread call work(next); returns when all are done.
-  void share(const std::function<void(Next&)>& work) {
+  void run(const std::function<void(Next&)>& work) {
     std::lock_guard<std::mutex> only(in_use_);
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -88,9 +88,9 @@ class Team {
   }
 
  private:
-  explicit Team(int size) {
+  explicit ThreadPool(int size) {
     try {
-      for (; helpers_ < size - 1; ++helpers_) std::thread(&Team::help, this).detach();
+      for (; helpers_ < size - 1; ++helpers_) std::thread(&ThreadPool::help, this).detach();
     } catch (const std::system_error&) {
       // The limit of threads is reached: those that were started do all the work.
     }
@@ -118,9 +118,9 @@ class Team {
 };
 
 // totals[size] = the sum of parts [count][size], always in the same order.
-inline void add_up(Team& team, const std::vector<float>& parts, int64_t count, int64_t size, float* totals) {
+inline void sum_parts(ThreadPool& pool, const std::vector<float>& parts, int64_t count, int64_t size, float* totals) {
   constexpr int64_t kPiece = 512;
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     for (int64_t first; (first = kPiece * next++) < size;) {
       const int64_t length = std::min(kPiece, size - first);
       double sums[kPiece] = {};

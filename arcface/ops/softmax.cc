@@ -39,8 +39,8 @@ extern "C" void softmax_exponentials(int64_t classes, int64_t n, int64_t size, c
   std::vector<float> by_piece(pieces * n);
   for (int64_t i = 0; i < n; ++i)
     if (target[i] >= 0 && target[i] < classes) z[target[i] * n + i] = -INFINITY;
-  Team& team = Team::of(threads);
-  team.share([&](Next& next) {
+  ThreadPool& pool = ThreadPool::of(threads);
+  pool.run([&](Next& next) {
     for (int64_t piece; (piece = next++) < pieces;) {
       float* totals = by_piece.data() + piece * n;
       for (int64_t j = piece * kPiece; j < std::min((piece + 1) * kPiece, classes); ++j) {
@@ -66,7 +66,7 @@ extern "C" void softmax_exponentials(int64_t classes, int64_t n, int64_t size, c
       }
     }
   });
-  add_up(team, by_piece, pieces, n, sums);
+  sum_parts(pool, by_piece, pieces, n, sums);
 }
 
 // A step of momentum SGD for a block of classes: rows `at` [classes] of the centres `weight` and of `velocity`. The gradient
@@ -74,8 +74,8 @@ extern "C" void softmax_exponentials(int64_t classes, int64_t n, int64_t size, c
 extern "C" void softmax_update(int64_t classes, int64_t size, const int64_t* at, const float* gradient, const float* inv_norm,
                                float lr, float momentum, float weight_decay, int threads, float* weight, float* velocity) {
   constexpr int64_t kAhead = 4;
-  Team& team = Team::of(threads);
-  team.share([&](Next& next) {
+  ThreadPool& pool = ThreadPool::of(threads);
+  pool.run([&](Next& next) {
     for (int64_t first; (first = kPiece * next++) < classes;)
       for (int64_t j = first; j < std::min(first + kPiece, classes); ++j) {
         if (j + kAhead < classes)  // sampled classes lie anywhere: the processor does not foresee them
