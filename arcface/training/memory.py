@@ -1,4 +1,4 @@
-"""What a training run takes of memory, by part, held against what there is before the first step.
+"""Memory that a training run needs, by part, compared with what the machine or card has before the first step.
 
 No table: the activations are what the layers of the backbone save for their gradients, of a batch of two that they are shown.
 """
@@ -34,7 +34,7 @@ _NO_WORK: Any = SimpleNamespace(conv_bn_prelu_forward=lambda *_: True)  # in pla
 
 
 class Memory(NamedTuple):
-    """Bytes that a rank takes, of the card where it computes on a GPU."""
+    """Bytes that a rank needs, of the card where it computes on a GPU."""
 
     process: int  # Python, Paddle and the lists of the data set, before the first step; 0 on a GPU
     weights: int  # of the backbone, with the statistics of batch norm
@@ -55,7 +55,7 @@ class Memory(NamedTuple):
 
 
 def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, precision: str = "float32") -> Memory:
-    """Return what training takes on each of the ranks; `device` is "cpu" or "gpu:0"..., `precision` that of the activations.
+    """Return what training needs on each of the ranks; `device` is "cpu" or "gpu:0"..., `precision` that of the activations.
 
     On a CPU it is within 15 % of the most that is resident after some steps. On a GPU, what CUDA and its libraries take
     for themselves is left out.
@@ -81,16 +81,16 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
 
 
 def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: int, device: str) -> str | None:
-    """Return a warning for a run that takes more memory than is free now, None for one that does not.
+    """Return a warning for a run that needs more memory than is free now, None for one that does not.
 
-    Raises UserError, which names a batch that fits, if it takes more than there is at all. `ranks_here`: on this machine.
+    Raises UserError, which names a batch that fits, if it needs more than there is. `ranks_here`: on this machine.
     """
     room = room_on(device)
     if room is None:
         return None
     sharing = ranks_here if device == "cpu" else 1
     needed = estimate(config, num_classes, ranks, device)
-    takes = f"{config.network} with --batch_size {config.batch_size} takes about {needed}"
+    needs = f"{config.network} with --batch_size {config.batch_size} needs about {needed}"
 
     if sharing * needed.total > room.total:
         if sharing * needed.centres > room.total:
@@ -99,12 +99,12 @@ def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: 
                 f" ({needed.centres / 1e9:.1f} GB a rank); correct --num_classes or train on more ranks"
             )
         fitting = _fitting_batch(config, num_classes, ranks, device, room.total / sharing)
-        advice = f"take --batch_size {fitting}" if fitting else "no batch is small enough: use more memory, or fewer classes a rank"
-        raise UserError(f"{takes}, more than {_share(room, sharing)}; {advice}")
+        advice = f"use --batch_size {fitting}" if fitting else "no batch is small enough: use more memory, or fewer classes a rank"
+        raise UserError(f"{needs}, more than {_share(room, sharing)}; {advice}")
     if sharing * (needed.total - needed.process) > room.available:
         fitting = _fitting_batch(config, num_classes, ranks, device, room.available / sharing + needed.process)
-        advice = "end other programs" + (f", or take --batch_size {fitting}" if fitting else "")
-        return f"{takes}, and only {size(room.available)} of {room.name} are free now: {advice}"
+        advice = "end other programs" + (f", or use --batch_size {fitting}" if fitting else "")
+        return f"{needs}, and only {size(room.available)} of {room.name} are free now: {advice}"
     return None
 
 
@@ -115,8 +115,8 @@ def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
         yield
     except MemoryError as error:
         said = (line.strip() for line in str(error).splitlines() if "alloc" in line or "memory" in line)
-        detail = next(said, "no more can be had").removeprefix("(ResourceExhausted) ")[:200]
-        advice = f"take a smaller --batch_size than {config.batch_size}, or more ranks"
+        detail = next(said, "none is left").removeprefix("(ResourceExhausted) ")[:200]
+        advice = f"use a smaller --batch_size than {config.batch_size}, or more ranks"
         raise UserError(f"out of memory ({detail}): {advice}") from error
 
 

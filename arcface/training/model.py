@@ -12,7 +12,7 @@ from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
 from arcface.ops.build import load_library
-from arcface.training.checkpoint import State
+from arcface.training.checkpoint import Arrays
 from arcface.weights.state_dict import load_backbone
 
 
@@ -106,21 +106,21 @@ class Model:
             broadcast(tensor)
         return self.backbone
 
-    def state(self) -> State:
+    def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
         optimizer = self._optimizer.state_dict()
         momentum = {name: optimizer[_velocity_key(parameter)].numpy() for name, parameter in self._trained()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
-        return State(backbone, momentum, self.head.weight.numpy(), self.head.velocity.numpy())
+        return Arrays(backbone, momentum, self.head.weight.numpy(), self.head.velocity.numpy())
 
-    def load(self, state: State, where: str) -> None:
+    def load(self, state: Arrays, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
         load_backbone(self.backbone, state.backbone, where)
         self._optimizer.set_state_dict(
-            {_velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name]) for name, parameter in self._trained()}
+            {_velocity_key(parameter): paddle.to_tensor(state.backbone_velocity[name]) for name, parameter in self._trained()}
         )
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
-        self.head.velocity.set_value(np.ascontiguousarray(state.centres_momentum))
+        self.head.velocity.set_value(np.ascontiguousarray(state.centres_velocity))
 
     def _batch_norm_statistics(self) -> list[paddle.Tensor]:
         return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]

@@ -14,15 +14,15 @@ from arcface.training.state import TrainState
 
 
 class CheckpointSaver:
-    """Writes a run's checkpoints into --output.
+    """Writes the checkpoints of a run into --output.
 
-    `identity` is the run's fingerprint; `config`, all its options, is written beside it.
+    `fingerprint` is that of the run; `config`, all its options, is written beside it.
     """
 
-    def __init__(self, config: TrainConfig, model: Model, state: TrainState, identity: dict, steps_per_epoch: int):
+    def __init__(self, config: TrainConfig, model: Model, state: TrainState, fingerprint: dict, steps_per_epoch: int):
         self._options: RunOptions = config
         self._model, self._state, self._steps_per_epoch = model, state, steps_per_epoch
-        self._network, self._identity, self._all_options = config.network, identity, asdict(config)
+        self._network, self._fingerprint, self._all_options = config.network, fingerprint, asdict(config)
 
     def due(self, step: int, last: bool) -> bool:
         """Whether a checkpoint is scheduled after a step: the last, an epoch's end, or every --save_interval steps."""
@@ -39,7 +39,7 @@ class CheckpointSaver:
         heartbeat(f"the checkpoint of step {state.step}")
         state.saved += scheduled
         keep = scheduled and bool(options.keep_every) and state.saved % options.keep_every == 0
-        manifest = {"identity": self._identity, "progress": asdict(state), "options": self._all_options}
+        manifest = {"identity": self._fingerprint, "progress": asdict(state), "options": self._all_options}
         output = Path(options.output)
         try:
             save(output, self._network, self._model.state(), self._model.head.shard, state.step, manifest, best, keep)
@@ -49,14 +49,14 @@ class CheckpointSaver:
             logger.error("%s", error)
 
 
-def restore(output: Path, identity: dict, model: Model) -> tuple[TrainState, list[str]]:
+def restore(output: Path, fingerprint: dict, model: Model) -> tuple[TrainState, list[str]]:
     """Load the checkpoint in `output` into the model; return its state, and what it lacks, in words.
 
     Raises UserError if there is none, if it is damaged, or if a run with another fingerprint wrote it.
     """
     checkpoint = RankFiles(output) if has_only_rank_files(output) else Checkpoint(output)
-    checkpoint.check_identity(identity)
-    model.load(checkpoint.load(identity["network"], model.head.shard), str(checkpoint.directory))
+    checkpoint.check_fingerprint(fingerprint)
+    model.load(checkpoint.load(fingerprint["network"], model.head.shard), str(checkpoint.directory))
     if isinstance(checkpoint, RankFiles):
         return TrainState(), checkpoint.missing
     return TrainState(**checkpoint.manifest["progress"]), []

@@ -26,7 +26,7 @@ class TrainState:
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
-def fingerprint(config: TrainConfig, dataset: Dataset) -> dict:
+def fingerprint_of(config: TrainConfig, dataset: Dataset) -> dict:
     """Return what must be the same when a run is resumed; checkpoints contain it as `identity`."""
     return {
         "network": config.network,

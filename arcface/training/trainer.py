@@ -18,7 +18,7 @@ from arcface.training.output import opened_output
 from arcface.training.saver import CheckpointSaver, restore
 from arcface.training.schedule import Schedule
 from arcface.training.signals import Signals
-from arcface.training.state import TrainState, fingerprint
+from arcface.training.state import TrainState, fingerprint_of
 from arcface.training.verifying import Verifier
 from arcface.weights.state_dict import load_backbone, read_state_dict
 
@@ -44,16 +44,16 @@ def train(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_warning: str | None) -> None:
-    identity = fingerprint(config, data.dataset)
+    fingerprint = fingerprint_of(config, data.dataset)
     model, state, missing = Model(config, data.dataset.num_classes), TrainState(), list[str]()
     if config.resume:
-        state, missing = restore(Path(config.output), identity, model)
+        state, missing = restore(Path(config.output), fingerprint, model)
     elif config.init_from:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     verifier.choose_engine(model.backbone)  # what cannot be built is found now, not after hours
     schedule = Schedule(config, data.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
-    saver = CheckpointSaver(config, model, state, identity, data.steps_per_epoch)
+    saver = CheckpointSaver(config, model, state, fingerprint, data.steps_per_epoch)
 
     with (
         opened_output(Path(config.output), Path(config.logdir)),

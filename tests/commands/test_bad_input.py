@@ -540,13 +540,13 @@ TABLE = [
     (
         "manifest with other classes",
         "resume",
-        f"run/latest/{CENTRES}: does not hold the classes 0 to 6; restore",
+        f"run/latest/{CENTRES}: does not contain the classes 0 to 6; restore",
         in_manifest(classes_of_rank=[[0, 7]]),
     ),
     (
         "list for centres",
         "resume",
-        f"run/latest/{CENTRES}: does not hold finite float32 [classes, embedding_size]; restore",
+        f"run/latest/{CENTRES}: not finite float32 [classes, embedding_size]; restore",
         in_checkpoint(CENTRES, [1, 2, 3, 4]),
     ),
     (
@@ -846,7 +846,7 @@ TABLE = [
     (
         "batch that no memory holds",
         "train --batch_size=512",
-        "of it activations, more than 2 GiB of a small machine; take --batch_size ",
+        "of it activations, more than 2 GiB of a small machine; use --batch_size ",
         lambda monkeypatch: monkeypatch.setattr(memory, "room_on", lambda _: Room(2**31, 2**31, "a small machine")),
     ),
 ]

@@ -382,10 +382,10 @@ def test_a_batch_larger_than_the_data_set_is_told(training):
         (Room(2**40, 2**40, "a large machine"), None),
         (
             Room(2**40, 2**32, "a busy machine"),
-            "only 4 GiB of a busy machine are free now: end other programs, or take --batch_size",
+            "only 4 GiB of a busy machine are free now: end other programs, or use --batch_size",
         ),
         (Room(2**40, 2**20, "a crowded machine"), "only 1 MiB of a crowded machine are free now: end other programs"),
-        (Room(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; take --batch_size"),
+        (Room(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; use --batch_size"),
     ],
 )
 def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(printed, monkeypatch, room, finding):

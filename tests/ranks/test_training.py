@@ -183,7 +183,7 @@ def test_any_change_of_ranks_trains_on_like_one_rank(train, sample_rate):
         for others in (1, 2, 3):
             parts = [Checkpoint(changing).load(NETWORK, shard_of(7, rank, others)) for rank in range(others)]
             assert np.array_equal(np.concatenate([part.centres for part in parts]), rows["head weight"])
-            assert np.array_equal(np.concatenate([part.centres_momentum for part in parts]), rows["head weight_mom"])
+            assert np.array_equal(np.concatenate([part.centres_velocity for part in parts]), rows["head weight_mom"])
     one, other = losses(whole), losses(changing)
     assert len(one) == 8 and list(other.values()) == pytest.approx(list(one.values()), rel=1e-4)
     one, other = arrays(whole, 1), arrays(changing, 1)
