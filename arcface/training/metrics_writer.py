@@ -57,7 +57,8 @@ class MetricsWriter:
         for name, value in record.items():
             if name == "roc":
                 if with_picture:
-                    from arcface.verification.plots import pixels, thinned_figure
+                    from arcface.io.figures import pixels
+                    from arcface.verification.plots import thinned_figure
 
                     picture = pixels(thinned_figure(f"{kind.split('/')[-1]}, step {step}", value))
                     self._visualdl.add_image(f"{kind}/roc", picture, step, walltime=walltime)

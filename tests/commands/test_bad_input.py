@@ -18,17 +18,15 @@ import sys
 from pathlib import Path
 
 import cv2
-import demo
 import numpy as np
-import pack_bin
 import pytest
+from image_lists import write_records
 from PIL import Image
 
 import train
 import valid
-from arcface import backbones
+from arcface import backbones, demo, pack_bin
 from arcface.data.datasets.label_list import LabelFile
-from arcface.data.record_writer import write_records
 from arcface.io.images import decode
 from arcface.system.hardware import Room
 from arcface.training import memory

@@ -19,8 +19,8 @@ from arcface.doctor import machine
 from arcface.doctor.data import examine_training_data, examine_verification_sets, histogram
 from arcface.doctor.directories import examine_directories
 from arcface.doctor.examine import examine
-from arcface.doctor.report import Report
 from arcface.io.lock import locked
+from arcface.io.report import Report
 from arcface.system.hardware import CgroupLimits, Room, size
 from arcface.training import memory
 

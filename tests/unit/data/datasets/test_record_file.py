@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_lists import write_records
 
 from arcface.data.datasets import record_cache, record_file
 from arcface.data.datasets.record_file import RecordFile
-from arcface.data.record_writer import write_records
 from arcface.data.recordio import RecordReader, encode
 from arcface.errors import UserError
 
