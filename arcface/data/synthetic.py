@@ -48,9 +48,10 @@ def make_demo(options: DemoOptions) -> str:
     Raises UserError if an option is wrong, or the output is something else or cannot be written.
     """
     if options.identities < 2:
-        raise UserError(f"--identities: must be a whole number from 2 up, not {options.identities}")
+        raise UserError(f"--identities: must be a whole number from 2 up, not {options.identities}; see --help")
     if options.pairs % (2 * FOLDS):
-        raise UserError(f"--pairs: must be a multiple of {2 * FOLDS}, for ten balanced folds, not {options.pairs}")
+        nearest = -(-options.pairs // (2 * FOLDS)) * 2 * FOLDS
+        raise UserError(f"--pairs: must be a multiple of {2 * FOLDS} for ten balanced folds, not {options.pairs}; give {nearest}")
     output = Path(options.output or DEFAULT_OUTPUT)
     mark, manifest = output / "demo.json", manifest_of(options)
     try:

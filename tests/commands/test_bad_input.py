@@ -683,7 +683,7 @@ TABLE = [
     ),
     ("report that nobody can write", "valid --report=/proc/nowhere", "--report /proc/nowhere: cannot be written"),
     # ---- datasets/pack_bin.py
-    ("pack: unknown option", "pack_bin --pear", "unrecognized arguments: --pear; see pack_bin.py --help"),
+    ("pack: unknown option", "pack_bin --pear", "unknown option --pear; did you mean --pairs?"),
     (
         "pack: no list",
         "pack_bin --pairs=nothing.txt",
@@ -771,9 +771,9 @@ TABLE = [
     (
         "draw: pairs that ten folds do not divide",
         "demo --pairs=30",
-        "--pairs is 30, but must be a multiple of 20, for ten balanced folds; see",
+        "--pairs: must be a multiple of 20 for ten balanced folds, not 30; give 40",
     ),
-    ("draw: output that holds something", "demo --output=data", "data: exists and holds something else; remove it or choose"),
+    ("draw: output that holds something", "demo --output=data", "data: exists and contains something else; remove it or choose"),
     ("draw: output below a file", "demo --output=pairs.txt/demo", "pairs.txt/demo: cannot be written (Not a directory); choose"),
     # ---- what belongs to another tool or system
     (

@@ -139,7 +139,9 @@ def test_issame_tells_whether_a_pair_shows_one_person_and_no_pair_occurs_twice(v
     jpegs, issame = verification
     people = SMALL["pairs"] // demo.PAIRS_PER_IDENTITY
     person_of = {
-        jpeg: person for person in range(people) for jpeg in demo.draw_identity((0, demo.HELD_OUT, person, demo.SHOTS_PER_PERSON))
+        jpeg: person
+        for person in range(people)
+        for jpeg in demo.draw_identity((0, demo.HELD_OUT, person, demo.IMAGES_PER_HELD_OUT))
     }
     assert set(jpegs) <= set(person_of)
     pairs = list(zip(jpegs[::2], jpegs[1::2]))
