@@ -87,9 +87,9 @@ def fold_of(pairs):
 def describe_missing(missing, kept, pairs):
     """What is left out, and what that does to the folds."""
     names = ", ".join(list(missing)[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
-    left_out = len(pairs.same) - len(kept)
-    moved = (fold_of(len(pairs.same))[kept] != fold_of(len(kept))).sum()
-    same = sum(pairs.same) - sum(pairs.same[pair] for pair in kept)
+    left_out = len(pairs.is_same) - len(kept)
+    moved = (fold_of(len(pairs.is_same))[kept] != fold_of(len(kept))).sum()
+    same = sum(pairs.is_same) - sum(pairs.is_same[pair] for pair in kept)
     return (
         f"{len(missing)} missing images: {names}; {left_out} pairs left out, {same} of one person; {moved} of the others are in"
         f" another of the {FOLDS} folds than in the whole list"
@@ -133,7 +133,7 @@ def main(argv=None):
     kept, missing = split(pairs, files)
     if not len(kept):
         raise UserError(f"{args.pairs}: each of its pairs lacks an image in {args.images}; correct --images or restore the files")
-    files, same = [file for pair in kept for file in files[2 * pair : 2 * pair + 2]], [pairs.same[pair] for pair in kept]
+    files, same = [file for pair in kept for file in files[2 * pair : 2 * pair + 2]], [pairs.is_same[pair] for pair in kept]
     check_both_kinds(args.pairs, same)
     encoded = read_images(files)
     write_all(args.output, [encoded[file] for file in files], same, args.overwrite, list_file, missing)

@@ -20,7 +20,7 @@ from arcface.io.files import atomic_write
 from arcface.io.log import logger
 from arcface.verification.evaluator import Verification
 from arcface.verification.log_lines import log_verification
-from arcface.verification.metrics import auc, equal_error_rate
+from arcface.verification.roc import auc, equal_error_rate
 
 METRICS_FILE = "metrics.jsonl"
 VISUALDL_FILE = "vdlrecords.arcface.log"  # VisualDL reads files whose name holds "vdlrecords"

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from arcface.verification.metrics import Roc, tar_band
+from arcface.verification.roc import Roc, tar_band
 
 # Okabe and Ito's colours, which the colour-blind can tell apart too.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -31,12 +31,12 @@ def roc_figure(curves: dict[str, Roc]) -> Figure:
     return _plain(figure)
 
 
-def histogram_figure(similarities: np.ndarray, same: np.ndarray, threshold: float) -> Figure:
-    """Share of the pairs of one person and of two over their similarity, float [n], with a threshold, unless that is inf."""
+def histogram_figure(similarities: np.ndarray, is_same: np.ndarray, threshold: float) -> Figure:
+    """Share of the pairs of one identity and of two over their similarity, float [n], with a threshold, unless that is inf."""
     figure = Figure((8, 3.2), layout="constrained")
     axes = figure.subplots()
     bins = np.linspace(similarities.min(), similarities.max() + 1e-6, 81)
-    for chosen, colour, label in ((~same, DIFFERENT, "different people"), (same, SAME, "same person")):
+    for chosen, colour, label in ((~is_same, DIFFERENT, "different identities"), (is_same, SAME, "same identity")):
         weights = np.full(np.count_nonzero(chosen), 100 / np.count_nonzero(chosen))
         axes.hist(similarities[chosen], bins.tolist(), weights=weights, color=colour, alpha=0.55, label=label)
     if np.isfinite(threshold):
