@@ -11,9 +11,10 @@ from jinja2 import Environment, PackageLoader
 
 from arcface.data.bin_file import VerificationSet
 from arcface.errors import UserError
+from arcface.io.figures import png
 from arcface.io.files import atomic_write
 from arcface.verification.evaluator import Verification
-from arcface.verification.plots import histogram_figure, png, roc_figure
+from arcface.verification.plots import histogram_figure, roc_figure
 from arcface.verification.roc import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
 
 PAGE = "index.html"

@@ -18,7 +18,7 @@ FLOORS = [
     ["verification"],
     ["training"],
     ["doctor"],
-    ["train", "valid", "deploy"],  # commands
+    ["train", "valid", "align", "check", "convert", "demo", "merge", "pack_bin", "deploy"],  # commands
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -35,15 +35,13 @@ def modules(package: Path) -> dict[str, Path]:
 
 
 def imports(name: str, file: Path, known: dict[str, Path], package: str) -> set[str]:
-    """The modules of the package that a module imports, also inside functions and by `importlib`-like text."""
+    """The modules of the package that a module imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        elif isinstance(node, ast.ImportFrom):  # absolute: the linter allows no other
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{package}.relative imports hide the floors"]
         else:
             continue
         for imported in names:
@@ -99,11 +97,6 @@ def test_every_room_is_on_a_floor_and_every_floor_is_built(repository):
         ("io/files.py", "def late():\n    import arcface.head.margins", "io.files -> head.margins: up"),
         ("data/loader.py", "from arcface import distributed", "data.loader -> distributed: sideways"),
         ("head/shards.py", "from arcface.head import margins", "head.margins -> head.shards -> head.margins: a circle"),
-        (
-            "head/shards.py",
-            "from . import margins",
-            "head.shards -> relative imports hide the floors: relative imports hide the floors is on no floor",
-        ),
         ("attic/box.py", "import arcface.errors", "attic.box -> errors: attic is on no floor"),
     ],
 )

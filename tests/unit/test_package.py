@@ -9,8 +9,9 @@ from packaging.requirements import Requirement
 import arcface
 import train
 import valid
-from arcface import doctor, extras
+from arcface import extras
 from arcface.command import run
+from arcface.doctor import __main__ as doctor
 from arcface.system import startup
 from arcface.weights import convert
 
