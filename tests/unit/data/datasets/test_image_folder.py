@@ -80,7 +80,7 @@ def test_one_person_is_refused_and_num_classes_can_be_more(people):
         ImageFolder(directory, num_classes=2)
     for path in (*(directory / "anna").iterdir(), directory / "9" / "x y.jpeg"):
         path.unlink()
-    with pytest.raises(UserError, match="all images are of one person"):
+    with pytest.raises(UserError, match="all images are of one identity"):
         ImageFolder(directory)
 
 

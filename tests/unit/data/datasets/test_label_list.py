@@ -109,7 +109,7 @@ def test_a_list_is_read_as_a_loop_over_its_lines_reads_it(tmp_path_factory, rows
     (directory / "label.txt").write_bytes((line_end.join(written) + line_end * ends).encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "_BLOCK", block_size)
-        patch.setattr(label_list, "_ROWS_AT_ONCE", rows_at_once)
+        patch.setattr(label_list, "_LINES_AT_ONCE", rows_at_once)
         source = LabelFile(directory, outside_paths=True)
         assert source.labels.tolist() == [label for *_, label in images]
         assert list(source._paths()) == [name.encode() for _, name, _ in images]
@@ -216,7 +216,7 @@ class Attack:
     [
         (b"\0\0", "not a one-image record"),
         (one_image_record(pickle.dumps(b"x" * 50))[:-9], "ends 9 bytes early"),
-        (one_image_record(pickle.dumps({"a": 1})), "holds dict"),
+        (one_image_record(pickle.dumps({"a": 1})), "contains dict"),
         (one_image_record(pickle.dumps(Attack())), "exit"),
     ],
     ids=["short", "truncated", "type", "attack"],

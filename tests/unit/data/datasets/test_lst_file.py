@@ -60,7 +60,7 @@ def test_both_forms_are_read_alike(tmp_path, form, line_end):
 @pytest.mark.parametrize("form", FORMS)
 def test_long_lists_are_read_as_a_loop_over_their_lines_reads_them(tmp_path, monkeypatch, form):
     monkeypatch.setattr(text, "_BLOCK", 500)
-    monkeypatch.setattr(label_list, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(label_list, "_LINES_AT_ONCE", 7)
     rng = np.random.default_rng(0)
     paths = [f"{'d e' if odd else 'de'}/{number}.jpg" for number, odd in enumerate(rng.random(400) < 0.1)]
     labels = [*range(120), *rng.integers(0, 120, 280).tolist()]

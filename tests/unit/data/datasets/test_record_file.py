@@ -159,7 +159,7 @@ def test_records_that_have_no_ids_are_read_and_one_that_has_another_is_refused(t
     assert_is_whole(RecordFile(write_layout(tmp_path, [*images, *about])))
     ids = [1, 2, 3, 4, 5, 7, 6, 8, 9, 10]
     images = [(key, encode(LABELS[key - 1], id, IMAGES[key - 1])) for key, id in enumerate(ids, 1)]
-    with pytest.raises(UserError, match=r"byte \d+: the index has record 6 here, which calls itself 7; fetch"):
+    with pytest.raises(UserError, match=r"byte \d+: the index has record 6 here, which calls itself 7; download"):
         RecordFile(write_layout(tmp_path, [*images, *about]))
 
 
@@ -356,7 +356,7 @@ def test_a_header_record_that_counts_more_images_than_the_index_lists_is_refused
         ([0, float("inf")], "byte 36: its label inf is not a class number"),
         ([0, 2.0**24], "byte 36: its label 1.67772e"),
         ([0, 2], "byte 36: labels must count up from 0 without a gap, but no record has label 1"),
-        ([0, 0], "train.rec: all images are of one person"),
+        ([0, 0], "train.rec: all images are of one identity"),
     ],
 )
 def test_labels_that_are_no_class_numbers_are_named_by_their_byte(tmp_path, labels, complaint):

@@ -59,7 +59,7 @@ def test_a_parquet_file_may_hold_any_whole_numbers(tmp_path, type_name):
         (b"path,label\na.jpg,0\nb.jpg,-1\n", "list.csv row 3: label -1 is no class number from 0 up"),
         (b"path,label\na.jpg,0\nb.jpg,2147483648\n", "list.csv row 3: label 2147483648 is no class number"),
         (b"path,label\na.jpg,0\nb.jpg,2\n", "list.csv row 3: labels must count up from 0 without a gap, but no row has label 1"),
-        (b"path,label\na.jpg,0\nb.jpg,0\n", "list.csv: all images are of one person"),
+        (b"path,label\na.jpg,0\nb.jpg,0\n", "list.csv: all images are of one identity"),
         (b"path,label\na.jpg,0\n../b.jpg,1\n", "list.csv row 3: ../b.jpg: leads out of --data_dir"),
         (b"path,label\n/a.jpg,0\nb.jpg,1\n", "list.csv row 2: /a.jpg: leads out of --data_dir"),
     ],
