@@ -361,8 +361,8 @@ TABLE = [
     (
         "backslashes",
         "train",
-        f"{LIST} line 1: images\\00000000.jpg: no such file; there is one with slashes in place of"
-        f" its backslashes: replace them in the list, as in: sed -i 's|\\\\|/|g' {LIST}",
+        f"{LIST} line 1: images\\00000000.jpg: no such file; one with slashes in place of"
+        f" its backslashes exists: replace them in the list, as in: sed -i 's|\\\\|/|g' {LIST}",
         listed("images\\00000000.jpg\t0", LINE_B),
     ),
     ("name that commands a terminal", "train", f"{LIST} line 1: \\x1b[2J.jpg: no such file", listed("\033[2J.jpg\t0", LINE_B)),

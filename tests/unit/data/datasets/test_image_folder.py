@@ -23,13 +23,13 @@ def people(tmp_path, make_data_set):
 
 def test_people_and_images_are_in_the_order_of_their_names(people):
     directory, images = people
-    source = ImageFolder(directory)
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == [0, 0, 1, 2, 2, 2]
-    assert len(source) == 6 and source.num_classes == 3 and source.file == directory
+    dataset = ImageFolder(directory)
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == [0, 0, 1, 2, 2, 2]
+    assert len(dataset) == 6 and dataset.num_classes == 3 and dataset.file == directory
     names = ["10/a.PNG", "10/b.jpg", "9/x y.jpeg", "anna/1.jpg", "anna/10.jpg", "anna/2.jpg"]
-    assert [source.name(index) for index in range(6)] == [str(directory / name) for name in names]
-    assert [source.encoded(index) for index in range(6)] == [images[source.name(index)] for index in range(6)]
-    source.scan(6)
+    assert [dataset.name(index) for index in range(6)] == [str(directory / name) for name in names]
+    assert [dataset.encoded(index) for index in range(6)] == [images[dataset.name(index)] for index in range(6)]
+    dataset.scan(6)
 
 
 def test_a_person_may_have_many_images_with_long_names(tmp_path):
@@ -37,8 +37,8 @@ def test_a_person_may_have_many_images_with_long_names(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    source = ImageFolder(tmp_path)
-    assert [source.name(index) for index in range(600)] == [str(tmp_path / name) for name in names]
+    dataset = ImageFolder(tmp_path)
+    assert [dataset.name(index) for index in range(600)] == [str(tmp_path / name) for name in names]
 
 
 def test_hidden_files_and_files_beside_the_folders_are_passed_over(people, caplog):
@@ -47,9 +47,9 @@ def test_hidden_files_and_files_beside_the_folders_are_passed_over(people, caplo
     (directory / ".cache" / "a.jpg").touch()
     (directory / "anna" / ".DS_Store").touch()
     (directory / "lfw.bin").touch()
-    source = ImageFolder(directory)
-    source.scan(6)
-    assert len(source) == 6 and not caplog.records
+    dataset = ImageFolder(directory)
+    dataset.scan(6)
+    assert len(dataset) == 6 and not caplog.records
 
 
 def test_what_is_no_image_is_left_out_with_one_warning(people, caplog):
@@ -57,10 +57,10 @@ def test_what_is_no_image_is_left_out_with_one_warning(people, caplog):
     (directory / "10" / "notes.txt").touch()
     (directory / "9" / "more").mkdir()
     (directory / "empty").mkdir()
-    source = ImageFolder(directory)
-    assert source.labels.tolist() == [0, 0, 1, 2, 2, 2]
+    dataset = ImageFolder(directory)
+    assert dataset.labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert not caplog.records  # every rank opens the data set, one scans it
-    source.scan(0)
+    dataset.scan(0)
     (record,) = caplog.records
     assert record.getMessage() == f"{directory}: left out 3 files and folders without an image, such as {directory}/10/notes.txt"
 
@@ -86,13 +86,13 @@ def test_one_person_is_refused_and_num_classes_can_be_more(people):
 
 def test_a_file_that_goes_away_or_is_no_image_is_named(people):
     directory, _ = people
-    source = ImageFolder(directory)
+    dataset = ImageFolder(directory)
     (directory / "anna" / "10.jpg").write_bytes(b"text")
     with pytest.raises(UserError, match="anna/10.jpg: not an image"):
-        source.scan(6)
+        dataset.scan(6)
     (directory / "anna" / "10.jpg").unlink()
     with pytest.raises(UserError, match="anna/10.jpg: No such file or directory; restore the file"):
-        source.encoded(4)
+        dataset.encoded(4)
 
 
 def test_a_directory_that_cannot_be_listed_is_named(tmp_path):

@@ -65,11 +65,11 @@ def identities() -> list[tuple[int, bytes]]:
     return [(11 + person, encode(starts[person : person + 2].tolist(), 11 + person, b"")) for person in range(len(SIZES))]
 
 
-def assert_is_whole(source: RecordFile) -> None:
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == LABELS
-    assert len(source) == len(LABELS) and source.num_classes == len(SIZES)
-    assert [source.encoded(index) for index in range(len(source))] == IMAGES
-    source.scan(len(source))
+def assert_is_whole(dataset: RecordFile) -> None:
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == LABELS
+    assert len(dataset) == len(LABELS) and dataset.num_classes == len(SIZES)
+    assert [dataset.encoded(index) for index in range(len(dataset))] == IMAGES
+    dataset.scan(len(dataset))
 
 
 def test_a_data_set_is_written_byte_for_byte_as_insightface_has_it(tmp_path):
@@ -102,19 +102,19 @@ def test_shuffled_records_keep_the_order_of_the_index_and_need_not_call_themselv
     file = write_layout(tmp_path, [(key, encode(LABELS[number], number + 1, IMAGES[number])) for key, number in enumerate(order)])
     lines = (tmp_path / "train.idx").read_text().splitlines()
     (tmp_path / "train.idx").write_text("\n".join(reversed(lines)) + "\n")
-    source = RecordFile(file)
+    dataset = RecordFile(file)
     order.reverse()
-    assert source.labels.tolist() == [LABELS[number] for number in order]
-    assert [source.encoded(index) for index in range(10)] == [IMAGES[number] for number in order]
+    assert dataset.labels.tolist() == [LABELS[number] for number in order]
+    assert [dataset.encoded(index) for index in range(10)] == [IMAGES[number] for number in order]
 
 
 def test_what_is_written_is_read_back(written):
-    source = RecordFile(written)
-    assert_is_whole(source)
-    assert source.name(3) == f"{written} byte {sum(len(encode(0, 0, image)) for image in IMAGES[:3])}"
+    dataset = RecordFile(written)
+    assert_is_whole(dataset)
+    assert dataset.name(3) == f"{written} byte {sum(len(encode(0, 0, image)) for image in IMAGES[:3])}"
     again = written.parent / "again" / "train.rec"
     again.parent.mkdir()
-    write_records(again, ((int(source.labels[index]), source.encoded(index)) for index in range(10)))
+    write_records(again, ((int(dataset.labels[index]), dataset.encoded(index)) for index in range(10)))
     assert again.read_bytes() == written.read_bytes()
     assert again.with_suffix(".idx").read_bytes() == written.with_suffix(".idx").read_bytes()
 
@@ -176,11 +176,11 @@ def test_a_label_that_the_sample_missed_is_found_when_the_image_is_read(written,
     offset = int(RecordFile(written)._offsets[5])
     content[offset + 12 : offset + 16] = struct.pack("<f", 3)
     written.write_bytes(content)
-    source = RecordFile(written)
+    dataset = RecordFile(written)
     with pytest.raises(UserError, match=f"train.rec byte {offset}: its label is 3, not 2"):
-        source.encoded(5)
+        dataset.encoded(5)
     with pytest.raises(UserError, match=f"byte {offset}"):
-        source.scan(10)
+        dataset.scan(10)
 
 
 def test_no_pass_is_made_twice_unless_a_file_has_changed(tmp_path, monkeypatch):
@@ -245,8 +245,8 @@ def test_offsets_beyond_four_gigabytes_are_read(tmp_path):
         file.seek(5 * 2**30)
         file.write(second)
     (tmp_path / "train.idx").write_text(f"0\t0\n1\t{5 * 2**30}\n")
-    source = RecordFile(tmp_path / "train.rec")
-    assert [source.encoded(0), source.encoded(1)] == IMAGES[:2] and source.labels.tolist() == [0, 1]
+    dataset = RecordFile(tmp_path / "train.rec")
+    assert [dataset.encoded(0), dataset.encoded(1)] == IMAGES[:2] and dataset.labels.tolist() == [0, 1]
 
 
 def index_of(file: Path, change) -> None:
@@ -422,9 +422,9 @@ def test_damage_is_one_line_or_leaves_the_image_as_it_was_or_another_of_the_pers
     written.write_bytes(damaged["rec"])
     written.with_name("train.idx").write_bytes(damaged["idx"])
     try:
-        source = RecordFile(written)
-        for index in range(len(source)):
-            source.encoded(index)
+        dataset = RecordFile(written)
+        for index in range(len(dataset)):
+            dataset.encoded(index)
     except UserError as error:
         assert "\n" not in str(error) and str(written.parent) in str(error)
 
