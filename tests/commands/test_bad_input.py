@@ -614,7 +614,12 @@ TABLE = [
         set_of(lambda images, same: (images[:7], same)),
     ),
     ("set without pairs", "valid", "data/tiny.bin: holds no pairs; fetch", set_of(lambda images, same: ([], []))),
-    ("set of one kind", "valid", "data/tiny.bin: all 4 pairs show the same person", set_of(lambda images, same: (images, [1] * 4))),
+    (
+        "set of one kind",
+        "valid",
+        "data/tiny.bin: all 4 pairs show the same identity",
+        set_of(lambda images, same: (images, [1] * 4)),
+    ),
     (
         "flag that is 2",
         "valid",
@@ -697,7 +702,7 @@ TABLE = [
         "pairs.txt line 1: '00000000.jpg 00000001.jpg 2' does not end with 0 or 1",
         paired("00000000.jpg 00000001.jpg 2"),
     ),
-    ("pack: one kind", "pack_bin", "pairs.txt: all 1 pairs show the same person", paired("00000000.jpg 00000001.jpg 1")),
+    ("pack: one kind", "pack_bin", "pairs.txt: all 1 pairs show the same identity", paired("00000000.jpg 00000001.jpg 1")),
     (
         "pack: path that climbs out",
         "pack_bin",
