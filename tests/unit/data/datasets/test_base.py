@@ -83,7 +83,7 @@ def test_a_label_file_goes_before_other_layouts_and_one_that_is_asked_for_is_not
         open_dataset(tmp_path / "all")
 
 
-def test_half_of_a_data_set_is_not_taken_for_folders_of_people(tmp_path):
+def test_half_of_a_dataset_is_not_taken_for_folders_of_identities(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "00000000.jpg").touch()
     with pytest.raises(UserError, match="label.txt: No such file or directory; give the dataset with --data_dir"):

@@ -17,8 +17,8 @@ from arcface.data.datasets.record_file import RecordFile
 from arcface.data.recordio import RecordReader, encode
 from arcface.errors import UserError
 
-SIZES = [3, 1, 4, 2]  # images of each person
-LABELS = [person for person, size in enumerate(SIZES) for _ in range(size)]
+SIZES = [3, 1, 4, 2]  # images of each identity
+LABELS = [identity for identity, size in enumerate(SIZES) for _ in range(size)]
 IMAGES = [cv2.imencode(".png", np.full((112, 112, 3), number, np.uint8))[1].tobytes() for number in range(len(LABELS))]
 
 
@@ -62,7 +62,7 @@ def sequential_arrays(directory: Path) -> Path:
 
 def identities() -> list[tuple[int, bytes]]:
     starts = np.cumsum([1, *SIZES])
-    return [(11 + person, encode(starts[person : person + 2].tolist(), 11 + person, b"")) for person in range(len(SIZES))]
+    return [(11 + identity, encode(starts[identity : identity + 2].tolist(), 11 + identity, b"")) for identity in range(len(SIZES))]
 
 
 def assert_is_whole(dataset: RecordFile) -> None:
@@ -140,7 +140,7 @@ def test_ranges_that_float32_may_have_rounded_are_not_relied_on(written, monkeyp
 )
 def test_where_identities_are_wrong_the_images_own_labels_count(tmp_path, ranges):
     images = [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
-    records = [(11 + person, encode(ranges[person : person + 2], 11 + person, b"")) for person in range(4)]
+    records = [(11 + identity, encode(ranges[identity : identity + 2], 11 + identity, b"")) for identity in range(4)]
     assert_is_whole(RecordFile(write_layout(tmp_path, [*images, (0, encode([11, 15], 0, b"")), *records])))
 
 
@@ -303,8 +303,8 @@ def test_a_header_record_that_names_no_range_of_identities_leaves_it_to_the_imag
     assert_same_without_its_index(write_layout(tmp_path, [(0, encode(labels, 0, b"")), *images, *about]))
 
 
-def images_and_people(directory: Path) -> Path:
-    """A public packer's: record 0 comes last and says (1 + images, people)."""
+def images_and_identities(directory: Path) -> Path:
+    """A public packer's: record 0 comes last and says (1 + images, identities)."""
     images = [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
     return write_layout(directory, [*images, (0, encode([11, 4], 0, b""))])
 
@@ -328,12 +328,12 @@ def assert_same_without_its_index(file: Path) -> None:
     assert_is_whole(RecordFile(file))
 
 
-@pytest.mark.parametrize("packer", [images_and_people, twice_the_number, no_identities])
+@pytest.mark.parametrize("packer", [images_and_identities, twice_the_number, no_identities])
 def test_what_public_packers_write_without_identities_is_read_with_and_without_its_index(tmp_path, packer):
     assert_same_without_its_index(packer(tmp_path))
 
 
-@pytest.mark.parametrize("packer", [images_and_people, twice_the_number, no_identities])
+@pytest.mark.parametrize("packer", [images_and_identities, twice_the_number, no_identities])
 def test_an_index_of_fewer_images_than_such_a_header_counts_is_refused(tmp_path, packer):
     file = packer(tmp_path)
     index_of(file, lambda lines: [line for line in lines if line[0] != "7"])
@@ -412,7 +412,7 @@ def test_every_cut_of_the_file_is_refused(written, index):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True, database=None)
 @given(st.data())
-def test_damage_is_one_line_or_leaves_the_image_as_it_was_or_another_of_the_person(written, data):
+def test_damage_is_one_line_or_leaves_the_image_as_it_was_or_another_of_the_identity(written, data):
     content = SOUND_FILES.setdefault("rec", written.read_bytes())
     index = SOUND_FILES.setdefault("idx", written.with_name("train.idx").read_bytes())
     damaged = {"rec": bytearray(content), "idx": bytearray(index)}
