@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from arcface.config import PathName
 from arcface.data.datasets.base import open_dataset
 from arcface.data.duplicates import UNKNOWN, find_copies, image_hash
 from arcface.data.image_statistics import describe_identities
@@ -20,6 +19,7 @@ from arcface.errors import UserError
 from arcface.io.files import atomic_write
 from arcface.io.images import decode_crop, mostly_black
 from arcface.io.report import Report
+from arcface.options.kinds import PathName
 
 BLACK = 1  # the lowest bit of a kept hash: whether the image is black
 FORMAT = 2  # of the file of kept hashes

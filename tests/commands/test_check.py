@@ -14,11 +14,11 @@ from image_lists import write_list
 
 from arcface import check as command
 from arcface.command import CLOSED_PIPE
-from arcface.config import parse
 from arcface.data import checks as check
 from arcface.data.datasets.base import open_dataset
 from arcface.data.recordio import encode
 from arcface.errors import UserError
+from arcface.options.command_line import parse
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
