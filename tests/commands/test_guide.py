@@ -2,12 +2,12 @@
 
 import pytest
 
-from arcface.config import parse
 from arcface.data.align_photos import AlignOptions
 from arcface.data.checks import CheckOptions
 from arcface.data.convert import ConvertOptions
 from arcface.data.merge import MergeOptions
 from arcface.data.synthetic import DemoOptions
+from arcface.options.command_line import parse
 from arcface.verification.pack_bin import PackOptions
 
 TOOLS = {

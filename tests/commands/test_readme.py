@@ -30,7 +30,7 @@ def test_every_file_it_names_exists(repository, name):
 
 
 def test_the_configs_are_valid(repository):
-    from arcface.config import parse
+    from arcface.options.command_line import parse
 
     files = sorted((repository / "configs").glob("*.yaml"))
     assert files
