@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/options.md from the dataclasses of the options: `make docs`. tests/commands/test_docs.py says whether it is current."""
+"""Write docs/options.md from the dataclasses of the options: `make docs`. tests/commands/test_docs.py compares the two."""
 
 import ast
 import inspect
@@ -38,9 +38,9 @@ def own(group: type) -> list[Field]:
 def table(group: type, title: str = "") -> str:
     """Return a heading and a table with a row for each option that a group adds."""
     help_of = dict(sentences(group))
-    rows = [f"| `{field.name}` | {default(field)} | {choices(field.type)}{help_of[field.name]} |" for field in own(group)]
+    rows = [f"| `{field.name}` | {default(field)} | {choices(field.type)} | {help_of[field.name]} |" for field in own(group)]
     heading = title or inspect.cleandoc(group.__doc__ or "").splitlines()[0]
-    return "\n".join([f"## {heading}", "", "| option | default | |", "| --- | --- | --- |", *rows, ""])
+    return "\n".join([f"## {heading}", "", "| option | default | values | |", "| --- | --- | --- | --- |", *rows, ""])
 
 
 def sentences(group: type) -> Iterator[tuple[str, str]]:
@@ -65,8 +65,7 @@ def default(field: Field) -> str:
 
 def choices(kind: Any) -> str:
     """Return the values of an option that has a few, and "" for others."""
-    values = get_args(kind) if get_origin(kind) is Literal else ()
-    return f"{', '.join(f'`{value}`' for value in values)}: " if values else ""
+    return ", ".join(f"`{value}`" for value in get_args(kind)) if get_origin(kind) is Literal else ""
 
 
 if __name__ == "__main__":
