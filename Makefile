@@ -3,8 +3,8 @@
 # make test-all       what make test leaves out: every case, thirty kills, whole LFW, fuzzing, Paddle 2.6.2
 # make test-pythons   the demo and the core tests on each Python; PYTHONS='python3.12 python3.13' chooses
 # make lint           ruff and mypy
-# make docs           docs/options.md from the options' dataclasses
-# make setup          only the virtual environment of the demo; PYTHON=python3.12 chooses its Python
+# make docs           docs/options.md and the diagram of docs/architecture.md, from the code
+# make setup          only the virtual environment, with the package as it is in this checkout; PYTHON=python3.12 chooses its Python
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,10 +24,11 @@ PYTHON_VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_i
 setup: $(VENV)/ready
 setup-tests: $(VENV)/ready-tests
 
-$(VENV)/ready: requirements.txt
+$(VENV)/ready: requirements.txt pyproject.toml
 	$(if $(filter $(PYTHON_VERSION),$(SUPPORTED)),,$(error $(PYTHON) $(if $(PYTHON_VERSION),is Python $(PYTHON_VERSION),cannot be run); Python 3.10 to 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) -r requirements.txt
+	$(BIN)/python $(PIP) --no-deps -e .
 	touch $@
 
 $(VENV)/ready-tests: $(VENV)/ready requirements-engines.txt tests/requirements.txt
@@ -68,5 +69,5 @@ lint: setup-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: setup
-	PYTHONPATH=. $(BIN)/python docs/make_options.py
+docs: setup-tests
+	PYTHONPATH=. $(BIN)/python docs/make_pages.py

@@ -1,16 +1,19 @@
 """Every option of the commands, once: name, type, default, help. Read from a YAML file, with flags on top."""
 
 import difflib
+import json
 import math
 import os
 import re
 import sys
+from argparse import RawDescriptionHelpFormatter
+from collections import deque
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from jsonargparse.typing import restricted_number_type, restricted_string_type
 
 from arcface.errors import UserError
@@ -226,7 +229,7 @@ class ValidConfig(VerificationOptions, NetworkOptions):
     """IJB-style sets: the face detector's score is the image's weight too."""
 
 
-Config = TypeVar("Config", TrainConfig, ValidConfig)
+Config = TypeVar("Config")
 
 
 def parse(config_class: type[Config], arguments: list[str] | None = None, description: str = "") -> Config:
@@ -234,14 +237,14 @@ def parse(config_class: type[Config], arguments: list[str] | None = None, descri
 
     Raises UserError for an unknown option or key (naming the nearest one), a wrong type or a value out of range.
     """
-    names = [field.name for field in fields(config_class)]
-    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    options = fields(config_class)  # type: ignore[arg-type]  # of a dataclass
+    names = [option.name for option in options]
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_HelpFormatter)
     parser.add_argument("--config", action="config", help="YAML file of the options below; flags override it.")
     for group in reversed(config_class.__mro__[:-1]):  # without object; the base classes are the groups of the help
         if own_fields := set(group.__dict__.get("__annotations__", {})):
             parser.add_class_arguments(group, skip=set(names) - own_fields)
-    file_flag, flags = _split(sys.argv[1:] if arguments is None else arguments)
-    options = fields(config_class)
+    file_flag, flags = _split(_expanded(sys.argv[1:] if arguments is None else arguments, options))
     if file_flag:  # on its own first, so that complaints name it
         file = str(user_path(file_flag[-1].removeprefix("--config=")))
         file_flag = [f"--config={file}"]
@@ -251,8 +254,32 @@ def parse(config_class: type[Config], arguments: list[str] | None = None, descri
     return config_class(**{name: _in_home(values[name]) for name in names})
 
 
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of a command's description."""
+
+
+def _expanded(arguments: list[str], options: tuple[Field, ...]) -> list[str]:
+    """Return the arguments with a value for switches, and the values of a list in one: --a --b x y as --a=true --b=["x", "y"]."""
+    types: dict[str, Any] = {f"--{option.name}": option.type for option in options}
+    expanded = []
+    remaining = deque(arguments)
+    while remaining:
+        argument = remaining.popleft()
+        if types.get(argument) is bool:
+            argument += "=true"
+        elif types.get(argument) == list[PathName]:
+            values = []
+            while remaining and not remaining[0].startswith("--"):
+                values.append(remaining.popleft())
+            argument += f"={json.dumps(values)}"
+        expanded.append(argument)
+    return expanded
+
+
 def _in_home(value: Any) -> Any:
     """Return an option's value; a path with the home directory in place of its ~."""
+    if isinstance(value, list):
+        return [_in_home(item) for item in value]
     return str(user_path(value)) if isinstance(value, PathName) and value.startswith("~") else value
 
 

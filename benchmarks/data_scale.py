@@ -27,7 +27,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from arcface.data.datasets.base import Dataset, open_dataset  # noqa: E402
-from arcface.data.record_writer import write_records  # noqa: E402
+from arcface.data.selection import whole  # noqa: E402
+from arcface.data.writers import write  # noqa: E402
 
 WORKERS = 4
 LARGER = {"Glint360K": 17_091_657, "WebFace260M": 260_000_000}  # images
@@ -48,7 +49,7 @@ def make(directory: Path, people: int, each: int) -> None:
         for person in range(people):
             listed.writelines(f"people/{person:07d}/{number:03d}.jpg\t{person}\n" for number in range(each))
             flat.writelines(f"images/{person * each + number:08d}.jpg\t{person}\n" for number in range(each))
-    write_records(directory / "record" / "train.rec", ((person, image) for person in range(people) for image in images))
+    write(whole(open_dataset(directory / "people.txt")), directory / "record" / "train.rec", "rec", WORKERS)
     (directory / "no_index" / "train.rec").symlink_to(directory / "record" / "train.rec")
     (directory / "made").touch()
 

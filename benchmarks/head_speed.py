@@ -39,7 +39,7 @@ def our_step(classes: int, sample_rate: float, kernels: bool = True) -> Callable
 
     from arcface.distributed.process_group import world_size
     from arcface.head.partial_fc import PartialFC
-    from arcface.ops.cpu_kernels import load_library
+    from arcface.ops.build import load_library
 
     rows = BATCH_SIZE // world_size()
     head, steps = PartialFC(classes, SIZE, scale=SCALE, sample_rate=sample_rate), iter(range(10**9))

@@ -30,12 +30,12 @@ import numpy as np
 import simplejpeg
 
 REPOSITORY = Path(__file__).parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "datasets")]
-
-from drawn_faces import draw_person  # noqa: E402
+sys.path.insert(0, str(REPOSITORY))
 
 from arcface.data.datasets.base import open_dataset  # noqa: E402
-from arcface.data.record_writer import write_records  # noqa: E402
+from arcface.data.drawn_faces import draw_identity  # noqa: E402
+from arcface.data.selection import whole  # noqa: E402
+from arcface.data.writers import write  # noqa: E402
 
 BATCH_SIZE, IMAGES = 256, 4096
 STEPS = 96  # that are measured: many beside the few batches that may be ready when they begin
@@ -144,13 +144,23 @@ def serve_2021(encoded: list[bytes], connection: Connection) -> None:
 
 def read_images(data_dir: str | None) -> list[bytes]:
     if data_dir is None:
-        jobs = [(0, 0, person, 16) for person in range(IMAGES // 16)]
+        jobs = [(0, 0, identity, 16) for identity in range(IMAGES // 16)]
         with multiprocessing.Pool() as pool:
-            drawn = [jpeg for jpegs in pool.imap(draw_person, jobs) for jpeg in jpegs]
+            drawn = [jpeg for jpegs in pool.imap(draw_identity, jobs) for jpeg in jpegs]
         images = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in drawn]
         return [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes() for image in images]
     source = open_dataset(data_dir)
     return [source.encoded(index) for index in np.random.default_rng(0).permutation(len(source))[:IMAGES].tolist()]
+
+
+def write_record_file(directory: Path, encoded: list[bytes]) -> Path:
+    """Write the images as a .rec file of two identities."""
+    for number, content in enumerate(encoded):
+        identity = directory / "images" / str(2 * number // len(encoded))
+        identity.mkdir(parents=True, exist_ok=True)
+        (identity / f"{number:08d}.jpg").write_bytes(content)
+    write(whole(open_dataset(directory / "images")), directory / "train.rec", "rec", 1)
+    return directory / "train.rec"
 
 
 def main():
@@ -176,8 +186,7 @@ def main():
 
     rates = {}
     with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory, "train.rec")
-        write_records(file, ((2 * number // len(encoded), content) for number, content in enumerate(encoded)))
+        file = write_record_file(Path(directory), encoded)
         pipelines: dict[str, Callable[[], tuple[float, float]]] = {
             "cv2.imdecode in a loop": lambda: measure(loop_of_opencv(encoded)),
             "simplejpeg in a loop": lambda: measure(loop_of_simplejpeg(encoded)),

@@ -71,7 +71,7 @@ def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
     labels = paddle.randint(0, CLASSES, [BATCH_SIZE // world_size()], dtype="int64")
 
     def step(number: int) -> None:
-        loss = model.compute_gradients(images, labels, number)
+        loss = model.forward_backward(images, labels, number)
         model.update(0.01)
         loss.item()
 

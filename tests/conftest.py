@@ -11,6 +11,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
 
+# What the tests start finds this checkout's package, and not one that is installed.
+REPOSITORY = Path(__file__).parent.parent
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+
 from arcface.command import run
 from arcface.system.processes import without_gpus
 from arcface.system.startup import start_paddle
@@ -21,7 +25,6 @@ import cv2
 import forks
 import numpy as np
 
-REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("ARCFACE_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
 SECONDS_TO_TRAIN = 240
 SECONDS_TO_FOLLOW = 30  # that ranks have to end when one has failed

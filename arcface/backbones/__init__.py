@@ -25,5 +25,5 @@ def create_backbone(name: str, embedding_size: int, batch_norm: str = "local") -
     """
     if name not in BACKBONES:
         nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0)[0]
-        raise UserError(f"--network {name}: no such backbone; did you mean {nearest}? There is: {', '.join(BACKBONES)}")
+        raise UserError(f"--network {name}: no such backbone; did you mean {nearest}? Available: {', '.join(BACKBONES)}")
     return BACKBONES[name](embedding_size=embedding_size, batch_norm=batch_norm_layer(batch_norm))

@@ -13,7 +13,7 @@ MOMENTUM = 0.9  # Paddle's default: running = MOMENTUM * running + (1 - MOMENTUM
 
 
 def batch_norm_layer(kind: str) -> Callable[[int], nn.Layer]:
-    """Return what makes a batch norm over [N, C, H, W] for C channels: "local", "sync" or "frozen".
+    """Return a function that makes a batch norm over [N, C, H, W] for C channels: "local", "sync" or "frozen".
 
     All have the same parameters and buffers under the same names, so a state dict fits any of them.
     """
@@ -32,7 +32,7 @@ def batch_norm_layer(kind: str) -> Callable[[int], nn.Layer]:
 class AllReduceBatchNorm2D(nn.Layer):
     """Batch norm whose statistics are those of all ranks' images, in plain operations and all_reduce.
 
-    Ioffe and Szegedy 2015, arXiv:1502.03167. Slower than Paddle's own layers: it is there to prove on a CPU that W
+    Ioffe and Szegedy 2015, arXiv:1502.03167. Slower than Paddle's own layers; it exists to prove on a CPU that W
     ranks train like one. Sums over images are taken in float64, so that the statistics, and with them which side of
     a PReLU's kink an activation falls on, do not depend on how the images are divided. Every rank must pass the same
     number of images.

@@ -1,4 +1,4 @@
-"""What mobile networks are made of: chains of convolution, batch norm and PReLU."""
+"""Layers of mobile networks: convolutions, each with batch norm and PReLU, which the CPU kernels fuse in training."""
 
 import math
 from ctypes import CDLL
@@ -7,7 +7,7 @@ import paddle
 from paddle import nn
 
 from arcface.backbones.batch_norm import EPSILON, MOMENTUM
-from arcface.ops.cpu_kernels import Convolution, Unit, can_run, load_library, run_chain
+from arcface.ops.conv_bn_prelu import ConvBnPrelu, Convolution, can_fuse, fused_convolutions
 
 PRELU_SLOPE = 0.25  # at the start; He et al. 2015
 
@@ -41,37 +41,37 @@ def prelu(channels: int) -> nn.PReLU:
     return nn.PReLU(channels, init=PRELU_SLOPE)
 
 
-class Chain(nn.Sequential):
-    """Convolutions, each followed by batch norm and, as the case may be, PReLU; its input is added if `residual`.
+class FusedConvolutions(nn.Sequential):
+    """Convolutions, each followed by batch norm and, if the next layer is one, PReLU; their input is added if `residual`.
 
-    In training after `use_cpu_kernels`, one call of the CPU kernels does the whole chain.
+    With a library (see `fuse_convolutions`), one call of the CPU kernels computes all of them in training.
     """
 
     library: CDLL | None = None
 
     def forward(self, x: paddle.Tensor, residual: bool = False) -> paddle.Tensor:
         convolutions = [layer.shape for layer in self if isinstance(layer, Conv2D)]
-        if self.training and self.library and can_run(convolutions, x):
-            return run_chain(self.library, x, self._units(), residual, EPSILON, MOMENTUM)
+        if self.training and self.library and can_fuse(convolutions, x):
+            return fused_convolutions(self.library, x, self._tensors(), residual, EPSILON, MOMENTUM)
         y = x
         for layer in self.children():  # not super().forward, on which Paddle's export recurses without end
             y = layer(y)
         return x + y if residual else y
 
-    def _units(self) -> list[Unit]:
-        units, layers = [], [*self, None]
+    def _tensors(self) -> list[ConvBnPrelu]:
+        """Return the tensors of each convolution and of what follows it."""
+        tensors, layers = [], [*self, None]
         for conv, norm, last in zip(layers, layers[1:], layers[2:], strict=False):
             if isinstance(conv, Conv2D):
                 slope = last.parameters()[0] if isinstance(last, nn.PReLU) else None
                 of_norm = dict(norm.named_parameters())
                 scale, shift, mean, variance = (of_norm[name] for name in ("weight", "bias", "_mean", "_variance"))
-                units.append(Unit(conv.shape, conv.weight, scale, shift, mean, variance, slope))
-        return units
+                tensors.append(ConvBnPrelu(conv.shape, conv.weight, scale, shift, mean, variance, slope))
+        return tensors
 
 
-def use_cpu_kernels(backbone: nn.Layer) -> None:
-    """Have all chains of a backbone with local batch norm trained by the CPU kernels, if they can be had."""
-    library = load_library()
+def fuse_convolutions(backbone: nn.Layer, library: CDLL | None) -> None:
+    """Have the CPU kernels train all fused convolutions of a backbone with local batch norm; None: Paddle's layers."""
     for layer in backbone.sublayers(include_self=True):
-        if isinstance(layer, Chain):
+        if isinstance(layer, FusedConvolutions):
             layer.library = library

@@ -8,13 +8,13 @@ from functools import partial
 
 from paddle import nn
 
-from arcface.backbones.layers import Chain, Conv2D, prelu
+from arcface.backbones.layers import Conv2D, FusedConvolutions, prelu
 
 # (expansion, channels, repeats, stride of the first repeat) of each bottleneck stage
 BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
 
 
-class ConvBlock(Chain):
+class ConvBlock(FusedConvolutions):
     """Convolution, batch norm and, unless linear, PReLU."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Bottleneck(nn.Layer):
         super().__init__()
         inner = channels_in * expansion
         self.residual = stride == 1 and channels_in == channels_out
-        self.conv = Chain(
+        self.conv = FusedConvolutions(
             Conv2D(channels_in, inner, 1),
             batch_norm(inner),
             prelu(inner),

@@ -7,19 +7,20 @@ import numpy as np
 
 from arcface.config import TrainConfig
 from arcface.data.bin_file import VerificationSet, read_bin
-from arcface.data.checks import advise_black, describe_colours, describe_sizes, look
 from arcface.data.datasets.base import Dataset, open_dataset
 from arcface.data.datasets.labels import evenly_spread
-from arcface.doctor.report import Report
+from arcface.data.duplicates import UNKNOWN, find_copies
+from arcface.data.image_statistics import advise_black, describe_colours, describe_identities, describe_sizes, examine_images
+from arcface.io.report import Report
 from arcface.verification.ijb import read_protocol
 
 SAMPLE = 2000  # training images that are looked at
 
 
-def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | None, set[bytes]]:
+def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | None, set[int]]:
     """Report the training list and a sample of its images.
 
-    Returns the number of classes, where there is no list that of the options, and the digests of the sample's images.
+    Returns the number of classes, where there is no list that of the options, and the hashes of the sample's images.
     """
     with report.examining("training set"):
         source = open_dataset(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
@@ -30,11 +31,7 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
             if config.batch_size > len(source)
             else None,
         )
-        counts = np.bincount(source.labels)
-        report.line(
-            "images a person",
-            f"{counts.min():,} to {counts.max():,}, median {np.median(counts):g}; people by images: {histogram(counts)}",
-        )
+        report.line("per identity", describe_identities(source.labels))
         repeated, contradictory = _examine_rows(report, source)
         if not contradictory:  # else the scan would end with what has just been reported
             with report.examining("files"):
@@ -44,7 +41,7 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     return config.num_classes, set()
 
 
-def examine_verification_sets(report: Report, files: list[Path], training_contents: set[bytes]) -> None:
+def examine_verification_sets(report: Report, files: list[Path], training_hashes: set[int]) -> None:
     """Report each verification set: its pairs, its images, and which of them are in the sample of the training images."""
     if not files:
         report.line("verification", "no sets (--val_targets '')")
@@ -58,22 +55,22 @@ def examine_verification_sets(report: Report, files: list[Path], training_conten
                     f" of templates of {len(protocol.images):,} images; for valid.py only",
                 )
                 continue
-            _examine_pairs(report, read_bin(file), training_contents)
+            _examine_pairs(report, read_bin(file), training_hashes)
 
 
-def _examine_pairs(report: Report, pairs: VerificationSet, training_contents: set[bytes]) -> None:
+def _examine_pairs(report: Report, pairs: VerificationSet, training_hashes: set[int]) -> None:
     positions: dict[bytes, int] = {}
     for position, image in enumerate(pairs.images):
         positions.setdefault(image, position)
-    seen = look(list(positions.values()), pairs.images.__getitem__, "image {}".format)
+    seen = examine_images(list(positions.values()), pairs.images.__getitem__, "image {}".format)
     sizes, wrong = describe_sizes(seen)
     colours, swapped = describe_colours(seen)
-    shared = sum(content in training_contents for content in seen.contents)
+    shared = sum(content in training_hashes for content in seen.hashes)
     leak = f"{shared:,} of its images are in the sample of the training images: remove those people from the training list"
     report.line(
         pairs.name,
         f"{len(pairs.same):,} pairs, {pairs.same.sum():,} of one person; {len(positions):,} images: {sizes}; {colours}"
-        f"{'; none is in the sample' if training_contents and not shared else ''}",
+        f"{'; none is in the sample' if training_hashes and not shared else ''}",
         wrong,
         swapped,
         advise_black(seen),
@@ -93,34 +90,25 @@ def _examine_rows(report: Report, source: Dataset) -> tuple[set[int], bool]:
     return set(again.tolist()), bool(others)
 
 
-def _examine_sample(report: Report, source: Dataset, repeated: set[int]) -> set[bytes]:
-    """Report a sample of the training images, and return the digests of their contents."""
+def _examine_sample(report: Report, source: Dataset, repeated: set[int]) -> set[int]:
+    """Report a sample of the training images, and return the hashes of their bytes."""
     indices = evenly_spread(len(source), SAMPLE)
-    seen = look(indices.tolist(), source.encoded, source.name)
+    seen = examine_images(indices.tolist(), source.encoded, source.name)
     some = " spread over the list" if len(indices) < len(source) else ""
     sizes, wrong = describe_sizes(seen)
     report.line("sample", f"{len(indices):,} images{some}: {sizes}", wrong, advise_black(seen))
     colours, swapped = describe_colours(seen)
     report.line("its colours", colours, swapped)
-    originals: dict[bytes, int] = {}
-    copies = []
-    for index, content in zip(indices.tolist(), seen.contents, strict=True):
-        if content is not None and index not in repeated and originals.setdefault(content, index) != index:
-            copies.append((index, originals[content]))
-    others = sum(source.labels[index] != source.labels[original] for index, original in copies)
+    hashes = np.array(seen.hashes, np.uint64)
+    copies, originals = find_copies(np.where(np.isin(indices, list(repeated)), UNKNOWN, hashes))
+    others = np.count_nonzero(source.labels[indices[copies]] != source.labels[indices[originals]])
     report.line(
         "its copies",
         f"{len(copies):,} with the content of another image, {others:,} of them as another person"
-        if copies
+        if len(copies)
         else "no two images have the same content",
-        f"remove them; the first: {' is '.join(map(source.name, copies[0]))}" if copies else None,
+        f"remove them; the first: {source.name(indices[copies[0]])} is {source.name(indices[originals[0]])}"
+        if len(copies)
+        else None,
     )
-    return set(filter(None, seen.contents))
-
-
-def histogram(counts: np.ndarray) -> str:
-    """Return how many of the counts, whole numbers from 1, are 1, 2-3, 4-7 and so on, from the first such class that has any."""
-    people = np.bincount(np.frexp(counts)[1] - 1)
-    ranges = [f"{2**power}-{2 ** (power + 1) - 1}" if power else "1" for power in range(len(people))]
-    shown = list(zip(ranges, people, strict=True))[np.argmax(people > 0) :]
-    return ", ".join(f"{range_}: {number:,}" for range_, number in shown)
+    return set(seen.hashes) - {UNKNOWN}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from arcface.backbones import create_backbone
 from arcface.config import TrainConfig
-from arcface.doctor.report import Report
 from arcface.io.files import check_writable
 from arcface.io.lock import owner
+from arcface.io.report import Report
 from arcface.system.hardware import existing, size
 from arcface.system.home import why_not_writable
 

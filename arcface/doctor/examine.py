@@ -11,7 +11,7 @@ from arcface.doctor.machine import (
     examine_software,
     examine_speed,
 )
-from arcface.doctor.report import Report
+from arcface.io.report import Report
 
 
 def examine(config: TrainConfig) -> int:

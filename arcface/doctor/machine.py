@@ -18,10 +18,10 @@ from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.distributed.process_group import unused_launcher, world_size
 from arcface.distributed.self_check import round_trip
-from arcface.doctor.report import Report
 from arcface.extras import how_to_install, how_to_install_base
 from arcface.inference.engines import choose_engine
 from arcface.io.images import SIZE
+from arcface.io.report import Report
 from arcface.system import hardware
 from arcface.system.device import choose_device
 from arcface.system.hardware import size

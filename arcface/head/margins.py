@@ -1,4 +1,4 @@
-"""The margin on the true class's cosine: one pure function whose settings are the published losses.
+"""The margin on the target's cosine: one pure function whose settings are the published losses.
 
 ArcFace     m1 = 1, m2 = 0.5, m3 = 0    Deng et al. 2019, arXiv:1801.07698
 CosFace     m1 = 1, m2 = 0,   m3 = 0.4  Wang et al. 2018, arXiv:1801.09414
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-# The angle's slope is infinite at cosines of -1 and 1, which rounding reaches and passes. Cosines are clamped inside;
-# the limit is wide enough that float32 and float64 agree on which cosines lie beyond it.
+# The derivative of the angle is infinite at cosines of -1 and 1, which rounding reaches and exceeds. Cosines are clamped to
+# this limit, wide enough that float32 and float64 agree on which cosines lie beyond it.
 COSINE_LIMIT = 1 - 1e-6
 
 
@@ -24,10 +24,10 @@ class Margin(NamedTuple):
 
 
 def apply_margin(cosine: paddle.Tensor, margin: Margin) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return the true classes' cosines with the margin, and the derivative of that by the cosine (both of its shape).
+    """Return the targets' cosines with the margin, and its derivative by the cosine (both of the same shape).
 
-    Beyond phi = m1 * angle + m2 = pi the cosine would rise again and reward a worse angle. There the function goes on
-    falling as its authors let it: for m1 = 1 the penalty stays m2 * sin(m2), as in InsightFace's ArcFace until November 2022;
+    Beyond phi = m1 * angle + m2 = pi the cosine would rise again and reward a worse angle. There the function keeps
+    falling as its authors define it: for m1 = 1 the penalty stays m2 * sin(m2), as in InsightFace's ArcFace until November 2022;
     for other m1 it is SphereFace's (-1)^k cos(phi) - 2k with k = floor(phi / pi). The derivative is 0 where the cosine is
     clamped.
     """
@@ -37,10 +37,10 @@ def apply_margin(cosine: paddle.Tensor, margin: Margin) -> tuple[paddle.Tensor, 
     if margin.m1 == 1:
         beyond = phi > np.pi
         value = paddle.where(beyond, clamped - margin.m2 * np.sin(margin.m2), paddle.cos(phi))
-        slope = paddle.where(beyond, paddle.ones_like(phi), paddle.sin(phi) / paddle.sin(angle))
+        derivative = paddle.where(beyond, paddle.ones_like(phi), paddle.sin(phi) / paddle.sin(angle))
     else:
         k = paddle.floor(phi / np.pi)
         sign = 1 - 2 * (k % 2)
         value = sign * paddle.cos(phi) - 2 * k
-        slope = sign * margin.m1 * paddle.sin(phi) / paddle.sin(angle)
-    return value - margin.m3, paddle.where(clamped == cosine, slope, paddle.zeros_like(slope))
+        derivative = sign * margin.m1 * paddle.sin(phi) / paddle.sin(angle)
+    return value - margin.m3, paddle.where(clamped == cosine, derivative, paddle.zeros_like(derivative))

@@ -24,6 +24,7 @@ def shard_of(num_classes: int, rank: int, world_size: int) -> Shard:
     """
     if num_classes < world_size:
         raise UserError(
-            f"{num_classes} classes cannot be shared by {world_size} ranks: each needs one; start at most {num_classes}"
+            f"{num_classes} classes cannot be shared by {world_size} ranks, each of which needs one;"
+            f" start at most {num_classes} ranks"
         )
     return Shard(num_classes * rank // world_size, num_classes * (rank + 1) // world_size)

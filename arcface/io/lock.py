@@ -5,9 +5,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from arcface.errors import UserError
 
@@ -15,20 +16,31 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
+def locked_file(path: Path, in_use: Callable[[], UserError]) -> Iterator[BinaryIO]:
+    """Open a file to read and write, created if it is missing, and hold it for this process.
+
+    The kernel releases it when the process dies. Raises what `in_use` returns if another process holds it.
+    """
+    # Not emptied when it is opened: the content may be another process's. It stays when we end, since another may have opened it.
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise in_use() from error
+        yield file
+
+
+@contextmanager
 def locked(directory: Path, option: str = "--output") -> Iterator[None]:
-    """Hold a directory, which exists, for this process; the kernel gives it back when the process dies.
+    """Hold a directory, which exists, for this process; the kernel releases it when the process dies.
 
     `option` is the one that names the directory, such as "--output". Raises UserError, with the owner's name, if another
     process holds it.
     """
-    # Not emptied when it is opened: it names the owner. It stays when we end, since another may have opened it meanwhile.
-    with open(directory / LOCK_FILE, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _error_held(directory, option, _owner(directory)) from error
+    with locked_file(directory / LOCK_FILE, lambda: _error_held(directory, option, _owner(directory))) as file:
+        owner = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         file.truncate(0)
-        json.dump({"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+        file.write(json.dumps(owner).encode())
         file.flush()
         yield
 

@@ -1,1 +1,1 @@
-"""Kernels for training on a CPU, each beside the Python that calls it."""
+"""Kernels for training on a CPU: each .cc beside the Python that calls it."""

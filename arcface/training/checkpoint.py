@@ -15,8 +15,8 @@ A checkpoint is written into a hidden folder, gets its name when every rank's fi
 when the link `latest` is replaced, which is one atomic operation for all files. Only then are older ones removed, but
 for the best and those that are to be kept.
 
-Where a file system cannot hold a colon in a name, it is rank_0_softmax_weight.pkl; where it has no symbolic links, `latest`
-and `best` are files that hold the name, and the well-known names are copies.
+Where a file system allows no colon in a name, it is rank_0_softmax_weight.pkl; where it has no symbolic links, `latest`
+and `best` are files that contain the name, and the well-known names are copies.
 """
 
 import hashlib
@@ -53,23 +53,23 @@ FORMAT = 1
 
 
 @dataclass
-class State:
-    """The arrays of a training run, as they are in a checkpoint; of the head only this rank's rows."""
+class Arrays:
+    """The arrays of a training run, as a checkpoint contains them; of the head, only this rank's classes."""
 
     backbone: dict[str, np.ndarray]
-    backbone_momentum: dict[str, np.ndarray]
+    backbone_velocity: dict[str, np.ndarray]
     centres: np.ndarray
-    centres_momentum: np.ndarray
+    centres_velocity: np.ndarray
 
 
 def save(
-    output: Path, network: str, state: State, shard: Shard, step: int, manifest: dict, best: bool = False, keep: bool = False
+    output: Path, network: str, state: Arrays, shard: Shard, step: int, manifest: dict, best: bool = False, keep: bool = False
 ) -> None:
     """Write a checkpoint of all ranks and make it the current one; called by every rank.
 
-    `manifest` (progress, identity and options of the run) is written into checkpoint.json. `best` makes it the best one
+    `manifest` (progress, fingerprint and options of the run) is written into checkpoint.json. `best` makes it the best one
     too, `keep` has later saves leave it in place. Raises UserError if the files cannot be written; the current
-    checkpoint then stays as it was.
+    checkpoint is then intact.
     """
     name = free_name(output, step)
     folder = output / f".{name}.incomplete"
@@ -81,7 +81,7 @@ def save(
     digests = []
     with _Caught() as writing:
         colon = colon_in(folder)
-        for file, array in zip(head_files(rank(), colon), (state.centres, state.centres_momentum), strict=True):
+        for file, array in zip(head_files(rank(), colon), (state.centres, state.centres_velocity), strict=True):
             digests.append(write_pickle(folder / file, array))
     writing.raise_on_every_rank(output, step)
     # int64: a dtype that every backend gathers
@@ -92,7 +92,7 @@ def save(
             files = {
                 f"{network}.pdparams": write(folder / f"{network}.pdparams", state_dict_bytes(state.backbone)),
                 f"{network}_momentum.pdparams": write(
-                    folder / f"{network}_momentum.pdparams", state_dict_bytes(state.backbone_momentum)
+                    folder / f"{network}_momentum.pdparams", state_dict_bytes(state.backbone_velocity)
                 ),
             }
             heads = [file for owner in range(len(ranges)) for file in head_files(owner, colon)]
@@ -134,7 +134,7 @@ class _Caught:
             reason = f"{self.error.strerror or self.error}" if self.error else f"see the log of rank {failed.argmax()}"
             raise UserError(
                 f"{output}: the checkpoint of step {step} cannot be written ({reason});"
-                " the one before it is untouched: make room or choose another --output, and resume"
+                " the last checkpoint is intact; free some space or choose another --output, then --resume 1"
             ) from self.error
 
 
@@ -168,19 +168,19 @@ class Checkpoint:
         if missing := [file for file in self.manifest["sha256"] if not self._path(file).exists()]:
             raise UserError(f"{self.directory}: incomplete checkpoint, missing {', '.join(missing)}; restore the files")
 
-    def check_identity(self, identity: dict) -> None:
+    def check_fingerprint(self, fingerprint: dict) -> None:
         """Raise UserError if the run that wrote this differs from `identity`, naming what differs."""
-        self._check_list(identity)
-        for name, value in identity.items():
+        self._check_list(fingerprint)
+        for name, value in fingerprint.items():
             if self.manifest["identity"].get(name, value) != value:  # runs of earlier versions lack some names
                 raise UserError(
                     f"--resume 1: {self.directory} was trained with {name} {self.manifest['identity'][name]}, not {value};"
                     f" resume with the same {name}, or train into another --output"
                 )
 
-    def _check_list(self, identity: dict) -> None:
+    def _check_list(self, fingerprint: dict) -> None:
         """Raise UserError if the training images are not those of the run that wrote this, with their numbers then and now."""
-        trained, now = self.manifest["identity"], identity.get("labels")
+        trained, now = self.manifest["identity"], fingerprint.get("labels")
         if trained.get("labels", now) == now:
             return
 
@@ -189,16 +189,16 @@ class Checkpoint:
 
         if not {"images", "identities"} <= trained.keys():  # an earlier version wrote it
             change = f"other images: the sha256 of its labels is {str(trained['labels'])[:12]}..., now it is {str(now)[:12]}..."
-        elif numbers(trained) == numbers(identity):
+        elif numbers(trained) == numbers(fingerprint):
             change = f"{numbers(trained)}, as many as now, but in another order or with other labels"
         else:
-            change = f"{numbers(trained)}, now there are {numbers(identity)}"
+            change = f"{numbers(trained)}, now there are {numbers(fingerprint)}"
         raise UserError(
             f"--resume 1: {self.directory} was trained on {change}; resume with the images that it was trained on,"
             " or train into another --output"
         )
 
-    def load(self, network: str, shard: Shard) -> State:
+    def load(self, network: str, shard: Shard) -> Arrays:
         """Return the state, the head's rows being those of `shard` whatever the shards were when it was written."""
         backbone, momentum = (
             as_state_dict(safe_pickle.load(self._read(file), file), file)
@@ -207,15 +207,15 @@ class Checkpoint:
         ranges = self.manifest["classes_of_rank"]
         colon = ":" if head_files(0)[0] in self.manifest["sha256"] else "_"
         of_ranks = [head_files(owner, colon) for owner in range(len(ranges))]
-        centres, centres_momentum = (
+        centres, centres_velocity = (
             collect_rows(self.directory, files, ranges, shard, self._read_rows) for files in zip(*of_ranks, strict=True)
         )
-        return State(backbone, momentum, centres, centres_momentum)
+        return Arrays(backbone, momentum, centres, centres_velocity)
 
     def _read_rows(self, file: str) -> np.ndarray:
         rows = safe_pickle.load(self._read(file), file)
         if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype != np.float32 or not np.isfinite(rows).all():
-            raise UserError(f"{self.directory / file}: does not hold finite float32 [classes, embedding_size]; restore it")
+            raise UserError(f"{self.directory / file}: not finite float32 [classes, embedding_size]; restore it")
         return rows
 
     def _read(self, file: str) -> bytes:
@@ -254,9 +254,9 @@ def _is_sound(manifest: dict) -> bool:
 def collect_rows(
     directory: Path, files: Iterable[str], ranges: list[tuple[int, int]], shard: Shard, read: Callable[[str], np.ndarray]
 ) -> np.ndarray:
-    """Return a shard's rows from the files, one for each rank that wrote, that hold them; ranges[i] are those of files[i].
+    """Return a shard's rows from the files that contain them, one for each rank that wrote; ranges[i] are those of files[i].
 
-    Raises UserError if a file does not hold as many rows as its range.
+    Raises UserError if a file does not contain as many rows as its range.
     """
     parts = []
     for file, (start, stop) in zip(files, ranges, strict=True):
@@ -264,6 +264,6 @@ def collect_rows(
         if low < high:
             rows = read(file)
             if len(rows) != stop - start:
-                raise UserError(f"{directory / file}: does not hold the classes {start} to {stop - 1}; restore it")
+                raise UserError(f"{directory / file}: does not contain the classes {start} to {stop - 1}; restore it")
             parts.append(rows[low - start : high - start])
     return np.concatenate(parts)

@@ -29,7 +29,7 @@ def head_files(owner: int, colon: str = ":") -> tuple[str, str]:
 
 
 def colon_in(folder: Path) -> str:
-    """Return what stands between "rank" and its number in names: a colon, unless the file system cannot hold one."""
+    """Return what stands between "rank" and its number in names: a colon, unless the file system allows none."""
     if os.name == "nt":  # where a colon would begin a stream in another file
         return "_"
     try:
@@ -76,7 +76,7 @@ def free_name(output: Path, step: int) -> str:
 
 def make_current(output: Path, name: str, files: Iterable[str], best: bool) -> None:
     """Have `latest`, with `best` the link of that name too, and the well-known names lead to a checkpoint."""
-    # The best one first: a run that goes on from the checkpoint before would come here again, but not the other way round.
+    # The best one first: a run that resumes from the checkpoint before would come here again, but not the other way round.
     for link in (BEST, LATEST) if best else (LATEST,):
         current, copied = output / link, output / f".{link}.copied"
         if current.is_dir() and not current.is_symlink():  # what `cp -rL` or `scp -r` made of the link

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from arcface.io.figures import COLOURS, png
 from arcface.io.files import atomic_write
-from arcface.training.log import METRICS_FILE
-from arcface.verification.plots import COLOURS, FAR_LABEL, TAR_LABEL, png
+from arcface.training.metrics_writer import CURVES_FILE, METRICS_FILE
+from arcface.verification.plots import FAR_LABEL, TAR_LABEL
 
-CURVES_FILE = "curves.png"
 SMOOTHED_FROM = 60  # log lines; below that the loss is drawn as it is
 INK, FAINT = "#333333", "#e2e2e2"
 

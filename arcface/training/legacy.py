@@ -14,7 +14,7 @@ import numpy as np
 from arcface.errors import UserError
 from arcface.head.shards import Shard
 from arcface.io import safe_pickle
-from arcface.training.checkpoint import State, collect_rows
+from arcface.training.checkpoint import Arrays, collect_rows
 from arcface.training.checkpoint_files import head_files
 from arcface.weights.run_directory import LATEST, MANIFEST
 from arcface.weights.state_dict import read_backbone
@@ -23,14 +23,14 @@ _CENTRES = re.compile(r"rank([:_])(\d+)_softmax_weight\.pkl")
 
 
 def has_only_rank_files(directory: Path) -> bool:
-    """Return whether a directory holds class centres, but no checkpoint of this toolkit."""
+    """Return whether a directory contains class centres, but no checkpoint of this toolkit."""
     return bool(_found(directory)) and not any(os.path.lexists(directory / name) for name in (LATEST, MANIFEST))
 
 
 class RankFiles:
     """The weights in such a directory.
 
-    missing: what a run that goes on from them has to begin anew, in words.
+    missing: what starts anew in a run that resumes from them, in words.
     """
 
     def __init__(self, directory: Path):
@@ -52,30 +52,30 @@ class RankFiles:
             *([] if self._has_momentum else ["the class centres' momentum"]),
         ]
 
-    def check_identity(self, identity: dict) -> None:
-        """Raise UserError if they hold other classes or embeddings than the run has."""
+    def check_fingerprint(self, fingerprint: dict) -> None:
+        """Raise UserError if they contain other classes or embeddings than the run has."""
         ranges = zip(self._files, self._ranges, strict=True)
         held = ", ".join(f"{file} the classes {start} to {stop - 1}" for file, (start, stop) in ranges)
-        if self._ranges[-1][1] != identity["num_classes"]:
+        if self._ranges[-1][1] != fingerprint["num_classes"]:
             raise UserError(
-                f"--resume 1: {self.directory} is of {self._ranges[-1][1]} classes, not {identity['num_classes']}"
+                f"--resume 1: {self.directory} is of {self._ranges[-1][1]} classes, not {fingerprint['num_classes']}"
                 f" ({held}); give the data set that it was trained on"
             )
         for file, size in zip(self._files, self._embedding_sizes, strict=True):
-            if size != identity["embedding_size"]:
+            if size != fingerprint["embedding_size"]:
                 raise UserError(
                     f"--resume 1: {self.directory / file} was trained with embedding_size {size},"
-                    f" not {identity['embedding_size']}; resume with the same embedding_size"
+                    f" not {fingerprint['embedding_size']}; resume with the same embedding_size"
                 )
 
-    def load(self, network: str, shard: Shard) -> State:
+    def load(self, network: str, shard: Shard) -> Arrays:
         """Return the state, with zeros for the momentum that is missing."""
         backbone = read_backbone(self.directory, network)
         centres = collect_rows(self.directory, self._files, self._ranges, shard, self._read)
         momentum = np.zeros_like(centres)
         if self._has_momentum:
             momentum = collect_rows(self.directory, self._momentum_files, self._ranges, shard, self._read)
-        return State(backbone, {name: np.zeros_like(array) for name, array in backbone.items()}, centres, momentum)
+        return Arrays(backbone, {name: np.zeros_like(array) for name, array in backbone.items()}, centres, momentum)
 
     def _read(self, file: str) -> np.ndarray:
         path = self.directory / file

@@ -1,136 +1,101 @@
-"""What a run tells: log lines, metrics.jsonl, VisualDL and a progress bar, all from the same records."""
+"""TrainLog: what a run tells, as log lines, metrics, a progress bar and a picture at its end.
 
-import json
+The loss between two lines stays on the device.
+"""
+
 import math
-import os
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import paddle
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from arcface.distributed.process_group import all_reduce_max
-from arcface.io.files import atomic_write
+from arcface.config import RunOptions
+from arcface.data.bin_file import VerificationSet
+from arcface.distributed.process_group import all_reduce_max, rank
 from arcface.io.log import logger
+from arcface.training.data import TrainingData
+from arcface.training.metrics_writer import MetricsWriter
+from arcface.training.state import TrainState
 from arcface.verification.evaluator import Verification
 from arcface.verification.log_lines import log_verification
 from arcface.verification.metrics import auc, equal_error_rate
 
-METRICS_FILE = "metrics.jsonl"
-VISUALDL_FILE = "vdlrecords.arcface.log"  # VisualDL reads files whose name holds "vdlrecords"
-
 NOTEWORTHY_WAIT = 0.1  # share of the time that the trainer may wait for data without a line about it
 
-Batch = TypeVar("Batch")
 
+class TrainLog:
+    """Follows a run's steps on every rank, and reports on rank 0. Use as a context manager.
 
-@dataclass
-class Progress:
-    """How far a run is, all of it in every checkpoint."""
-
-    step: int = 0  # steps done, over all epochs
-    loss_sum: float = 0.0  # of the steps since the last log line
-    loss_count: int = 0
-    saved: int = 0  # checkpoints that were due, without those for a signal or a new best
-    skipped: int = 0  # steps that were not taken, since their loss or gradient was not finite
-    highest: dict[str, float] = field(default_factory=dict)  # accuracy of each verification set
-    run: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the records of runs in one logdir apart
-
-
-class Monitor:
-    """Follows a run's steps on every rank, and reports on rank 0.
-
-    The loss of a log line is the mean over the steps since the last one. Use as a context manager.
+    The loss of a log line is the mean over the steps since the last one. best_by: the set that decides which checkpoint is best.
     """
 
-    def __init__(
-        self,
-        progress: Progress,
-        steps_per_epoch: int,
-        last_step: int,
-        batch_size: int,
-        log_interval: int,
-        logdir: Path,
-        reports: bool,
-    ):
-        self.progress, self.log_interval = progress, log_interval
-        self._steps_per_epoch, self._last_step, self._batch_size = steps_per_epoch, last_step, batch_size
-        self._reports, self._records = reports, Records(logdir, progress) if reports else None
-        self._loss_sum = paddle.to_tensor(progress.loss_sum, "float32")  # stays on the device between log lines
-        self._first_step = self._clock_step = progress.step
-        self._started = self._clock = time.monotonic()
-        self._waited, self._num_workers = 0.0, 0
+    def __init__(self, options: RunOptions, state: TrainState, data: TrainingData, last_step: int, best_by: str | None):
+        self._state, self._data, self._last_step = state, data, last_step
+        self._interval, self._best_by = options.log_interval, best_by
+        self._logdir = Path(options.logdir)
+        self._metrics = MetricsWriter(self._logdir, state) if rank() == 0 else None
+        self._loss_sum = paddle.to_tensor(state.loss_sum, "float32")  # stays on the device between log lines
+        self._first_step = self._line_step = state.step
+        self._started = self._line_time = time.monotonic()
+        self._line_waited = data.seconds_waited
         self._open = ExitStack()
 
-    def __enter__(self) -> "Monitor":
-        hide_bar = None if self._reports else True  # None: hide it unless on a terminal
+    def __enter__(self) -> "TrainLog":
+        hide_bar = None if self._metrics else True  # None: hide it unless on a terminal
         self._bar = self._open.enter_context(
-            tqdm(total=self._last_step, initial=self.progress.step, unit=" steps", disable=hide_bar, dynamic_ncols=True)
+            tqdm(total=self._last_step, initial=self._state.step, unit=" steps", disable=hide_bar, dynamic_ncols=True)
         )
         if not self._bar.disable:
             self._open.enter_context(logging_redirect_tqdm([logger]))
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
         self._open.close()
+        if kind is None and self._metrics and self._metrics.worth_a_picture:
+            from arcface.training.curves import draw_curves  # imports matplotlib, which only rank 0 needs
 
-    def waiting_for(self, data: Iterable[Batch], num_workers: int) -> Iterator[Batch]:
-        """Yield the batches, and count the time that they take to come, but for the first, for which the workers start."""
-        self._num_workers = num_workers
-        began = None
-        for batch in data:
-            if began is not None:
-                self._waited += time.monotonic() - began
-            yield batch
-            began = time.monotonic()
+            try:
+                draw_curves(self._logdir)
+            except OSError as error:
+                logger.warning("%s: no picture of the curves (%s)", self._logdir, error.strerror or error)
 
-    def step_done(self, loss: paddle.Tensor | None, lr: float) -> bool:
-        """Count a step with its loss, None if it was skipped; write a log line if one is due, and return whether it was."""
+    def step(self, loss: paddle.Tensor | None, lr: float) -> None:
+        """Count the loss of the step that is done, None if it was skipped; write a log line if one is due."""
         if loss is not None:
             self._loss_sum += loss
-            self.progress.loss_count += 1
-        self.progress.step += 1
+            self._state.loss_count += 1
         self._bar.update()
-        due = self.progress.step % self.log_interval == 0 or self.progress.step == self._last_step
-        if due:
-            self._log(lr)
-        return due
+        if self._state.step % self._interval == 0 or self._state.step == self._last_step:
+            self._write_line(lr)
 
-    def _log(self, lr: float) -> None:
-        self.read_loss()
-        step, now = self.progress.step, time.monotonic()
+    def _write_line(self, lr: float) -> None:
+        state, step, now = self._state, self._state.step, time.monotonic()
+        self._read_loss()
         # No figure where every step since the last line was skipped.
-        loss = self.progress.loss_sum / self.progress.loss_count if self.progress.loss_count else math.nan
-        # Without the time of verifications and checkpoints, see `paused`; the time to the end is with it.
-        speed = (step - self._clock_step) * self._batch_size / (now - self._clock)
+        loss = state.loss_sum / state.loss_count if state.loss_count else math.nan
+        # Without the time of verifications and checkpoints, see `paused`; the time to the end includes it.
+        seconds = now - self._line_time
+        speed = (step - self._line_step) * self._data.batch_size / seconds
         # Of the rank that waited longest: the others have waited for it.
-        data_wait = all_reduce_max(paddle.to_tensor([self._waited / (now - self._clock)], "float32")).item()
+        own_wait = (self._data.seconds_waited - self._line_waited) / seconds
+        data_wait = all_reduce_max(paddle.to_tensor([own_wait], "float32")).item()
         hours = (now - self._started) / (step - self._first_step) * (self._last_step - step) / 3600
-        epoch = (step - 1) // self._steps_per_epoch
-        if self._records:
+        epoch = (step - 1) // self._data.steps_per_epoch
+        if self._metrics:
             logger.info(
                 "Speed %.2f samples/sec   Loss %.4f   Epoch: %d   Global Step: %d   Required: %.0f hours,"
                 " lr_backbone_value: %f, lr_pfc_value: %f",
-                speed,
-                loss,
-                epoch,
-                step,
-                hours,
-                lr,
-                lr,
+                *(speed, loss, epoch, step, hours, lr, lr),
             )
-            known = {"loss": loss} if self.progress.loss_count else {}
-            self._records.add(
+            self._metrics.add(
                 step,
                 "training",
                 epoch=epoch,
-                **known,
+                **({"loss": loss} if state.loss_count else {}),
                 samples_per_second=speed,
                 hours_to_end=hours,
                 data_wait=data_wait,
@@ -140,113 +105,57 @@ class Monitor:
             if data_wait > NOTEWORTHY_WAIT:
                 logger.warning(
                     "waited for data %.0f %% of the time since the line before: raise --num_workers (%d) if cores are idle;"
-                    " if it is the disk that is slow, take --shuffle blocks",
+                    " if the disk is slow, use --shuffle blocks",
                     100 * data_wait,
-                    self._num_workers,
+                    self._data.options.num_workers,
                 )
         self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self._loss_sum.zero_()
-        self.progress.loss_sum, self.progress.loss_count = 0.0, 0
-        self._clock, self._clock_step, self._waited = now, step, 0.0
+        state.loss_sum, state.loss_count = 0.0, 0
+        self._line_time, self._line_step, self._line_waited = now, step, self._data.seconds_waited
 
-    def read_loss(self) -> None:
-        """Bring progress up to date with the losses on the device."""
-        self.progress.loss_sum = self._loss_sum.item()
+    def verification(self, results: Iterable[tuple[VerificationSet, Verification]]) -> bool:
+        """Report each result as it comes; return whether the accuracy on the set `best_by` is the highest so far."""
+        new_best = False
+        with self.paused():
+            for pairs, result in results:
+                before = self._state.highest.get(pairs.name, 0.0)
+                self._state.highest[pairs.name] = max(result.accuracy.mean, before)
+                new_best |= pairs.name == self._best_by and result.accuracy.mean > before
+                self._report(pairs.name, result)
+        return new_best
 
-    def verified(self, name: str, result: Verification) -> bool:
-        """Report a verification, remember the highest accuracy, and return whether this is a new one."""
-        before = self.progress.highest.get(name, 0.0)
-        highest = self.progress.highest[name] = max(result.accuracy.mean, before)
-        if self._records:
-            log_verification(name, self.progress.step, result, highest)
-            from arcface.verification.plots import thinned  # imports matplotlib, which only rank 0 needs
+    def _report(self, name: str, result: Verification) -> None:
+        if not self._metrics:
+            return
+        highest = self._state.highest[name]
+        log_verification(name, self._state.step, result, highest)
+        from arcface.verification.plots import thinned  # imports matplotlib, which only rank 0 needs
 
-            self._records.add(
-                self.progress.step,
-                f"verification/{name}",
-                xnorm=result.xnorm,
-                highest=highest,
-                accuracy=result.accuracy.mean,
-                std=result.accuracy.std,
-                auc=auc(result.curve),
-                equal_error_rate=equal_error_rate(result.curve)[0],
-                roc=thinned(result.curve),
-            )
-        return result.accuracy.mean > before
+        self._metrics.add(
+            self._state.step,
+            f"verification/{name}",
+            xnorm=result.xnorm,
+            highest=highest,
+            accuracy=result.accuracy.mean,
+            std=result.accuracy.std,
+            auc=auc(result.curve),
+            equal_error_rate=equal_error_rate(result.curve)[0],
+            roc=thinned(result.curve),
+        )
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time spent inside out of the speed."""
+        """Leave the time spent inside out of the speed; the state is up to date with the losses on the device."""
         before = time.monotonic()
+        self._read_loss()
         yield
-        self._clock += time.monotonic() - before
+        self._line_time += time.monotonic() - before
 
+    def stopped(self) -> None:
+        """Say that a signal ended the run after this step, whose checkpoint is saved."""
+        step = self._state.step
+        logger.info("stopped by a signal after step %d, which is saved; the same command with --resume 1 continues", step)
 
-class Records:
-    """metrics.jsonl, one JSON object a line, and the same figures for VisualDL.
-
-    Files that hold another run's records are moved to a folder of their own, where VisualDL shows them as another run.
-    A run that resumes drops what it recorded after the step that it resumes from.
-    """
-
-    def __init__(self, logdir: Path, progress: Progress):
-        from visualdl import LogWriter  # only rank 0 needs it
-
-        self._file = logdir / METRICS_FILE
-        self._run = progress.run
-        recorded = _read_records(self._file)
-        kept = [record for record in recorded if record and record["run"] == self._run and record["step"] <= progress.step]
-        if any(not record or record["run"] != self._run for record in recorded):
-            _set_aside(logdir)
-        (logdir / VISUALDL_FILE).unlink(missing_ok=True)  # it is written again from the records kept
-        self._visualdl = LogWriter(str(logdir), file_name=VISUALDL_FILE)
-        with atomic_write(self._file) as file:
-            file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
-        last = {record["kind"]: record for record in kept}
-        for record in kept:
-            self._draw(record, with_picture=record is last[record["kind"]])  # all of them would take minutes
-
-    def add(self, step: int, kind: str, **figures: float | dict) -> None:
-        """Record figures of a step; `kind` is "training" or "verification/<set>", a dict is an ROC."""
-        record = {"run": self._run, "step": step, "kind": kind, "time": time.time(), **figures}
-        with self._file.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        self._draw(record, with_picture=True)
-
-    def _draw(self, record: dict, with_picture: bool) -> None:
-        kind, step, walltime = record["kind"], record["step"], round(record["time"] * 1000)
-        for name, value in record.items():
-            if name == "roc":
-                if with_picture:
-                    from arcface.verification.plots import pixels, thinned_figure
-
-                    picture = pixels(thinned_figure(f"{kind.split('/')[-1]}, step {step}", value))
-                    self._visualdl.add_image(f"{kind}/roc", picture, step, walltime=walltime)
-            elif name not in ("run", "step", "kind", "time"):
-                self._visualdl.add_scalar(f"{kind}/{name}", value, step, walltime=walltime)
-        self._visualdl.flush()
-
-
-def _read_records(file: Path) -> list[dict | None]:
-    """Return the file's records; None for lines that are none. Lines that a crash or a full disk cut off are left out."""
-    records: list[dict | None] = []
-    for line in file.read_bytes().splitlines() if file.exists() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if not line.startswith(b'{"run": '):
-                records.append(None)
-            continue
-        records.append(record if isinstance(record, dict) and {"run", "step", "kind", "time"} <= record.keys() else None)
-    return records
-
-
-def _set_aside(logdir: Path) -> None:
-    ended = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime((logdir / METRICS_FILE).stat().st_mtime))
-    folder = logdir / f"until_{ended}"
-    while folder.exists():
-        folder = folder.with_name(folder.name + "_")
-    folder.mkdir()
-    for name in (METRICS_FILE, VISUALDL_FILE):
-        if (logdir / name).exists():
-            os.replace(logdir / name, folder / name)
+    def _read_loss(self) -> None:
+        self._state.loss_sum = self._loss_sum.item()

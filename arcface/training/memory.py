@@ -1,4 +1,4 @@
-"""What a training run takes of memory, by part, held against what there is before the first step.
+"""Memory that a training run needs, by part, compared with what the machine or card has before the first step.
 
 No table: the activations are what the layers of the backbone save for their gradients, of a batch of two that they are shown.
 """
@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import paddle
 
 from arcface.backbones import create_backbone
-from arcface.backbones.layers import Chain
+from arcface.backbones.layers import fuse_convolutions
 from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.errors import UserError
-from arcface.head.partial_fc import CLASSES_PER_BLOCK, CLASSES_PER_BLOCK_ELSEWHERE
+from arcface.head.block_softmax import classes_per_block
 from arcface.io.images import SIZE, normalise
-from arcface.ops.cpu_kernels import can_be_had
+from arcface.ops.build import can_be_loaded
 from arcface.system.hardware import Room, resident, room_on, size
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of an activation
@@ -30,11 +30,11 @@ IMAGES_SHOWN = 2
 WITH_GAPS = 1.3
 RESERVE = 0.9  # of the room, for a batch size that is recommended
 
-_NO_WORK: Any = SimpleNamespace(chain_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
+_NO_WORK: Any = SimpleNamespace(conv_bn_prelu_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
 
 
 class Memory(NamedTuple):
-    """Bytes that a rank takes, of the card where it computes on a GPU."""
+    """Bytes that a rank needs, of the card where it computes on a GPU."""
 
     process: int  # Python, Paddle and the lists of the data set, before the first step; 0 on a GPU
     weights: int  # of the backbone, with the statistics of batch norm
@@ -55,19 +55,19 @@ class Memory(NamedTuple):
 
 
 def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, precision: str = "float32") -> Memory:
-    """Return what training takes on each of the ranks; `device` is "cpu" or "gpu:0"..., `precision` that of the activations.
+    """Return what training needs on each of the ranks; `device` is "cpu" or "gpu:0"..., `precision` that of the activations.
 
     On a CPU it is within 15 % of the most that is resident after some steps. On a GPU, what CUDA and its libraries take
     for themselves is left out.
     """
     on_cpu = device == "cpu"
-    kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_had()
+    kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
     seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels)
     images, images_here = config.batch_size, -(-config.batch_size // ranks)
     classes = -(-num_classes // ranks)
     sampled = min(classes, round(config.sample_rate * classes) + images) if config.sample_rate < 1 else 0
-    rows = sampled or classes
-    block = min(rows, CLASSES_PER_BLOCK.get(device, CLASSES_PER_BLOCK_ELSEWHERE))
+    in_use = sampled or classes
+    block = min(in_use, classes_per_block(device))
     batches = 2 + (SLOTS_PER_WORKER * config.num_workers if on_cpu else 0)
     return Memory(
         process=resident() if on_cpu else 0,
@@ -75,22 +75,22 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
         gradients=4 * seen.trained * (2 if ranks == 1 else 3),  # with more ranks, a copy that they exchange
         activations=round(WITH_GAPS * BYTES[precision] * seen.saved * images_here),
         centres=4 * 2 * classes * config.embedding_size,
-        logits=4 * (rows * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
+        logits=4 * (in_use * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
         batches=batches * images_here * 3 * SIZE * SIZE,
     )
 
 
 def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: int, device: str) -> str | None:
-    """Return a warning for a run that takes more memory than is free now, None for one that does not.
+    """Return a warning for a run that needs more memory than is free now, None for one that does not.
 
-    Raises UserError, which names a batch that fits, if it takes more than there is at all. `ranks_here`: on this machine.
+    Raises UserError, which names a batch that fits, if it needs more than there is. `ranks_here`: on this machine.
     """
     room = room_on(device)
     if room is None:
         return None
     sharing = ranks_here if device == "cpu" else 1
     needed = estimate(config, num_classes, ranks, device)
-    takes = f"{config.network} with --batch_size {config.batch_size} takes about {needed}"
+    needs = f"{config.network} with --batch_size {config.batch_size} needs about {needed}"
 
     if sharing * needed.total > room.total:
         if sharing * needed.centres > room.total:
@@ -99,12 +99,12 @@ def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: 
                 f" ({needed.centres / 1e9:.1f} GB a rank); correct --num_classes or train on more ranks"
             )
         fitting = _fitting_batch(config, num_classes, ranks, device, room.total / sharing)
-        advice = f"take --batch_size {fitting}" if fitting else "no batch is small enough: use more memory, or fewer classes a rank"
-        raise UserError(f"{takes}, more than {_share(room, sharing)}; {advice}")
+        advice = f"use --batch_size {fitting}" if fitting else "no batch is small enough: use more memory, or fewer classes a rank"
+        raise UserError(f"{needs}, more than {_share(room, sharing)}; {advice}")
     if sharing * (needed.total - needed.process) > room.available:
         fitting = _fitting_batch(config, num_classes, ranks, device, room.available / sharing + needed.process)
-        advice = "end other programs" + (f", or take --batch_size {fitting}" if fitting else "")
-        return f"{takes}, and only {size(room.available)} of {room.name} are free now: {advice}"
+        advice = "end other programs" + (f", or use --batch_size {fitting}" if fitting else "")
+        return f"{needs}, and only {size(room.available)} of {room.name} are free now: {advice}"
     return None
 
 
@@ -115,8 +115,8 @@ def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
         yield
     except MemoryError as error:
         said = (line.strip() for line in str(error).splitlines() if "alloc" in line or "memory" in line)
-        detail = next(said, "no more can be had").removeprefix("(ResourceExhausted) ")[:200]
-        advice = f"take a smaller --batch_size than {config.batch_size}, or more ranks"
+        detail = next(said, "none is left").removeprefix("(ResourceExhausted) ")[:200]
+        advice = f"use a smaller --batch_size than {config.batch_size}, or more ranks"
         raise UserError(f"out of memory ({detail}): {advice}") from error
 
 
@@ -145,9 +145,7 @@ def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool) -> 
     """Count what a backbone is made of and what it saves."""
     backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
     if kernels:
-        for layer in backbone.sublayers(include_self=True):
-            if isinstance(layer, Chain):
-                layer.library = _NO_WORK
+        fuse_convolutions(backbone, _NO_WORK)
     state = backbone.state_dict().values()
     own, saved = {tensor.data_ptr() for tensor in state}, {}
 

@@ -5,14 +5,14 @@ import paddle
 from paddle import nn
 
 from arcface.backbones import create_backbone
-from arcface.backbones.layers import use_cpu_kernels
+from arcface.backbones.layers import fuse_convolutions
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import before_collective, broadcast, world_size
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
-from arcface.ops.cpu_kernels import load_library
-from arcface.training.checkpoint import State
+from arcface.ops.build import load_library
+from arcface.training.checkpoint import Arrays
 from arcface.weights.state_dict import load_backbone
 
 
@@ -43,13 +43,13 @@ class Model:
         self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
 
     def use_cpu_kernels(self) -> None:
-        """Train with the CPU kernels where they are wanted, fit and can be had; builds them if they are not there."""
+        """Train with the CPU kernels where the options and the device allow it; builds them unless they are in the cache."""
         if self.config.cpu_kernels == "auto" and paddle.get_device() == "cpu":
             self.head.library = load_library()
             if self.config.batch_norm == "local":
-                use_cpu_kernels(self.backbone)
+                fuse_convolutions(self.backbone, self.head.library)
 
-    def compute_gradients(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
+    def forward_backward(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
         """Take a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks.
 
         `update` or `drop_gradients` has to follow.
@@ -76,16 +76,16 @@ class Model:
             tensor.set_value(before)
 
     @paddle.no_grad()
-    def is_finite(self, loss: paddle.Tensor) -> paddle.Tensor:
-        """Return whether loss and gradients of `compute_gradients` are finite, bool [], without waiting for the device.
+    def is_nonfinite(self, loss: paddle.Tensor) -> paddle.Tensor:
+        """Return whether loss or a gradient of `forward_backward` is not finite, bool [], without waiting for the device.
 
         The head's gradient is finite if the loss is: it is a product of softmax and unit vectors.
         """
-        return paddle.stack([tensor.isfinite().all() for tensor in (loss, *self._gradients().values())]).all()
+        return paddle.stack([tensor.isfinite().all() for tensor in (loss, *self._gradients().values())]).all().logical_not()
 
     @paddle.no_grad()
     def find_nonfinite(self, loss: paddle.Tensor) -> str | None:
-        """Return what is not finite after `compute_gradients`, None if all is.
+        """Return what is not finite after `forward_backward`, None if all is.
 
         Causes come before their effects: weights, then the statistics that batch norm took in the forward pass, in the
         network's order, then the loss, then the gradients.
@@ -100,26 +100,27 @@ class Model:
         ]
         return next((name for name, tensor in candidates if not tensor.isfinite().all()), None)
 
-    def broadcast_buffers(self) -> None:
-        """Give every rank the batch norm statistics of rank 0, which are the ones that checkpoints hold."""
+    def broadcast_buffers(self) -> nn.Layer:
+        """Give every rank the batch norm statistics of rank 0, which checkpoints contain; return the backbone."""
         for tensor in self._batch_norm_statistics():
             broadcast(tensor)
+        return self.backbone
 
-    def state(self) -> State:
+    def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
         optimizer = self._optimizer.state_dict()
         momentum = {name: optimizer[_velocity_key(parameter)].numpy() for name, parameter in self._trained()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
-        return State(backbone, momentum, self.head.weight.numpy(), self.head.momentum.numpy())
+        return Arrays(backbone, momentum, self.head.weight.numpy(), self.head.velocity.numpy())
 
-    def load(self, state: State, where: str) -> None:
+    def load(self, state: Arrays, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
         load_backbone(self.backbone, state.backbone, where)
         self._optimizer.set_state_dict(
-            {_velocity_key(parameter): paddle.to_tensor(state.backbone_momentum[name]) for name, parameter in self._trained()}
+            {_velocity_key(parameter): paddle.to_tensor(state.backbone_velocity[name]) for name, parameter in self._trained()}
         )
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
-        self.head.momentum.set_value(np.ascontiguousarray(state.centres_momentum))
+        self.head.velocity.set_value(np.ascontiguousarray(state.centres_velocity))
 
     def _batch_norm_statistics(self) -> list[paddle.Tensor]:
         return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]

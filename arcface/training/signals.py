@@ -1,7 +1,7 @@
-"""What may come between two steps, decided by all ranks together: a signal, or a step that must not be taken.
+"""Signals and other requests that come between two steps, which all ranks act on together.
 
-    SIGTERM, SIGINT, SIGHUP    finish the step, save, end with exit code 0: preemptible machines, Ctrl-C, a closed terminal
-    SIGUSR1                    save now, and go on
+    SIGTERM, SIGINT, SIGHUP    finish the step, save, exit with code 0: preemptible machines, Ctrl-C, a closed terminal
+    SIGUSR1                    save now, and continue
 
 SIGHUP is left alone where it is ignored when the run starts (nohup). Under `paddle.distributed.launch`, a SIGTERM to the
 launcher reaches its ranks, more than once; it kills them if they take over 30 seconds. A launcher that ends by SIGHUP or
@@ -14,25 +14,26 @@ from typing import NamedTuple
 
 import paddle
 
-from arcface.distributed.process_group import all_reduce_max
+from arcface.distributed.process_group import all_reduce_sum
 
 
-class Agreement(NamedTuple):
-    """What at least one rank asked for."""
+class Request(NamedTuple):
+    """What the ranks ask for together."""
 
-    bad_step: bool
+    nonfinite: bool  # not to take this step: on some rank, loss or gradient is not finite
     stop: bool
     save: bool
+    unreadable: int  # different images so far that could not be read, of all ranks
 
 
-class Interruptions(AbstractContextManager):
+class Signals(AbstractContextManager):
     """Notes signals while it is open. Ctrl-C twice ends at once."""
 
     def __init__(self):
         self._stop = self._save = False
         self._before = {}
 
-    def __enter__(self) -> "Interruptions":
+    def __enter__(self) -> "Signals":
         handlers = {signal.SIGTERM: self._ask_to_stop, signal.SIGINT: self._ask_to_stop, signal.SIGUSR1: self._ask_to_save}
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             handlers[signal.SIGHUP] = self._ask_to_stop
@@ -43,18 +44,18 @@ class Interruptions(AbstractContextManager):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agree(self, finite: paddle.Tensor) -> Agreement:
-        """Return what any rank wants, the same on every rank; called by every rank once a step.
+    def sync(self, nonfinite: paddle.Tensor, unreadable: int) -> Request:
+        """Return what the ranks ask for, the same on every rank; every rank calls it once a step.
 
-        finite: bool [], whether the step may be taken. That it is read here, with the rest, is a step's one wait for the device;
-        sampling classes waits for the labels, too.
+        nonfinite: bool [], of this rank's step. unreadable: this rank's images. Reading `nonfinite` here, with the rest, is the
+        one time that a step waits for the device; sampling classes waits for the labels, too.
         """
         save = self._save
         if save:  # a signal that comes after the line above is kept for the next step
             self._save = False
-        signals = paddle.to_tensor([self._stop, save], "float32")  # a dtype that every backend reduces
-        wishes = paddle.concat([1 - finite.astype("float32").reshape([1]), signals])
-        return Agreement(*(wish > 0 for wish in all_reduce_max(wishes).tolist()))
+        own = paddle.to_tensor([self._stop, save, unreadable], "float32")  # a dtype that every backend reduces
+        summed = all_reduce_sum(paddle.concat([nonfinite.astype("float32").reshape([1]), own])).tolist()
+        return Request(summed[0] > 0, summed[1] > 0, summed[2] > 0, int(summed[3]))
 
     def _ask_to_stop(self, number: int, _) -> None:
         self._stop = True

@@ -1,15 +1,11 @@
 """Curves of verification as matplotlib figures, for the report and for VisualDL."""
 
-import io
-
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from arcface.io.figures import COLOURS, plain
 from arcface.verification.metrics import Roc, tar_band
 
-# Okabe and Ito's colours, which the colour-blind can tell apart too.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 FAR_LABEL, TAR_LABEL = "false accept rate (FAR)", "true accept rate (TAR)"
 SAME, DIFFERENT = COLOURS[0], COLOURS[1]
 
@@ -28,7 +24,7 @@ def roc_figure(curves: dict[str, Roc]) -> Figure:
     floor = max(0.0, np.floor(min(seen) * 20 - 0.2) / 20)
     axes.set(xscale="log", xlim=(lowest, 1), ylim=(floor, 1 + 0.02 * (1 - floor)), xlabel=FAR_LABEL, ylabel=TAR_LABEL)
     axes.legend(loc="lower right", frameon=False)
-    return _plain(figure)
+    return plain(figure)
 
 
 def histogram_figure(similarities: np.ndarray, same: np.ndarray, threshold: float) -> Figure:
@@ -43,7 +39,7 @@ def histogram_figure(similarities: np.ndarray, same: np.ndarray, threshold: floa
         axes.axvline(threshold, color="#222222", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.3f}")
     axes.set(xlabel="cosine similarity", ylabel="% of these pairs")
     axes.legend(loc="best", frameon=False)
-    return _plain(figure)
+    return plain(figure)
 
 
 def thinned(roc: Roc, points: int = 200) -> dict[str, list[float]]:
@@ -60,26 +56,4 @@ def thinned_figure(name: str, curve: dict[str, list[float]]) -> Figure:
     axes.step(curve["far"], curve["tar"], where="post", color=COLOURS[0], linewidth=1.8, label=name)
     axes.set(xscale="log", xlim=(curve["far"][0], 1), ylim=(0, 1.02), xlabel=FAR_LABEL, ylabel=TAR_LABEL)
     axes.legend(loc="lower right", frameon=False)
-    return _plain(figure)
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    """Return the figure as uint8 [height, width, 3], RGB."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
-def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def _plain(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return plain(figure)

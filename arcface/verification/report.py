@@ -11,10 +11,11 @@ from jinja2 import Environment, PackageLoader
 
 from arcface.data.bin_file import VerificationSet
 from arcface.errors import UserError
+from arcface.io.figures import png
 from arcface.io.files import atomic_write
 from arcface.verification.evaluator import Verification
 from arcface.verification.metrics import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
-from arcface.verification.plots import histogram_figure, png, roc_figure
+from arcface.verification.plots import histogram_figure, roc_figure
 
 PAGE = "index.html"
 WORST = 20

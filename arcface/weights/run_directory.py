@@ -30,3 +30,8 @@ def step_of(directory: Path) -> int:
             except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise UserError(f"{manifest}: damaged ({error!r}); restore it, or move the .pdparams elsewhere") from error
     return 0
+
+
+def has_checkpoint(directory: str | Path) -> bool:
+    """Whether an output directory contains a checkpoint of this toolkit."""
+    return (Path(directory) / LATEST).exists()

@@ -1,10 +1,11 @@
 """datasets/align.py: photos to crops on the template, by landmarks from a list or a detector."""
 
-import align as tool
 import cv2
 import numpy as np
 import pytest
 
+from arcface import align as command
+from arcface.data import align_photos as tool
 from arcface.data.alignment import TEMPLATE
 from arcface.errors import UserError
 
@@ -45,8 +46,8 @@ def photos(tmp_path):
 
 def test_landmarks_of_a_list_come_to_lie_on_the_template(photos, tmp_path, capsys):
     options = ["--images", str(photos), "--landmarks", str(tmp_path / "landmarks.txt"), "--output", str(tmp_path / "crops")]
-    tool.main([*options, "--num_workers=2"])
-    assert "3 crops made, 0 were there, 2 photos without a crop, listed in" in capsys.readouterr().out
+    command.main([*options, "--num_workers=2"])
+    assert "3 crops made, 0 existed already, 2 photos without a crop, listed in" in capsys.readouterr().out
     crops = sorted((tmp_path / "crops").rglob("*.jpg"))
     assert [str(path.relative_to(tmp_path / "crops")) for path in crops] == ["person 0/0.jpg", "person 0/2.jpg", "person 1/1.jpg"]
     for path in crops:
@@ -56,8 +57,8 @@ def test_landmarks_of_a_list_come_to_lie_on_the_template(photos, tmp_path, capsy
     assert listed[0].startswith("broken.jpg\tnot an image") and listed[1] == "person 1/unlisted.png\tno landmarks"
     crops[0].unlink()
     crops[1].write_bytes(b"mine")
-    tool.main(options)  # goes on, and leaves what is there
-    assert "1 crops made, 2 were there" in capsys.readouterr().out
+    command.main(options)  # goes on, and leaves what is there
+    assert "1 crops made, 2 existed already" in capsys.readouterr().out
     assert crops[0].exists() and crops[1].read_bytes() == b"mine"
 
 
@@ -85,7 +86,7 @@ def test_the_main_face_that_the_detector_finds_is_taken(photos, tmp_path, monkey
     monkeypatch.setattr(tool, "LARGEST_SIDE", 200)  # the photos' side is 400: what the detector finds is scaled back
     (tmp_path / "yunet.onnx").touch()
     cv2.imwrite(str(photos / "empty.png"), np.full((50, 50, 3), 90, np.uint8))
-    tool.main(
+    command.main(
         [
             "--images",
             str(photos),
@@ -106,7 +107,7 @@ def test_the_main_face_that_the_detector_finds_is_taken(photos, tmp_path, monkey
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        ("", "holds no landmarks"),
+        ("", "contains no landmarks"),
         ("a.png 1 2 3\n", "line 1: not a path and ten numbers"),
         ("a.png 1 2 3 4 5 6 7 8 9 x\n", "line 1: not a path"),
         ("a.png 1 2 3 4 5 6 7 8 9 nan\n", "line 1: not a path"),
@@ -117,7 +118,7 @@ def test_the_main_face_that_the_detector_finds_is_taken(photos, tmp_path, monkey
 def test_a_wrong_list_is_explained_and_nothing_written(photos, tmp_path, content, complaint):
     (tmp_path / "wrong.txt").write_text(content)
     with pytest.raises(UserError, match=complaint):
-        tool.main(["--images", str(photos), "--landmarks", str(tmp_path / "wrong.txt"), "--output", str(tmp_path / "crops")])
+        command.main(["--images", str(photos), "--landmarks", str(tmp_path / "wrong.txt"), "--output", str(tmp_path / "crops")])
     assert not (tmp_path / "crops").exists()
 
 
@@ -127,8 +128,8 @@ def test_a_wrong_list_is_explained_and_nothing_written(photos, tmp_path, content
         ({"--images": "nowhere"}, "nowhere: no such folder"),
         ({"--landmarks": "nowhere.txt"}, "cannot be read"),
         ({"--landmarks": None, "--detector": "nowhere.onnx"}, "nowhere.onnx: OpenCV cannot open it"),
-        ({"--num_workers": "0"}, "at least one process"),
-        ({"--format": "gif"}, "invalid choice"),
+        ({"--num_workers": "0"}, "--num_workers"),
+        ({"--format": "gif"}, "--format"),
         ({"--landmarks": None}, "required"),
     ],
 )
@@ -136,10 +137,10 @@ def test_a_wrong_option_is_explained_and_nothing_written(photos, tmp_path, chang
     options = {"--images": str(photos), "--landmarks": str(tmp_path / "landmarks.txt"), "--output": str(tmp_path / "crops")}
     options |= changed
     with pytest.raises(UserError, match=complaint):
-        tool.main([part for name, value in options.items() if value is not None for part in (name, value)])
+        command.main([part for name, value in options.items() if value is not None for part in (name, value)])
     assert not (tmp_path / "crops").exists()
 
 
 def test_crops_among_the_photos_are_refused(photos, tmp_path):
     with pytest.raises(UserError, match="lies in --images"):
-        tool.main(["--images", str(photos), "--landmarks", str(tmp_path / "landmarks.txt"), "--output", str(photos / "crops")])
+        command.main(["--images", str(photos), "--landmarks", str(tmp_path / "landmarks.txt"), "--output", str(photos / "crops")])

@@ -1,10 +1,10 @@
 """datasets/align.py: landmarks that are not in the template's order, or not of a face, ruin no crop in silence."""
 
-import align as tool
 import cv2
 import numpy as np
 import pytest
 
+from arcface import align as command
 from arcface.data.alignment import TEMPLATE
 from arcface.errors import UserError
 
@@ -37,7 +37,7 @@ def align(folder, rows, *more: str):
     """Align photos by the rows of a list; returns the crops' names and what not_aligned.txt says."""
     lines = (f"{number}.jpg {' '.join(map(str, np.ravel(row)))}\n" for number, row in enumerate(rows))
     (folder / "landmarks.txt").write_text("".join(lines))
-    tool.main(
+    command.main(
         [
             "--images",
             str(folder / "photos"),
@@ -80,4 +80,4 @@ def test_single_faces_that_do_not_fit_are_listed_and_get_no_crop(landmarks, tmp_
     assert crops == sorted(f"{number}.jpg" for number in (0, 1, 2, 4, 6, 8, 10, 11))
     reasons = dict(line.split("\t") for line in problems.splitlines())
     assert "mirrored" in reasons["3.jpg"] and "not those of a face" in reasons["5.jpg"] and "coincide" in reasons["9.jpg"]
-    assert len(reasons) == 4 and "8 crops made, 0 were there, 4 photos without a crop" in capsys.readouterr().out
+    assert len(reasons) == 4 and "8 crops made, 0 existed already, 4 photos without a crop" in capsys.readouterr().out

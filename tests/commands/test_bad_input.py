@@ -18,17 +18,15 @@ import sys
 from pathlib import Path
 
 import cv2
-import demo
 import numpy as np
-import pack_bin
 import pytest
+from image_lists import write_records
 from PIL import Image
 
 import train
 import valid
-from arcface import backbones
+from arcface import backbones, demo, pack_bin
 from arcface.data.datasets.label_list import LabelFile
-from arcface.data.record_writer import write_records
 from arcface.io.images import decode
 from arcface.system.hardware import Room
 from arcface.training import memory
@@ -540,13 +538,13 @@ TABLE = [
     (
         "manifest with other classes",
         "resume",
-        f"run/latest/{CENTRES}: does not hold the classes 0 to 6; restore",
+        f"run/latest/{CENTRES}: does not contain the classes 0 to 6; restore",
         in_manifest(classes_of_rank=[[0, 7]]),
     ),
     (
         "list for centres",
         "resume",
-        f"run/latest/{CENTRES}: does not hold finite float32 [classes, embedding_size]; restore",
+        f"run/latest/{CENTRES}: not finite float32 [classes, embedding_size]; restore",
         in_checkpoint(CENTRES, [1, 2, 3, 4]),
     ),
     (
@@ -685,7 +683,7 @@ TABLE = [
     ),
     ("report that nobody can write", "valid --report=/proc/nowhere", "--report /proc/nowhere: cannot be written"),
     # ---- datasets/pack_bin.py
-    ("pack: unknown option", "pack_bin --pear", "unrecognized arguments: --pear; see pack_bin.py --help"),
+    ("pack: unknown option", "pack_bin --pear", "unknown option --pear; did you mean --pairs?"),
     (
         "pack: no list",
         "pack_bin --pairs=nothing.txt",
@@ -773,9 +771,9 @@ TABLE = [
     (
         "draw: pairs that ten folds do not divide",
         "demo --pairs=30",
-        "--pairs is 30, but must be a multiple of 20, for ten balanced folds; see",
+        "--pairs: must be a multiple of 20 for ten balanced folds, not 30; give 40",
     ),
-    ("draw: output that holds something", "demo --output=data", "data: exists and holds something else; remove it or choose"),
+    ("draw: output that holds something", "demo --output=data", "data: exists and contains something else; remove it or choose"),
     ("draw: output below a file", "demo --output=pairs.txt/demo", "pairs.txt/demo: cannot be written (Not a directory); choose"),
     # ---- what belongs to another tool or system
     (
@@ -846,7 +844,7 @@ TABLE = [
     (
         "batch that no memory holds",
         "train --batch_size=512",
-        "of it activations, more than 2 GiB of a small machine; take --batch_size ",
+        "of it activations, more than 2 GiB of a small machine; use --batch_size ",
         lambda monkeypatch: monkeypatch.setattr(memory, "room_on", lambda _: Room(2**31, 2**31, "a small machine")),
     ),
 ]

@@ -2,20 +2,22 @@
 
 import contextlib
 
-import check
 import cv2
 import numpy as np
 import pytest
-from rows import whole
 
+from arcface import check as command
 from arcface.config import TrainConfig, parse
+from arcface.data import checks as check
 from arcface.data.bin_file import write_bin
 from arcface.data.datasets.base import open_dataset
+from arcface.data.selection import whole
 from arcface.doctor.data import examine_training_data, examine_verification_sets
-from arcface.doctor.report import Report
+from arcface.errors import UserError
 from arcface.io.images import mostly_black
+from arcface.io.report import Report
 
-BLACK = (2, 5)  # of the eight images of two people
+BLACK = (2, 5)  # of the eight images of two identities
 
 
 def crop(number: int, black_rows: int) -> np.ndarray:
@@ -46,7 +48,7 @@ def flat(text: str) -> str:
 
 def run(*options) -> int:
     with pytest.raises(SystemExit) as ended:
-        check.main(list(map(str, options)))
+        command.main(list(map(str, options)))
     return ended.value.code
 
 
@@ -61,7 +63,7 @@ def test_check_lists_them_and_leaves_them_out_when_told(data_set, tmp_path, caps
     assert run("--source", data_set, "--report", tmp_path / "report", "--repair", tmp_path / "copy", "--without_black") == 1
     output = flat(capsys.readouterr().out)
     assert f"black 2 of which over half of the pixels are 0 -> the first: {data_set}/label.txt line 3: images/2.png; was" in output
-    assert "8 sound, 0 bad" in output and "6 images of 2 people" in output
+    assert "8 sound, 0 bad" in output and "6 images of 2 identities" in output
     lines = (tmp_path / "report" / "black.txt").read_text().splitlines()
     assert lines == [f"{row}\t{data_set}/label.txt line {row + 1}: images/{row}.png" for row in BLACK]
     copy = open_dataset(tmp_path / "copy")
@@ -71,18 +73,20 @@ def test_check_lists_them_and_leaves_them_out_when_told(data_set, tmp_path, caps
 
 def test_check_leaves_them_in_unless_told_and_asks_where_the_copy_goes(data_set, tmp_path, capsys):
     assert run("--source", data_set, "--repair", tmp_path / "copy") == 1
-    assert not (tmp_path / "copy").exists() and "leave them out by --repair OUTPUT --without_black" in flat(capsys.readouterr().out)
-    with pytest.raises(check.UserError, match="--without_black .*give --repair OUTPUT"):
-        check.main(["--source", str(data_set), "--without_black"])
+    assert not (tmp_path / "copy").exists() and "leave them out with --repair OUTPUT --without_black" in flat(
+        capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match="--without_black .*give --repair OUTPUT"):
+        command.main(["--source", str(data_set), "--without_black"])
 
 
 def begin(data_set, report, images: int) -> None:
     """Check some images and leave off, as an interrupted check does."""
     report.mkdir()
-    rows = whole(open_dataset(data_set))
-    with contextlib.suppress(KeyboardInterrupt), check.kept_contents(rows, report) as contents:
-        for row in range(images):
-            contents[row], _ = check.check_image(rows, row)
+    selection = whole(open_dataset(data_set))
+    with contextlib.suppress(KeyboardInterrupt), check.kept_hashes(selection, report) as hashes:
+        for index in range(images):
+            hashes[index], _ = check.check_image(selection, index)
         raise KeyboardInterrupt
 
 
@@ -90,7 +94,9 @@ def test_an_interrupted_check_still_knows_them(data_set, tmp_path, monkeypatch, 
     begin(data_set, tmp_path / "report", images=5)
     looked_at = []
     monkeypatch.setattr(
-        check, "check_image", lambda rows, row, original=check.check_image: looked_at.append(row) or original(rows, row)
+        check,
+        "check_image",
+        lambda selection, index, original=check.check_image: looked_at.append(index) or original(selection, index),
     )
     assert run("--source", data_set, "--report", tmp_path / "report") == 1
     assert sorted(looked_at) == [5, 6, 7] and "black 2 of which" in flat(capsys.readouterr().out)

@@ -11,14 +11,17 @@ import time
 from pathlib import Path
 
 import cv2
-import layouts
 import numpy as np
 import pytest
-from convert import main, parse
 from image_lists import write_list
 
+from arcface.config import parse
+from arcface.convert import main
+from arcface.data import ordered_map, record_writer
+from arcface.data.convert import ConvertOptions
 from arcface.data.datasets.base import open_dataset
-from arcface.data.record_writer import write_records
+from arcface.data.recordio import encode
+from arcface.data.unfinished import locked_partial
 from arcface.errors import UserError
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -67,9 +70,8 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def script(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    """Run as a user does, from a folder that is not the repository and without PYTHONPATH."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, cwd=folder, env=environment)
+    """Run as a user does, from a folder that is not the repository."""
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, cwd=folder)
 
 
 def refusal(*arguments: str, folder: Path) -> str:
@@ -87,7 +89,7 @@ def test_images_order_and_labels_survive_any_two_conversions(tmp_path, first, se
     labels, contents = [0, 0, 0, 1, 2, 2, 3, 3, 3, 3], images()
     source = write_list(tmp_path / "source", labels, contents)
     one = convert(source, tmp_path / "one" / OUTPUTS[first], "--layout", first)
-    assert capsys.readouterr().out == f"{one}: 10 images of 4 people\n"
+    assert capsys.readouterr().out == f"{one}: 10 images of 4 identities\n"
     two = convert(one, tmp_path / "two" / OUTPUTS[second], "--layout", second)
     for made, layout in (one, first), (two, second):
         assert seen(made) == (labels, contents)
@@ -98,10 +100,15 @@ def test_images_order_and_labels_survive_any_two_conversions(tmp_path, first, se
 
 def test_a_record_file_is_as_the_packers_have_it(tmp_path):
     labels, contents = [0, 0, 0, 1, 2, 2, 3, 3, 3, 3], images()
-    (tmp_path / "packed").mkdir()
-    write_records(tmp_path / "packed" / "train.rec", zip(labels, contents))
+    records = [(number + 1, encode(label, number + 1, image)) for number, (label, image) in enumerate(zip(labels, contents))]
+    records += [(0, encode([11, 15], 0, b""))]  # of the identities 11 to 14, whose records have the range of their images
+    ranges = enumerate([(1, 4), (4, 5), (5, 7), (7, 11)], 11)
+    records += [(key, encode(first_and_end, key, b"")) for key, first_and_end in ranges]
+    offsets = [0, *itertools.accumulate(len(record) for _, record in records)]
     made = convert(write_list(tmp_path / "source", labels, contents), tmp_path / "made" / "train.rec")
-    assert tree(made) == tree(tmp_path / "packed")
+    assert made.read_bytes() == b"".join(record for _, record in records)
+    assert made.with_suffix(".idx").read_text() == "".join(f"{key}\t{at}\n" for (key, _), at in zip(records, offsets))
+    assert made.with_name("property").read_text() == "4,112,112\n"
 
 
 def test_labels_in_any_order_stay_so_where_the_layout_has_an_order(tmp_path):
@@ -114,17 +121,17 @@ def test_labels_in_any_order_stay_so_where_the_layout_has_an_order(tmp_path):
 
 
 def test_more_images_than_float32_can_count_are_written_without_identities(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "EXACT", 12)
+    monkeypatch.setattr(record_writer, "EXACT", 12)
     labels, contents = [0, 0, 0, 1, 2, 2, 3, 3, 3, 3], images()
     made = convert(write_list(tmp_path / "source", labels, contents), tmp_path / "made" / "train.rec")
     assert seen(made) == (labels, contents)
     assert made.with_suffix(".idx").read_text().count("\n") == 10
-    monkeypatch.setattr(layouts, "EXACT", 3)
-    with pytest.raises(UserError, match="4 people"):
+    monkeypatch.setattr(record_writer, "EXACT", 3)
+    with pytest.raises(UserError, match="4 identities"):
         convert(tmp_path / "source", tmp_path / "other" / "train.rec")
 
 
-def test_names_of_people_go_along_and_name_folders_again(tmp_path):
+def test_names_of_identities_are_kept_and_name_folders_again(tmp_path):
     people = {"Ann Lee": images()[:3], "Bo": images()[3:4], "\u00c9mile": images()[4:]}
     folders = write_folders(tmp_path / "folders", people)
     made = convert(folders, tmp_path / "rec" / "train.rec")
@@ -177,7 +184,7 @@ def test_a_killed_run_goes_on_where_it_was(start_process, tmp_path, layout, dama
         os.truncate(partial, partial.stat().st_size - damage)
     done = script(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    there = int(done.stdout.split("people, ")[1].split()[0])
+    there = int(done.stdout.split("identities, ")[1].split()[0])
     assert before - bool(damage) <= there < MANY
     assert tree(made) == tree(whole)
     assert not partial.exists()
@@ -191,7 +198,7 @@ def test_a_run_begun_from_other_images_is_not_gone_on_with(tmp_path, layout, cha
     command = ["--source", str(source), "--output", str(tmp_path / OUTPUTS[layout]), "--layout", layout]
     (tmp_path / "made").mkdir()
     monkey = pytest.MonkeyPatch()
-    monkey.setattr(layouts, "AT_ONCE", 1)
+    monkey.setattr(ordered_map, "CHUNK", 1)
     with pytest.raises(UserError, match="9.jpg"):
         main(command)
     monkey.undo()
@@ -201,7 +208,7 @@ def test_a_run_begun_from_other_images_is_not_gone_on_with(tmp_path, layout, cha
     else:
         other = write_list(tmp_path / "other", [0, 0, 1, 1, 2, 2, 2, 3, 3, 3], [image[:-1] + b"x" for image in images()])
         command[1] = str(other)
-    assert "begun from other images or labels; remove it" in refusal(*command, folder=tmp_path)
+    assert "begun for other images or labels; remove it" in refusal(*command, folder=tmp_path)
 
 
 def test_records_beyond_a_list_that_was_cut_do_not_stay(tmp_path, monkeypatch):
@@ -209,7 +216,7 @@ def test_records_beyond_a_list_that_was_cut_do_not_stay(tmp_path, monkeypatch):
     source = write_list(tmp_path / "source", [0, 0, 1, 1, 2, 2, 2, 3, 3, 3], contents)
     (source / "images" / "9.jpg").unlink()
     with monkeypatch.context() as patch, pytest.raises(UserError, match="9.jpg"):
-        patch.setattr(layouts, "AT_ONCE", 1)
+        patch.setattr(ordered_map, "CHUNK", 1)
         convert(source, tmp_path / "made" / "train.rec")
     (source / "label.txt").write_text("".join(f"images/{number}.jpg\t{number // 2}\n" for number in range(4)))
     made = convert(source, tmp_path / "made" / "train.rec")
@@ -230,12 +237,12 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_a_second_process_does_not_write_into_the_first_ones_files(tmp_path):
     source = write_list(tmp_path / "source", [0, 1, 1], images()[:3])
-    with layouts.locked(tmp_path / "a.rec.partial"):
+    with locked_partial(tmp_path / "a.rec.partial"):
         assert "another process" in refusal("--source", str(source), "--output", str(tmp_path / "a.rec"), folder=tmp_path)
     convert(source, tmp_path / "a.rec")
 
 
-def test_an_output_among_the_people_of_the_source_is_refused(tmp_path):
+def test_an_output_among_the_folders_of_the_source_is_refused(tmp_path):
     source = write_folders(tmp_path / "source", {"a": images()[:2], "b": images()[2:]})
     assert "lies in" in refusal("--source", str(source), "--output", str(source / "c"), folder=tmp_path)
 
@@ -247,8 +254,8 @@ def test_a_full_disk_is_explained_and_the_run_goes_on_later(tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(layouts.os, "fsync", full)
-        with pytest.raises(UserError, match="No space left on device.; the same command goes on"):
+        patch.setattr(record_writer.os, "fsync", full)
+        with pytest.raises(UserError, match="No space left on device.; correct that, then the same command resumes"):
             convert(source, tmp_path / "made" / "train.rec")
     assert not (tmp_path / "made" / "train.rec").exists()
     assert seen(convert(source, tmp_path / "made" / "train.rec")) == seen(source)
@@ -278,26 +285,26 @@ def test_readers_do_not_run_ahead_of_the_writer():
         return list(chunk)
 
     rows = []
-    for chunk in layouts.in_order(read, range(10, 20_000), 2, "reading"):
+    for chunk in ordered_map.ordered_map(read, range(10, 20_000), 2, "reading"):
         most = max(most, waiting)
         rows += chunk
         time.sleep(1e-4)
         with lock:
             waiting -= len(chunk)
     assert rows == list(range(10, 20_000))
-    assert most <= (4 * 2 + 1) * layouts.AT_ONCE
+    assert most <= (4 * 2 + 1) * ordered_map.CHUNK
 
 
 def test_an_error_is_one_line_and_exit_code_2(tmp_path):
     write_list(tmp_path / "source", [0, 1, 1], images()[:3])
     for arguments, words in [
         (["--source=nowhere", "--output=a.rec"], "nowhere"),
-        (["--source=source", "--output=a.rec", "--num_workers=0"], "at least one thread"),
+        (["--source=source", "--output=a.rec", "--num_workers=0"], "--num_workers"),
         (["--source=source", "--output=a.rec", "--layout=label"], "ends in .rec"),
         (["--source=source", "--output=a", "--layout=rec"], "ends in .rec"),
         (["--source=source", "--output=absent/a.rec"], "directory does not exist"),
-        (["--source=source", "--output=a", "--layout=tar"], "invalid choice"),
-        (["--source=source"], "required: --output"),
+        (["--source=source", "--output=a", "--layout=tar"], "--layout"),
+        (["--source=source"], "output"),
     ]:
         done = script(*arguments, folder=tmp_path)
         assert done.returncode == 2 and done.stdout == ""
@@ -308,14 +315,14 @@ def test_an_error_is_one_line_and_exit_code_2(tmp_path):
 def test_help_shows_commands_that_work(tmp_path):
     done = script("--help", folder=tmp_path)
     commands = [line for line in done.stdout.splitlines() if "python datasets/convert.py" in line]
-    assert [parse(command.split()[2:]).layout for command in commands] == [None, "folder", None]
+    assert [parse(ConvertOptions, line.split()[2:]).layout for line in commands] == [None, "folder", None]
 
 
 def test_no_paddle_is_imported(tmp_path):
     source = write_list(tmp_path / "source", [0, 1, 1], images()[:3])
-    code = "import sys, convert; convert.main(sys.argv[1:]); sys.exit('paddle' in sys.modules)"
+    code = "import sys; from arcface import convert; convert.main(sys.argv[1:]); sys.exit('paddle' in sys.modules)"
     command = [sys.executable, "-c", code, "--source", str(source), "--output", str(tmp_path / "a.rec")]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)}, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def test_real_faces_survive_all_layouts(real_data, tmp_path):

@@ -1,4 +1,4 @@
-"""The promises of datasets/demo.py, the drawn data set for a first training."""
+"""The promises of datasets/demo.py, the drawn dataset for a first training."""
 
 import os
 import pickle
@@ -7,25 +7,25 @@ import sys
 from pathlib import Path
 
 import cv2
-import demo
-import drawn_faces
 import numpy as np
 import pytest
+
+from arcface import demo as command
+from arcface.data import drawn_faces
+from arcface.data import synthetic as demo
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "demo.py"
 SMALL = {"identities": 12, "images_per_identity": 5, "pairs": 40}
 
 
 def run(output, **options):
-    """Run the script as a user does, from a folder that is not the repository and without PYTHONPATH."""
+    """Run the script as a user does, from a folder that is not the repository."""
     flags = [f"--{name}={value}" for name, value in {**SMALL, **options}.items()]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, SCRIPT, f"--output={output}", *flags],
         capture_output=True,
         text=True,
         cwd=output.parent,
-        env=environment,
         timeout=240,
     )
 
@@ -90,7 +90,7 @@ def test_another_seed_draws_other_people(made, tmp_path):
 
 
 def test_more_images_keep_the_earlier_ones():
-    few, many = (demo.draw_person((0, demo.TRAINING, 3, images)) for images in (2, 4))
+    few, many = (demo.draw_identity((0, demo.TRAINING, 3, images)) for images in (2, 4))
     assert many[:2] == few
     assert len(set(many)) == 4
 
@@ -101,7 +101,7 @@ def test_no_two_random_streams_meet(monkeypatch):
         monkeypatch.setattr(module, "generator", lambda *key: first.append(generator(*key).random()) or generator(*key))
     for group in (demo.TRAINING, demo.HELD_OUT):
         for person in range(3):
-            demo.draw_person((0, group, person, 3))
+            demo.draw_identity((0, group, person, 3))
     demo.choose_pairs(0, 2, 20)
     assert len(set(first)) == len(first) == 2 * 3 * (1 + 3) + 1
 
@@ -137,9 +137,11 @@ def test_verification_set_has_the_asked_pairs_half_of_them_same_in_every_fold(ve
 
 def test_issame_tells_whether_a_pair_shows_one_person_and_no_pair_occurs_twice(verification):
     jpegs, issame = verification
-    people = SMALL["pairs"] // demo.PAIRS_PER_PERSON
+    people = SMALL["pairs"] // demo.PAIRS_PER_IDENTITY
     person_of = {
-        jpeg: person for person in range(people) for jpeg in demo.draw_person((0, demo.HELD_OUT, person, demo.SHOTS_PER_PERSON))
+        jpeg: person
+        for person in range(people)
+        for jpeg in demo.draw_identity((0, demo.HELD_OUT, person, demo.IMAGES_PER_HELD_OUT))
     }
     assert set(jpegs) <= set(person_of)
     pairs = list(zip(jpegs[::2], jpegs[1::2]))
@@ -152,7 +154,7 @@ def test_issame_tells_whether_a_pair_shows_one_person_and_no_pair_occurs_twice(v
 def test_no_held_out_person_is_in_the_training_images(made, labels, verification):
     assert not {(made / name).read_bytes() for name, _ in labels} & set(verification[0])
     looks = [
-        drawn_faces.random_person(demo.generator(0, group, person, 0))
+        drawn_faces.random_identity(demo.generator(0, group, person, 0))
         for group in (demo.TRAINING, demo.HELD_OUT)
         for person in range(200)
     ]
@@ -233,7 +235,7 @@ def test_an_empty_folder_is_filled(tmp_path):
     ],
 )
 def test_bad_argument_is_one_line_and_writes_nothing(name, value, tmp_path, refused):
-    assert f"--{name}" in refused(lambda: demo.main([f"--output={tmp_path / 'demo'}", f"--{name}={value}"]))
+    assert f"--{name}" in refused(lambda: command.main([f"--output={tmp_path / 'demo'}", f"--{name}={value}"]))
     assert os.listdir(tmp_path) == []
 
 
@@ -251,5 +253,5 @@ def test_a_run_that_breaks_leaves_nothing_behind(tmp_path, monkeypatch):
     # Not later: real workers would be forks of this process, where other tests may have started threads.
     monkeypatch.setattr(demo.multiprocessing, "Pool", broken)
     with pytest.raises(RuntimeError, match="power cut"):
-        demo.main([f"--output={tmp_path / 'demo'}", "--identities=2", "--pairs=20"])
+        command.main([f"--output={tmp_path / 'demo'}", "--identities=2", "--pairs=20"])
     assert os.listdir(tmp_path) == []

@@ -259,7 +259,6 @@ def test_tools_run_one_after_the_other(make_data_set, tmp_path):
     (tmp_path / "photos").mkdir()
     shutil.copy(images[0], tmp_path / "photos" / "1.jpg")
     (tmp_path / "landmarks.txt").write_text(f"1.jpg {' '.join(map(str, TEMPLATE.ravel()))}\n")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for command in RUN_TOOLS:
         if "pack_bin" in command:
             (tmp_path / "MS1M_v2" / "lfw.bin").unlink()
@@ -268,7 +267,7 @@ def test_tools_run_one_after_the_other(make_data_set, tmp_path):
         words = shlex.split(command)
         if words[0] == "python":
             words[:2] = [sys.executable, str(REPOSITORY / words[1])]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
 
 
@@ -349,14 +348,22 @@ def load(path: Path):
     return module
 
 
-def test_the_page_of_options_is_current():
-    page = load(REPOSITORY / "docs" / "make_options.py").page()
-    assert (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8") == page, "run `make docs`"
-    listed = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    assert {*TrainConfig.__dataclass_fields__, *ValidConfig.__dataclass_fields__} <= listed
+def test_what_is_made_from_the_code_is_current():
+    pages = load(REPOSITORY / "docs" / "make_pages.py")
+    options, architecture = ((REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("options.md", "architecture.md"))
+    assert options == pages.options_page(), "run `make docs`"
+    assert architecture == pages.architecture_page(architecture), "run `make docs`"
 
 
-def test_the_diagram_shows_the_floors_of_the_import_test():
+def test_the_page_of_options_has_every_option_of_every_command():
+    listed = re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8"), re.MULTILINE)
+    tools = load(REPOSITORY / "docs" / "make_pages.py").TOOLS
+    assert tools.keys() == {script.stem for script in (REPOSITORY / "datasets").glob("*.py")}
+    for options in (TrainConfig, ValidConfig, *tools.values()):
+        assert options.__dataclass_fields__.keys() <= set(listed), options
+
+
+def test_the_diagram_has_each_floor_above_the_one_before():
     floors = load(REPOSITORY / "tests" / "unit" / "test_floors.py").FLOORS
     (diagram,) = [lines for language, _, lines in fences(REPOSITORY / "docs" / "architecture.md") if language == "mermaid"]
     drawn = dict(re.findall(r'floor(\d+)\["<b>(.*?)</b>', "\n".join(diagram)))

@@ -15,12 +15,13 @@ import pytest
 
 from arcface.config import TrainConfig, parse
 from arcface.data.bin_file import write_bin
+from arcface.data.image_statistics import text_histogram
 from arcface.doctor import machine
-from arcface.doctor.data import examine_training_data, examine_verification_sets, histogram
+from arcface.doctor.data import examine_training_data, examine_verification_sets
 from arcface.doctor.directories import examine_directories
 from arcface.doctor.examine import examine
-from arcface.doctor.report import Report
 from arcface.io.lock import locked
+from arcface.io.report import Report
 from arcface.system.hardware import CgroupLimits, Room, size
 from arcface.training import memory
 
@@ -115,7 +116,7 @@ def test_where_all_is_well_one_screen_says_so_and_nothing_is_left_behind(doctor,
     for said in (
         "2 on cpu over gloo, started for this test: right values",
         "12 images of 4 people",
-        "3 to 3, median 3",
+        "3 to 3 images, median 3",
         "listed twice    no image",
         "all readable, 112x112",
         "RGB, as expected of faces",
@@ -225,9 +226,9 @@ def test_a_wrong_line_of_the_list_is_the_finding(training, data_set):
     assert "label.txt line 1: 'images/0.png' is not a path" in finding
 
 
-def test_people_are_counted_by_their_number_of_images():
-    assert histogram(np.array([2, 3, 8, 15, 16])) == "2-3: 2, 4-7: 0, 8-15: 2, 16-31: 1"
-    assert histogram(np.array([1, 1, 2**20])).startswith("1: 2, 2-3: 0, ")
+def test_identities_are_counted_by_their_number_of_images():
+    assert text_histogram(np.array([2, 3, 8, 15, 16])) == "2-3: 2, 4-7: 0, 8-15: 2, 16-31: 1"
+    assert text_histogram(np.array([1, 1, 2**20])).startswith("1: 2, 2-3: 0, ")
 
 
 # the verification sets
@@ -382,10 +383,10 @@ def test_a_batch_larger_than_the_data_set_is_told(training):
         (Room(2**40, 2**40, "a large machine"), None),
         (
             Room(2**40, 2**32, "a busy machine"),
-            "only 4 GiB of a busy machine are free now: end other programs, or take --batch_size",
+            "only 4 GiB of a busy machine are free now: end other programs, or use --batch_size",
         ),
         (Room(2**40, 2**20, "a crowded machine"), "only 1 MiB of a crowded machine are free now: end other programs"),
-        (Room(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; take --batch_size"),
+        (Room(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; use --batch_size"),
     ],
 )
 def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(printed, monkeypatch, room, finding):

@@ -1,30 +1,29 @@
 """~ at the start of a path option is the home directory, in every command, as a shell has it."""
 
-import argparse
 from dataclasses import fields
 from pathlib import Path
 
-import align
-import check
-import convert
-import demo
-import merge
-import pack_bin
 import pytest
 
 from arcface.config import PathName, TrainConfig, ValidConfig, parse
+from arcface.data.align_photos import AlignOptions
+from arcface.data.checks import CheckOptions
+from arcface.data.convert import ConvertOptions
+from arcface.data.merge import MergeOptions
+from arcface.data.synthetic import DemoOptions
 from arcface.errors import UserError
 from arcface.io.files import user_path
+from arcface.verification.pack_bin import PackOptions
 
 NO_PATHS = {"network", "val_targets", "best_by"}  # of the options that are text; val_targets has paths in it
 
 TOOLS = {
-    align.parse: "--images ~/x --output ~/x --landmarks ~/x",
-    check.parse: "--source ~/x --report ~/x --repair ~/x",
-    convert.parse: "--source ~/x --output ~/x",
-    demo.parse: "--output ~/x",
-    merge.parse: "--sources ~/x ~/x --output ~/x --mapping ~/x --without ~/x ~/x",
-    pack_bin.parse: "--images ~/x --pairs ~/x --output ~/x",
+    AlignOptions: "--images ~/x --output ~/x --landmarks ~/x",
+    CheckOptions: "--source ~/x --report ~/x --repair ~/x",
+    ConvertOptions: "--source ~/x --output ~/x",
+    DemoOptions: "--output ~/x",
+    MergeOptions: "--sources ~/x ~/x --output ~/x --mapping ~/x --without ~/x ~/x",
+    PackOptions: "--images ~/x --pairs ~/x --output ~/x",
 }
 
 
@@ -65,19 +64,16 @@ def test_verification_sets_by_name_by_file_name_and_by_path(home):
     assert config.val_files == [Path("d/lfw.bin"), Path("d/cfp_fp.bin"), home / "more" / "agedb_30.bin"]
 
 
-@pytest.mark.parametrize("parse_tool", TOOLS, ids=lambda function: function.__module__)
-def test_in_the_tools(home, parse_tool):
-    values = vars(parse_tool(TOOLS[parse_tool].split())).values()
-    paths = [path for value in values for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
-    assert len(paths) == TOOLS[parse_tool].count("~") and set(paths) == {home / "x"}
+@pytest.mark.parametrize("options_class", TOOLS)
+def test_in_the_tools(home, options_class):
+    options = vars(parse(options_class, TOOLS[options_class].split()))
+    values = [text for value in options.values() for text in (value if isinstance(value, list) else [value])]
+    assert values.count(f"{home}/x") == TOOLS[options_class].count("~")
 
 
-def test_the_tools_know_no_other_kind_of_path(repository):
-    for module in [*(repository / "datasets").glob("*.py"), Path(convert.__file__)]:
-        assert "type=Path" not in module.read_text()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("source", type=user_path)
-    assert parser.parse_args(["~"]).source == Path.home()
+@pytest.mark.parametrize("options_class", TOOLS)
+def test_the_tools_know_no_other_kind_of_path(options_class):
+    assert str not in [option.type for option in fields(options_class)]
 
 
 def test_a_home_that_nobody_knows_is_named(monkeypatch):

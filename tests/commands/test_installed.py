@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 OURS = {".py", ".html", ".cc", ".h"}
+TOOLS = ["align", "check", "convert", "demo", "merge", "pack_bin"]
 COMMANDS = {"arcface-train", "arcface-valid", "arcface-doctor", "arcface-weights"}
+COMMANDS |= {f"arcface-{tool.replace('_', '-')}" for tool in TOOLS}
 
 
 def pip(verb: str, *arguments) -> None:
@@ -104,3 +106,25 @@ def test_the_launcher_trains_with_the_installed_package_from_any_directory(insta
     done = run(installed, tmp_path, *launch, sys.executable, "-m", "arcface.train", *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "out" / "step_00000002").is_dir() and len(list((tmp_path / "out").glob("rank:*_weight.pkl"))) == 2
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_script_of_datasets_runs_from_anywhere_with_the_package_and_says_in_one_line_that_it_is_missing(
+    installed, tmp_path, repository, tool
+):
+    script = repository / "datasets" / f"{tool}.py"
+    done = run(installed, tmp_path, sys.executable, script, "--help")
+    assert done.returncode == 0 and f"python datasets/{tool}.py --" in done.stdout and done.stderr == ""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    without_packages = [sys.executable, "-S", script]  # nor the one that `make setup` installs
+    done = subprocess.run(without_packages, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: the package arcface is not installed; run: pip install -e .\n"
+
+
+@pytest.mark.parametrize("script", ["train.py", "valid.py"])
+def test_train_and_valid_run_from_a_checkout_that_is_not_installed(tmp_path, repository, script):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, repository / script, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "--network" in done.stdout, done.stderr

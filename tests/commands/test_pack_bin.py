@@ -9,11 +9,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pack_bin
 import pytest
 
+from arcface import pack_bin as command
+from arcface.config import parse
 from arcface.data.bin_file import read_bin
 from arcface.errors import UserError
+from arcface.verification import pack_bin
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "pack_bin.py"
 PAIRS = [(0, 1, 1), (2, 3, 0), (0, 2, 0), (4, 1, 1), (3, 3, 1)]
@@ -45,16 +47,15 @@ def refusal(crops: Path, pairs: Path, output: Path, *more: str) -> str:
     place = output if output.is_dir() else output.parent
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     with pytest.raises(UserError) as caught:
-        pack_bin.main(options(crops, pairs, output, *more))
+        command.main(options(crops, pairs, output, *more))
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def script(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    """Run as a user does, from a folder that is not the repository and without PYTHONPATH."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, cwd=folder, env=environment)
+    """Run as a user does, from a folder that is not the repository."""
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, cwd=folder)
 
 
 def test_a_list_of_paths_is_packed(crops, pairs, tmp_path):
@@ -77,7 +78,7 @@ def test_lfw_is_packed(crops, tmp_path, capsys):
     cv2.imwrite(str(bo.with_suffix(".png")), cv2.imread(str(bo)))
     bo.unlink()
     (tmp_path / "pairs.txt").write_text("1\t2\nAnn_Lee\t1\t2\nBo\t1\t12\nAnn_Lee\t2\tBo\t12\nBo\t1\tAnn_Lee\t1\n")
-    pack_bin.main(options(tmp_path / "lfw", tmp_path / "pairs.txt", tmp_path / "lfw.bin"))
+    command.main(options(tmp_path / "lfw", tmp_path / "pairs.txt", tmp_path / "lfw.bin"))
     files = [
         "Ann_Lee/Ann_Lee_0001.jpg",
         "Ann_Lee/Ann_Lee_0002.jpg",
@@ -97,7 +98,7 @@ def test_lfw_is_packed(crops, tmp_path, capsys):
 def test_each_image_is_read_once(crops, pairs, tmp_path, monkeypatch):
     read, read_bytes = [], Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
-    pack_bin.main(options(crops, pairs, tmp_path / "mine.bin"))
+    command.main(options(crops, pairs, tmp_path / "mine.bin"))
     assert read == ["pairs.txt", *map(crop, (0, 1, 2, 3, 4))]
 
 
@@ -106,7 +107,7 @@ def test_an_existing_file_is_replaced_only_when_told(crops, pairs, tmp_path, cap
     output.write_bytes(b"a year's work")
     assert "--overwrite" in refusal(crops, pairs, output)
     assert f"{tmp_path}: is a directory" in refusal(crops, pairs, tmp_path, "--overwrite")
-    pack_bin.main(options(crops, pairs, output, "--overwrite"))
+    command.main(options(crops, pairs, output, "--overwrite"))
     assert len(read_bin(output).same) == 5
     assert sorted(os.listdir(tmp_path)) == ["crops", "mine.bin", "pairs.txt"]
 
@@ -144,7 +145,7 @@ def test_the_first_bad_image_is_named(crops, pairs, tmp_path, content, complaint
 
 def test_a_bad_image_that_no_pair_shows_is_not_read(crops, pairs, tmp_path):
     (crops / crop(5)).write_bytes(b"")
-    pack_bin.main(options(crops, pairs, tmp_path / "mine.bin"))
+    command.main(options(crops, pairs, tmp_path / "mine.bin"))
 
 
 def test_an_image_that_cannot_be_read_is_named(crops, pairs, tmp_path, monkeypatch):
@@ -157,7 +158,7 @@ def test_an_image_that_cannot_be_read_is_named(crops, pairs, tmp_path, monkeypat
 
     monkeypatch.setattr(pack_bin.Path, "read_bytes", failing)
     with pytest.raises(UserError, match=f"{crop(2)}: cannot be read .Input/output error"):
-        pack_bin.main(options(crops, pairs, tmp_path / "mine.bin"))
+        command.main(options(crops, pairs, tmp_path / "mine.bin"))
 
 
 def test_a_path_outside_the_image_directory_is_refused(crops, pairs, tmp_path):
@@ -171,7 +172,7 @@ def test_an_error_is_one_line_and_exit_code_2(crops, pairs, tmp_path):
     (crops / crop(4)).write_bytes(b"")
     for arguments, words in [
         (options(crops, pairs, tmp_path / "mine.bin"), "not an image"),
-        (["--images", "crops"], "required: --pairs, --output"),
+        (["--images", "crops"], "pairs, output"),
         ([*options(crops, pairs, tmp_path / "mine.bin"), "--pear"], "--pear"),
     ]:
         done = script(*arguments, folder=tmp_path)
@@ -182,14 +183,14 @@ def test_an_error_is_one_line_and_exit_code_2(crops, pairs, tmp_path):
 
 def test_help_shows_a_command_that_works(crops, pairs, tmp_path):
     done = script("--help", folder=tmp_path)
-    command = next(line for line in done.stdout.splitlines() if "python datasets/pack_bin.py" in line)
-    assert pack_bin.parse(command.split()[2:]).images == Path("lfw_112x112")
+    line = next(line for line in done.stdout.splitlines() if "python datasets/pack_bin.py" in line)
+    assert parse(pack_bin.PackOptions, line.split()[2:]).images == "lfw_112x112"
 
 
 def test_no_paddle_is_imported(crops, pairs, tmp_path):
-    code = "import sys, pack_bin; pack_bin.main(sys.argv[1:]); sys.exit('paddle' in sys.modules)"
+    code = "import sys; from arcface import pack_bin; pack_bin.main(sys.argv[1:]); sys.exit('paddle' in sys.modules)"
     command = [sys.executable, "-c", code, *options(crops, pairs, tmp_path / "mine.bin")]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)}, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def test_the_real_lfw_unpacked_and_packed_is_the_same(real_data, tmp_path, capsys):
@@ -201,7 +202,7 @@ def test_the_real_lfw_unpacked_and_packed_is_the_same(real_data, tmp_path, capsy
     pairs = zip(original.images[::2], original.images[1::2], original.same, strict=True)
     lines = (f"{names[first]}\t{names[second]}\t{same:d}\n" for first, second, same in pairs)
     (tmp_path / "pairs.txt").write_text("".join(lines))
-    pack_bin.main(options(tmp_path / "crops", tmp_path / "pairs.txt", tmp_path / "lfw.bin"))
+    command.main(options(tmp_path / "crops", tmp_path / "pairs.txt", tmp_path / "lfw.bin"))
     packed = read_bin(tmp_path / "lfw.bin")
     assert packed.images == original.images and (packed.same == original.same).all()
     size = (tmp_path / "lfw.bin").stat().st_size

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from arcface.system import home, startup
-from arcface.training.log import VISUALDL_FILE
+from arcface.training.metrics_writer import VISUALDL_FILE
 
 MOUNT = "mount -t tmpfs -o ro tmpfs {home} && "
 

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-import convert
 import cv2
 import numpy as np
 import pytest
 
+from arcface import convert
 from arcface.data.datasets.base import open_dataset
 from arcface.data.recordio import encode
 from arcface.errors import UserError
@@ -40,7 +40,7 @@ def seen(path: Path) -> list[tuple[int, bytes]]:
 
 
 def test_without_the_option_gaps_are_refused_and_the_option_is_named(source, tmp_path):
-    with pytest.raises(UserError, match="no line has label 1 .*; relabel the people, with datasets/convert.py --relabel"):
+    with pytest.raises(UserError, match="no line has label 1 .*; relabel the identities with datasets/convert.py --relabel"):
         convert.main(["--source", str(source), "--output", str(tmp_path / "out")])
 
 
@@ -50,7 +50,7 @@ def test_a_list_gets_a_list_beside_it_with_the_same_paths(source, capsys):
     assert (source / "old_labels.txt").read_text() == TABLE
     assert seen(output) == list(zip(NEW, CONTENTS, strict=True))
     assert capsys.readouterr().out == (
-        f"{output}: 6 images of 4 people; 3 have another label than before, listed in {source / 'old_labels.txt'}\n"
+        f"{output}: 6 images of 4 identities; 3 have another label than before, listed in {source / 'old_labels.txt'}\n"
     )
 
 
@@ -102,7 +102,7 @@ def test_a_rec_with_gaps_and_its_count_of_people_is_relabelled(source, tmp_path)
 def test_labels_without_a_gap_stay_as_they_are(source, capsys):
     (source / "label.txt").write_text("".join(f"images/{number}.png\t{label}\n" for number, label in enumerate(NEW)))
     assert run(source, source / "closed.txt").read_text() == (source / "label.txt").read_text()
-    assert "4 people; 0 have another label" in capsys.readouterr().out
+    assert "4 identities; 0 have another label" in capsys.readouterr().out
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -128,7 +128,7 @@ def test_what_would_be_lost_or_wrong_is_refused(source, tmp_path):
     assert "names.txt: has the names of the old labels" in refusal(source, source / "closed.txt")
     (source / "names.txt").unlink()
     (source / "label.txt").write_text("images/0.png\t5\nimages/1.png\t5\n")
-    assert "closed.txt: would have 1 person" in refusal(source, source / "closed.txt")
+    assert "closed.txt: would have 1 identity" in refusal(source, source / "closed.txt")
     (source / "label.txt").write_text("images/0.png\t5\nimages/1.png\tx\n")
     assert "line 2: 'images/1.png\tx' is not a path" in refusal(source, source / "closed.txt")
 

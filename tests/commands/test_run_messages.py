@@ -36,13 +36,13 @@ def log(tiny, make_data_set, tmp_path):
 
 
 def test_a_batch_larger_than_the_data_set_is_told_with_its_fillers(log):
-    line = next(line for line in log(8).splitlines() if "fillers" in line)
+    line = next(line for line in log(8).splitlines() if "padding" in line)
     assert "--batch_size 8 is more than the 6 images of " in line
-    assert line.endswith("2 places are fillers that take time and memory and do not count; take --batch_size 6 or less")
+    assert line.endswith("2 places are padding that takes time and memory and does not count; use --batch_size 6 or less")
 
 
 def test_a_batch_as_large_as_the_data_set_is_not_told(log):
-    assert "fillers" not in log(6)
+    assert "padding" not in log(6)
 
 
 def test_what_is_said_of_memory_is_in_the_log(log, monkeypatch):

@@ -12,10 +12,10 @@ import numpy as np
 import paddle
 
 from arcface.distributed.process_group import rank, start_ranks, world_size
-from arcface.head import partial_fc
+from arcface.head import block_softmax
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
-from arcface.ops.cpu_kernels import load_library
+from arcface.ops.build import load_library
 
 
 def two_steps(classes: int, margins: tuple, sample_rate: float, scale: float) -> dict[str, np.ndarray]:
@@ -30,19 +30,19 @@ def two_steps(classes: int, margins: tuple, sample_rate: float, scale: float) ->
         loss = head.loss(x, paddle.to_tensor(labels[rows]), step)
         (loss * 3).backward()
         head.update(cases.LR, cases.MOMENTUM, cases.WEIGHT_DECAY)
-        sampled = np.arange(head.shard.size) if head.rows is None else head.rows.numpy()
+        sampled = np.arange(head.shard.size) if head.sampled is None else head.sampled.numpy()
         result |= {
             f"loss{step}": loss.numpy(),
             f"gradient{step}": x.grad.numpy() / 3,
-            f"rows{step}": sampled,
+            f"sampled{step}": sampled,
             f"weight{step}": head.weight.numpy().copy(),
-            f"momentum{step}": head.momentum.numpy().copy(),
+            f"velocity{step}": head.velocity.numpy().copy(),
         }
     return result
 
 
 start_ranks()
-partial_fc.CLASSES_PER_BLOCK["cpu"] = cases.CLASSES_PER_BLOCK
+block_softmax.CLASSES_PER_BLOCK["cpu"] = cases.CLASSES_PER_BLOCK
 results = {}
 for name, scale in cases.LOSSES:
     for classes in (cases.EQUAL, cases.UNEQUAL):

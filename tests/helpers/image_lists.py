@@ -1,6 +1,12 @@
-"""Data sets that tests write image by image."""
+"""Datasets that tests write image by image."""
 
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
+
+from arcface.data.selection import whole
+from arcface.data.writers import write
 
 
 def write_list(directory: Path, labels, contents) -> Path:
@@ -12,3 +18,28 @@ def write_list(directory: Path, labels, contents) -> Path:
         lines.append(f"images/{number}.jpg\t{label}\n")
     (directory / "label.txt").write_text("".join(lines))
     return directory
+
+
+class InMemory:
+    """A dataset whose encoded images are in memory."""
+
+    file = Path("memory")
+
+    def __init__(self, labels: list[int], images: list[bytes]):
+        self.labels, self.images = np.array(labels), images
+        self.num_classes = max(labels) + 1
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def encoded(self, index: int) -> bytes:
+        return self.images[index]
+
+
+def write_records(file: str | Path, images: Iterable[tuple[int, bytes]]) -> None:
+    """Write labels and encoded images, whatever they are, as `file`, which ends in .rec."""
+    labels, contents = zip(*images, strict=True)
+    write(whole(InMemory(list(labels), list(contents))), Path(file), "rec", 1)

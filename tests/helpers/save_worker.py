@@ -15,7 +15,7 @@ import paddle
 from arcface.distributed.process_group import rank, start_ranks
 from arcface.errors import UserError
 from arcface.head.shards import shard_of
-from arcface.training.checkpoint import State, save
+from arcface.training.checkpoint import Arrays, save
 
 CLASSES = 10
 
@@ -28,7 +28,7 @@ folder = Path(sys.argv[1])
 def write(step: int) -> None:
     rows = (np.arange(CLASSES * 4, dtype=np.float32).reshape(CLASSES, 4) + np.float32(step))[shard.start : shard.stop]
     backbone = {"w": np.full([2], step, np.float32)}
-    save(folder, "MobileFaceNet_128", State(backbone, backbone, rows, rows), shard, step, {"progress": {"step": step}})
+    save(folder, "MobileFaceNet_128", Arrays(backbone, backbone, rows, rows), shard, step, {"progress": {"step": step}})
 
 
 def full(_) -> None:

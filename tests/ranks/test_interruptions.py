@@ -89,7 +89,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(start, tmp_path,
     printed = run_to_end([process])
     step = Checkpoint(output).manifest["progress"]["step"]
     assert step == steps_logged(output) and printed.rstrip().endswith(
-        f"stopped by a signal after step {step}, which is saved; the same command with --resume 1 goes on"
+        f"stopped by a signal after step {step}, which is saved; the same command with --resume 1 continues"
     )
 
 
@@ -222,7 +222,7 @@ def test_a_bad_step_stops_before_its_update_and_leaves_the_checkpoint(train_here
     output = tmp_path / "out"
     complaint = refused(lambda: train_here("--max_steps=5", "--save_interval=1", bad=2))
     assert "the loss is not finite at step 3 (rate 0.00133929, scale 64; " in complaint
-    assert "nothing was updated" in complaint and "lower --lr" in complaint
+    assert "the weights were not updated and the last checkpoint is intact" in complaint and "lower --lr" in complaint
     assert Checkpoint(output).manifest["progress"]["step"] == 2
     assert all(np.isfinite(array).all() for array in weights(output).values() if isinstance(array, np.ndarray))
     known = json.loads((output / "nonfinite_step_00000003_rank_0.json").read_text())
@@ -233,7 +233,7 @@ def test_a_bad_step_stops_before_its_update_and_leaves_the_checkpoint(train_here
 def test_a_bad_weight_is_named(train_here, refused, tmp_path, monkeypatch):
     from arcface.training.model import Model
 
-    real = Model.compute_gradients
+    real = Model.forward_backward
 
     def spoiled(self, images, labels, step):
         if step == 1:
@@ -241,7 +241,7 @@ def test_a_bad_weight_is_named(train_here, refused, tmp_path, monkeypatch):
             weight.set_value(weight * np.inf)
         return real(self, images, labels, step)
 
-    monkeypatch.setattr(Model, "compute_gradients", spoiled)
+    monkeypatch.setattr(Model, "forward_backward", spoiled)
     assert "the weight block.conv.weight is not finite at step 2" in refused(lambda: train_here("--max_steps=3"))
 
 

@@ -122,9 +122,9 @@ def test_what_machines_do_not_share_is_one_line_before_anything_is_trained(start
         endpoints = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (one, two)]
     ranks = [start(command(data_sets[rank], outputs[rank]), **variables(rank, endpoints)) for rank in range(2)]
     expected = {
-        "output": r"--output \S+: rank 1 cannot see what rank 0 writes there [(]this is rank \d, on \S+[)]: take a directory",
-        "labels": "--data_dir .*: rank 0 finds 16 images of 4 people, rank 1 other labels: copy the same data set",
-        "number of images": "--data_dir .*: rank 0 finds 16 images of 4 people, rank 1 15 images of 4 people: copy the same",
+        "output": r"--output \S+: rank 1 cannot see what rank 0 writes there [(]this is rank \d, on \S+[)]: pass a directory",
+        "labels": "--data_dir .*: rank 0 finds 16 images of 4 identities, rank 1 other labels: copy the same data set",
+        "number of images": "--data_dir .*: rank 0 finds 16 images of 4 identities, rank 1 15 images of 4 identities: copy",
     }[other]
     for process in ranks:
         _, complaint = process.communicate(timeout=SECONDS)

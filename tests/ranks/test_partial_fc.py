@@ -10,8 +10,10 @@ import pytest
 
 from arcface.errors import UserError
 from arcface.head.margins import Margin
-from arcface.head.partial_fc import PartialFC, first_centres
-from arcface.ops.cpu_kernels import load_library
+from arcface.head.partial_fc import PartialFC
+from arcface.head.sampling import sample_classes
+from arcface.head.shards import Shard
+from arcface.ops.build import load_library
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
@@ -48,24 +50,24 @@ def test_loss_gradients_and_updates_equal_the_formula(computed, name, scale, cla
     ranks = computed(name, scale, classes, rate)
     tolerance = TOLERANCE * scale / cases.SCALE  # an error of a cosine is as much larger in exp(scale * cosine)
     centres = cases.batch(classes, 0)[2].astype(np.float64)
-    momentum = np.zeros_like(centres)
+    velocity = np.zeros_like(centres)
     for step in range(2):
         embeddings, labels, _ = cases.batch(classes, step)
         embeddings = embeddings.astype(np.float64)
-        sampled = np.concatenate([rank["shard"][0] + rank[f"rows{step}"] for rank in ranks])
-        columns = np.where(labels < 0, -1, np.searchsorted(sampled, labels))
+        sampled = np.concatenate([rank["shard"][0] + rank[f"sampled{step}"] for rank in ranks])
+        places = np.where(labels < 0, -1, np.searchsorted(sampled, labels))
 
         def loss_of(x, w):
-            return reference.loss(x, columns, w, cases.MARGINS[name], scale)
+            return reference.loss(x, places, w, cases.MARGINS[name], scale)
 
         for rank in ranks:
             assert rank[f"loss{step}"] == pytest.approx(loss_of(embeddings, centres[sampled]), rel=tolerance)
         by_embeddings = reference.gradient(lambda x: loss_of(x, centres[sampled]), embeddings)
         close(np.concatenate([rank[f"gradient{step}"] for rank in ranks]), by_embeddings, tolerance)
         by_centres = reference.gradient(lambda w: loss_of(embeddings, w), centres[sampled])
-        momentum[sampled] = cases.MOMENTUM * momentum[sampled] + by_centres + cases.WEIGHT_DECAY * centres[sampled]
-        centres[sampled] -= cases.LR * momentum[sampled]
-        close(np.concatenate([rank[f"momentum{step}"] for rank in ranks]), momentum, tolerance)
+        velocity[sampled] = cases.MOMENTUM * velocity[sampled] + by_centres + cases.WEIGHT_DECAY * centres[sampled]
+        centres[sampled] -= cases.LR * velocity[sampled]
+        close(np.concatenate([rank[f"velocity{step}"] for rank in ranks]), velocity, tolerance)
         close(np.concatenate([rank[f"weight{step}"] for rank in ranks]), centres, tolerance)
 
 
@@ -75,49 +77,19 @@ def test_sampling_takes_the_batch_s_classes_and_the_same_others_on_any_number_of
     centres = cases.batch(classes, 0)[2]
     for rank in computed("ArcFace", cases.SCALE, classes, rate):
         start, stop = rank["shard"]
-        weight, momentum = centres[start:stop], np.zeros_like(centres[start:stop])
+        weight, velocity = centres[start:stop], np.zeros_like(centres[start:stop])
         for step in range(2):
             labels = cases.batch(classes, step)[1]
-            rows = rank[f"rows{step}"]
-            on_one_rank = PartialFC(classes, cases.SIZE, sample_rate=rate)._sample(labels, step).numpy()
+            sampled = rank[f"sampled{step}"]
+            on_one_rank = sample_classes(labels, classes, Shard(0, classes), rate, 0, step)
             expected = on_one_rank[(on_one_rank >= start) & (on_one_rank < stop)] - start
-            assert np.array_equal(rows, expected) or (len(rows) == 1 and not len(expected))
+            assert np.array_equal(sampled, expected) or (len(sampled) == 1 and not len(expected))
             assert np.isin(labels[labels >= 0], on_one_rank).all()
-            others = np.setdiff1d(np.arange(stop - start), rows)
-            assert np.array_equal(rank[f"weight{step}"][others], weight[others])
-            assert np.array_equal(rank[f"momentum{step}"][others], momentum[others])
-            assert (rank[f"weight{step}"][rows] != weight[rows]).any(axis=1).all()
-            weight, momentum = rank[f"weight{step}"], rank[f"momentum{step}"]
-
-
-def test_about_the_share_is_sampled_and_every_class_as_often():
-    labels = np.arange(1000)
-    head = PartialFC(20000, 2, sample_rate=0.1)
-    drawn = np.zeros(20000)
-    for step in range(100):
-        rows = head._sample(labels, step).numpy()
-        assert len(rows) == pytest.approx(2000, abs=150)  # 1000 and 5 standard deviations of a binomial variable
-        drawn[rows] += 1
-    assert (drawn[:1000] == 100).all()
-    assert drawn[1000:].mean() == pytest.approx(100 * 1000 / 19000, rel=0.02) and drawn[1000:].max() < 25
-
-
-def test_negative_classes_change_with_the_step_and_repeat_with_the_seed():
-    def rows(seed, step):
-        head = PartialFC(1000, 8, sample_rate=0.1, seed=seed)
-        return tuple(head._sample(np.array([3, 500]), step).numpy())
-
-    assert rows(0, 0) == rows(0, 0)
-    assert len({rows(0, 0), rows(0, 1), rows(1, 0)}) == 3
-
-
-def test_a_centre_s_first_value_depends_on_seed_and_class_only():
-    whole = first_centres(0, 5000, 16, seed=3)
-    for start, stop in ((0, 1), (1000, 1100), (1023, 1025), (2500, 5000)):
-        assert np.array_equal(first_centres(start, stop, 16, seed=3), whole[start:stop])
-    assert not np.array_equal(first_centres(0, 10, 16, seed=4), whole[:10])
-    assert len(np.unique(whole[:, 0])) == 5000
-    assert whole.std() == pytest.approx(0.01, rel=0.02)
+            unused = np.setdiff1d(np.arange(stop - start), sampled)
+            assert np.array_equal(rank[f"weight{step}"][unused], weight[unused])
+            assert np.array_equal(rank[f"velocity{step}"][unused], velocity[unused])
+            assert (rank[f"weight{step}"][sampled] != weight[sampled]).any(axis=1).all()
+            weight, velocity = rank[f"weight{step}"], rank[f"velocity{step}"]
 
 
 @pytest.mark.parametrize("scale", (64.0, 1000.0))
@@ -133,7 +105,7 @@ def test_loss_and_gradients_are_right_at_the_extremes_of_all_cosines(cosines, ma
     target = scale * reference.margin(cosines[0], *margins)
     expected = np.logaddexp.reduce([target, *(scale * cosine for cosine in cosines[1:])]) - target
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5 * scale)
-    for tensor in (x.grad, head.weight, head.momentum):
+    for tensor in (x.grad, head.weight, head.velocity):
         assert np.isfinite(tensor.numpy()).all()
 
 

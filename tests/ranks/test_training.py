@@ -183,7 +183,7 @@ def test_any_change_of_ranks_trains_on_like_one_rank(train, sample_rate):
         for others in (1, 2, 3):
             parts = [Checkpoint(changing).load(NETWORK, shard_of(7, rank, others)) for rank in range(others)]
             assert np.array_equal(np.concatenate([part.centres for part in parts]), rows["head weight"])
-            assert np.array_equal(np.concatenate([part.centres_momentum for part in parts]), rows["head weight_mom"])
+            assert np.array_equal(np.concatenate([part.centres_velocity for part in parts]), rows["head weight_mom"])
     one, other = losses(whole), losses(changing)
     assert len(one) == 8 and list(other.values()) == pytest.approx(list(one.values()), rel=1e-4)
     one, other = arrays(whole, 1), arrays(changing, 1)
@@ -202,7 +202,7 @@ def test_weights_without_the_rest_of_a_checkpoint_are_gone_on_from(train, tmp_pa
     output = train(3, "old", "--max_steps=1", "--lr=0", "--batch_norm=frozen", "--batch_size=12", "--resume=1")
     (warning,) = [line for line in (output / "training.log").read_text().splitlines() if "weights only" in line]
     assert warning.endswith(
-        f"{output} holds weights only: begun anew are the step, the best accuracies, the backbone's momentum,"
+        f"{output} contains weights only: these start anew: the step, the best accuracies, the backbone's momentum,"
         " the class centres' momentum"
     )
     now = arrays(output, 3)

@@ -1,10 +1,10 @@
 """The limits of arcface/data/landmarks.py are what its comment says of the 807 photos of LFW's first fold."""
 
-import align
 import cv2
 import numpy as np
 import pytest
 
+from arcface.data import align_photos
 from arcface.data.landmarks import MAX_MEDIAN, MAX_MISFIT, _orders, complaint, fit
 
 
@@ -16,8 +16,8 @@ def highest_or_lowest_median(misfit: np.ndarray, choose) -> float:
 @pytest.mark.exhaustive
 def test_the_limits_are_those_of_real_photos(real_data):
     folder = real_data / "lfw_photos" / "photos"
-    align.start_worker(real_data / "yunet" / "face_detection_yunet.onnx")
-    points = np.stack([align.detect(cv2.imread(str(folder / path))) for path in align.find_photos(folder)])
+    align_photos._start_worker(real_data / "yunet" / "face_detection_yunet.onnx")
+    points = np.stack([align_photos.detect(cv2.imread(str(folder / path))) for path in align_photos.find_photos(folder)])
     assert len(points) == 807 and not any(map(complaint, points))
     misfit = fit(points).misfit
     assert 3 * highest_or_lowest_median(misfit, max) == pytest.approx(MAX_MEDIAN, abs=0.005)

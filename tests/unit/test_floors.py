@@ -18,7 +18,7 @@ FLOORS = [
     ["verification"],
     ["training"],
     ["doctor"],
-    ["train", "valid", "deploy"],  # commands
+    ["train", "valid", "align", "check", "convert", "demo", "merge", "pack_bin", "deploy"],  # commands
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

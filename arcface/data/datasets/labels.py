@@ -38,7 +38,7 @@ def _check_no_gap(labels: np.ndarray, highest: int, place: Callable[[int], str],
         missing = int(np.argmin(there))
         raise UserError(
             f"{place(int(np.argmax(labels > missing)))}: labels must count up from 0 without a gap, but no {unit} has"
-            f" label {missing} (the highest is {highest}); relabel the people, with datasets/convert.py --relabel"
+            f" label {missing} (the highest is {highest}); relabel the identities with datasets/convert.py --relabel"
         )
 
 

@@ -7,8 +7,8 @@ import pytest
 from arcface.config import ValidConfig
 from arcface.data.bin_file import read_bin, write_bin
 from arcface.doctor.data import examine_verification_sets
-from arcface.doctor.report import Report
 from arcface.errors import UserError
+from arcface.io.report import Report
 from arcface.training import trainer
 from arcface.verification.ijb import read_protocol
 from arcface.verification.verifier import _read_set

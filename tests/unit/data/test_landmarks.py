@@ -1,10 +1,10 @@
 """Which landmarks fit a face, and in which order the numbers of a list are."""
 
-import align
 import cv2
 import numpy as np
 import pytest
 
+from arcface.data import align_photos
 from arcface.data.alignment import TEMPLATE
 from arcface.data.landmarks import _orders, complaint, fit, wrong_order
 
@@ -94,9 +94,9 @@ PROFILES = "Phil_Gramm_0002", "Andy_Dick_0001", "Hugo_Chavez_0033", "Federico_Tr
 
 def test_real_faces_pass_also_in_profile_and_in_another_order_none(real_data):
     folder = real_data / "lfw_photos" / "photos"
-    align.start_worker(real_data / "yunet" / "face_detection_yunet.onnx")
-    paths = [f"{name[:-5]}/{name}.jpg" for name in PROFILES] + align.find_photos(folder)[:46]
-    points = np.stack([align.detect(cv2.imread(str(folder / path))) for path in paths])
+    align_photos._start_worker(real_data / "yunet" / "face_detection_yunet.onnx")
+    paths = [f"{name[:-5]}/{name}.jpg" for name in PROFILES] + align_photos.find_photos(folder)[:46]
+    points = np.stack([align_photos.detect(cv2.imread(str(folder / path))) for path in paths])
     eyes, nose = points[:, 1] - points[:, 0], points[:, 2] - points[:, :2].mean(1)
     sideways = np.abs((eyes * nose).sum(1)) / (eyes**2).sum(1)
     assert (sideways[:4] > 0.5).all() and not any(map(complaint, points))

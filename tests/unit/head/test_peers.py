@@ -11,9 +11,9 @@ from arcface.head.partial_fc import PartialFC
 @pytest.mark.parametrize("degrees, factor", [(90, 0.88), (75, 1.01), (60, 1.15), (45, 1.36)])
 def test_the_gradient_has_the_factor_that_the_page_names(repository, degrees, factor):
     angle = np.radians(degrees)
-    _, slope = apply_margin(paddle.to_tensor([np.cos(angle)], "float64"), Margin())
-    assert slope.item() == pytest.approx(np.sin(angle + 0.5) / np.sin(angle), rel=1e-9)
-    assert slope.item() == pytest.approx(factor, abs=0.005)
+    _, derivative = apply_margin(paddle.to_tensor([np.cos(angle)], "float64"), Margin())
+    assert derivative.item() == pytest.approx(np.sin(angle + 0.5) / np.sin(angle), rel=1e-9)
+    assert derivative.item() == pytest.approx(factor, abs=0.005)
     assert f"{factor:.2f}" in (repository / "docs" / "head.md").read_text()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from arcface.errors import UserError
 from arcface.io.lock import LOCK_FILE, check_free, locked, owner
-from arcface.training.trainer import _started_output
+from arcface.training.output import opened_output
 
 
 def left(directory) -> dict:
@@ -29,20 +29,20 @@ def test_a_held_directory_is_refused_with_its_owner_and_is_free_afterwards(tmp_p
 def test_a_second_run_into_the_output_or_the_logdir_of_a_live_one_moves_and_makes_nothing(tmp_path, held):
     first, second = ((tmp_path / name / "output", tmp_path / name / "logdir") for name in ("first", "second"))
     shared = tmp_path / "first" / held
-    with _started_output(*first):
+    with opened_output(*first):
         (first[1] / "metrics.jsonl").write_text('{"run": "1"}\n')
         before = left(tmp_path)
         output, logdir = (shared, second[1]) if held == "output" else (second[0], shared)
-        with pytest.raises(UserError, match=f"^--{held} {shared}: process"), _started_output(output, logdir):
+        with pytest.raises(UserError, match=f"^--{held} {shared}: process"), opened_output(output, logdir):
             pass
         assert left(tmp_path) == before
-    with _started_output(output, logdir):
+    with opened_output(output, logdir):
         assert (shared / LOCK_FILE).exists()
 
 
 def test_output_and_logdir_may_be_one_directory(tmp_path):
-    with _started_output(tmp_path / "a", tmp_path / "a"):
+    with opened_output(tmp_path / "a", tmp_path / "a"):
         assert owner(tmp_path / "a")
-        with pytest.raises(UserError, match="^--logdir .*: process"), _started_output(tmp_path / "b", tmp_path / "a"):
+        with pytest.raises(UserError, match="^--logdir .*: process"), opened_output(tmp_path / "b", tmp_path / "a"):
             pass
         assert not (tmp_path / "b").exists()

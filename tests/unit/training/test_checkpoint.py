@@ -15,7 +15,7 @@ import pytest
 
 from arcface.errors import UserError
 from arcface.head.shards import Shard, shard_of
-from arcface.training.checkpoint import Checkpoint, State, save
+from arcface.training.checkpoint import Arrays, Checkpoint, save
 from arcface.training.legacy import RankFiles, has_only_rank_files
 from arcface.weights.state_dict import read_backbone
 
@@ -25,9 +25,9 @@ CLASSES = 10
 NETWORK = "MobileFaceNet_128"
 
 
-def state(value: float) -> State:
+def state(value: float) -> Arrays:
     rows = np.arange(CLASSES * 4, dtype=np.float32).reshape(CLASSES, 4) + np.float32(value)
-    return State({"w": np.full([2], value, np.float32)}, {"w": np.full([2], -value, np.float32)}, rows, -rows)
+    return Arrays({"w": np.full([2], value, np.float32)}, {"w": np.full([2], -value, np.float32)}, rows, -rows)
 
 
 def write(output: Path, value: float, run: str = "a", **options) -> None:
@@ -123,7 +123,7 @@ def test_well_known_names_lead_to_the_current_checkpoint(tmp_path):
         rows = pickle.load(file)
     assert rows.dtype == np.float32 and np.array_equal(rows, state(2).centres)
     momentum = (tmp_path / "rank:0_softmax_weight_mom.pkl").read_bytes()
-    assert momentum == pickle.dumps(state(2).centres_momentum, protocol=4)
+    assert momentum == pickle.dumps(state(2).centres_velocity, protocol=4)
     assert np.array_equal(paddle.load(str(tmp_path / f"{NETWORK}.pdparams"))["w"].numpy(), state(2).backbone["w"])
 
 
@@ -202,27 +202,27 @@ def test_rank_files_alone_are_read(tmp_path, colon, momentum):
     for owner, (start, stop) in enumerate([(0, 4), (4, 7), (7, 10)]):
         (tmp_path / f"rank{colon}{owner}_softmax_weight.pkl").write_bytes(pickle.dumps(state(1).centres[start:stop]))
         if momentum:
-            rows = state(1).centres_momentum[start:stop]
+            rows = state(1).centres_velocity[start:stop]
             (tmp_path / f"rank{colon}{owner}_softmax_weight_mom.pkl").write_bytes(pickle.dumps(rows))
     assert has_only_rank_files(tmp_path)
     files = RankFiles(tmp_path)
     identity = {"num_classes": CLASSES, "embedding_size": 4}
-    files.check_identity(identity)
+    files.check_fingerprint(identity)
     assert ("the class centres' momentum" in files.missing) is not momentum
     for ranks in (1, 2, 3, 4):
         parts = [files.load(NETWORK, shard_of(CLASSES, rank, ranks)) for rank in range(ranks)]
         assert np.array_equal(np.concatenate([part.centres for part in parts]), state(1).centres)
-        expected = state(1).centres_momentum if momentum else np.zeros_like(state(1).centres)
-        assert np.array_equal(np.concatenate([part.centres_momentum for part in parts]), expected)
-        assert np.array_equal(parts[0].backbone["w"], state(1).backbone["w"]) and not parts[0].backbone_momentum["w"].any()
+        expected = state(1).centres_velocity if momentum else np.zeros_like(state(1).centres)
+        assert np.array_equal(np.concatenate([part.centres_velocity for part in parts]), expected)
+        assert np.array_equal(parts[0].backbone["w"], state(1).backbone["w"]) and not parts[0].backbone_velocity["w"].any()
     with pytest.raises(
         UserError,
         match=r"is of 10 classes, not 11 \(rank.0_softmax_weight.pkl the classes 0 to 3,"
         r" rank.1_softmax_weight.pkl the classes 4 to 6, .* 7 to 9\)",
     ):
-        files.check_identity({**identity, "num_classes": 11})
+        files.check_fingerprint({**identity, "num_classes": 11})
     with pytest.raises(UserError, match="rank.0_softmax_weight.pkl was trained with embedding_size 4, not 8"):
-        files.check_identity({**identity, "embedding_size": 8})
+        files.check_fingerprint({**identity, "embedding_size": 8})
     (tmp_path / f"rank{colon}2_softmax_weight.pkl").write_bytes(pickle.dumps(np.zeros(3)))
     with pytest.raises(UserError, match=f"rank{colon}2_softmax_weight.pkl: not an array"):
         RankFiles(tmp_path)
@@ -265,7 +265,7 @@ def test_any_number_of_ranks_gets_its_rows(tmp_path, world_size):
     shards = [shard_of(CLASSES, rank, world_size) for rank in range(world_size)]
     parts = [Checkpoint(tmp_path).load(NETWORK, shard) for shard in shards]
     assert np.array_equal(np.concatenate([part.centres for part in parts]), state(1).centres)
-    assert np.array_equal(np.concatenate([part.centres_momentum for part in parts]), state(1).centres_momentum)
+    assert np.array_equal(np.concatenate([part.centres_velocity for part in parts]), state(1).centres_velocity)
 
 
 def test_missing_files_are_listed(tmp_path):
@@ -297,9 +297,9 @@ def test_nothing_to_resume_from_is_said(tmp_path):
 def test_another_run_is_refused_by_what_differs_but_not_by_what_an_earlier_version_did_not_write(tmp_path):
     manifest = {"progress": {"step": 1, "run": "a"}, "identity": {"seed": 1}}
     save(tmp_path, NETWORK, state(1), Shard(0, CLASSES), 1, manifest)
-    Checkpoint(tmp_path).check_identity({"seed": 1, "shuffle": "global"})
+    Checkpoint(tmp_path).check_fingerprint({"seed": 1, "shuffle": "global"})
     with pytest.raises(UserError, match="was trained with seed 1, not 2; resume with the same seed"):
-        Checkpoint(tmp_path).check_identity({"seed": 2, "shuffle": "global"})
+        Checkpoint(tmp_path).check_fingerprint({"seed": 2, "shuffle": "global"})
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
@@ -313,7 +313,7 @@ def test_an_unwritable_output_is_said_and_leaves_the_old_checkpoint(tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(os, operation, refuse)
-        with pytest.raises(UserError, match=f"step 2 cannot be written .{os.strerror(number)}.; the one before it is untouched"):
+        with pytest.raises(UserError, match=f"step 2 cannot be written .{os.strerror(number)}.; the last checkpoint is intact"):
             write(tmp_path, 2)
     assert holds(tmp_path) == holds(tmp_path / "best") == 1
     write(tmp_path, 3)
@@ -361,7 +361,7 @@ def test_a_head_of_another_kind_is_told_whatever_its_digest(tmp_path, rows):
     content = json.loads(manifest.read_text())
     content["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     manifest.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="rank:0_softmax_weight.pkl: does not hold finite float32"):
+    with pytest.raises(UserError, match="rank:0_softmax_weight.pkl: not finite float32"):
         Checkpoint(tmp_path).load(NETWORK, Shard(0, CLASSES))
 
 

@@ -3,14 +3,19 @@
 import json
 import time
 
+import paddle
 import pytest
 
+from arcface.config import TrainConfig
 from arcface.io.log import start_log
-from arcface.training.log import Monitor, Progress
+from arcface.training import data as training_data
+from arcface.training.data import TrainingData
+from arcface.training.log import TrainLog
+from arcface.training.state import TrainState
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, make_data_set):
     """Returns a function that takes steps, given as (seconds for which their data is waited for, seconds that they take
     then), with a line after every second one; it returns the log lines and the records."""
 
@@ -18,16 +23,20 @@ def run(tmp_path, monkeypatch):
         now = [100.0]
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-        def data():
-            for wait, work in steps:
+        def batches(*_):
+            for wait, _ in steps:
                 now[0] += wait
-                yield work
+                yield paddle.zeros([8, 3, 112, 112], "uint8"), paddle.zeros([8], "int64")
 
+        config = TrainConfig(num_workers=3, log_interval=2, logdir=str(tmp_path))
+        data, state = TrainingData(config, make_data_set(9, 3), 8, 0), TrainState()
+        monkeypatch.setattr(training_data, "load", batches)
         start_log(tmp_path / "training.log")
-        with Monitor(Progress(), 100, len(steps), 8, 2, tmp_path, reports=True) as monitor:
-            for work in monitor.waiting_for(data(), num_workers=3):
+        with TrainLog(config, state, data, len(steps), None) as log:
+            for (_, work), _ in zip(steps, data.batches(0, len(steps)), strict=True):
                 now[0] += work
-                monitor.step_done(None, 0.1)
+                state.step += 1
+                log.step(None, 0.1)
         lines = (tmp_path / "training.log").read_text().splitlines()
         return lines, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
@@ -40,7 +49,7 @@ def test_the_share_of_the_time_that_data_was_waited_for_is_recorded_and_told_whe
     assert ["waited for data" in line for line in lines] == [False, True, False, False, True]
     assert lines[1].endswith(
         "waited for data 38 % of the time since the line before: raise --num_workers (3) if cores are idle;"
-        " if it is the disk that is slow, take --shuffle blocks"
+        " if the disk is slow, use --shuffle blocks"
     )
 
 

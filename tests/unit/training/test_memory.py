@@ -36,7 +36,7 @@ def room(tiny, monkeypatch):
 
 @pytest.mark.parametrize("kernels, saved", [("off", SAVED_BY_LAYERS), ("auto", SAVED_BY_KERNELS)])
 def test_activations_are_counted_from_the_layers(monkeypatch, kernels, saved):
-    monkeypatch.setattr(memory, "can_be_had", lambda: True)
+    monkeypatch.setattr(memory, "can_be_loaded", lambda: True)
     counted = estimate(replace(CONFIG, cpu_kernels=kernels), CLASSES, 1, "cpu").activations / (4 * WITH_GAPS * CONFIG.batch_size)
     assert counted == pytest.approx(saved, rel=1e-3)  # and the statistics of batch norm
 
@@ -62,8 +62,8 @@ def test_what_fits_but_for_other_programs_is_a_warning_that_names_a_batch_that_f
     room(2, 0.5)
     warning = check_memory(CONFIG, CLASSES, 1, 1, "cpu")
     assert re.match(
-        r"Tiny with --batch_size 1024 takes about .* MiB a rank, .* of it activations, and only .* of a box are free now: "
-        r"end other programs, or take --batch_size \d+$",
+        r"Tiny with --batch_size 1024 needs about .* MiB a rank, .* of it activations, and only .* of a box are free now: "
+        r"end other programs, or use --batch_size \d+$",
         warning,
     )
     batch = int(warning.split()[-1])
@@ -74,7 +74,7 @@ def test_what_fits_but_for_other_programs_is_a_warning_that_names_a_batch_that_f
 @pytest.mark.parametrize("ranks_here", [1, 2])
 def test_what_does_not_fit_at_all_is_refused_with_a_batch_that_fits(room, ranks_here):
     room(0.5, 0.5)
-    with pytest.raises(UserError, match=r"more than .* of a box( for 2 ranks)?; take --batch_size (\d+)$") as caught:
+    with pytest.raises(UserError, match=r"more than .* of a box( for 2 ranks)?; use --batch_size (\d+)$") as caught:
         check_memory(CONFIG, CLASSES, ranks_here, ranks_here, "cpu")
     batch = int(str(caught.value).split()[-1])
     assert batch % ranks_here == 0
@@ -96,7 +96,7 @@ def test_where_no_batch_fits_that_is_said(room):
 @pytest.mark.parametrize(
     "error, detail",
     [
-        (MemoryError(), "no more can be had"),
+        (MemoryError(), "none is left"),
         (
             MemoryError("\n\n(ResourceExhausted) Fail to alloc memory of 128 size, error code is 12.\n  [Hint: ...]"),
             "Fail to alloc memory of 128 size, error code is 12.",
@@ -106,4 +106,4 @@ def test_where_no_batch_fits_that_is_said(room):
 def test_memory_that_runs_out_is_one_line(error, detail):
     with pytest.raises(UserError) as caught, out_of_memory_explained(CONFIG):
         raise error
-    assert str(caught.value) == f"out of memory ({detail}): take a smaller --batch_size than 1024, or more ranks"
+    assert str(caught.value) == f"out of memory ({detail}): use a smaller --batch_size than 1024, or more ranks"

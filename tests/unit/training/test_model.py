@@ -8,7 +8,7 @@ import pytest
 
 from arcface.config import TrainConfig
 from arcface.training.model import Model
-from arcface.training.signals import Interruptions
+from arcface.training.signals import Signals
 
 READS = ["numpy", "item", "tolist", "__array__", "__bool__", "__float__", "__int__", "__index__"]
 
@@ -51,8 +51,8 @@ def test_a_step_reads_a_tensor_once_and_sampling_once_more(reads, options, expec
     labels = paddle.to_tensor([0, 8, -1, 3], "int64")
     for step in range(2):
         reads.clear()
-        loss = model.compute_gradients(images, labels, step)
-        assert not Interruptions().agree(model.is_finite(loss)).bad_step
+        loss = model.forward_backward(images, labels, step)
+        assert not Signals().sync(model.is_nonfinite(loss), 0).nonfinite
         model.update(0.1)
         assert reads == expected
     paddle.ones([2]).sum().item(), bool(paddle.ones([1])), np.asarray(paddle.ones([2]))

@@ -10,9 +10,10 @@ import pytest
 
 from arcface.data.bin_file import VerificationSet
 from arcface.errors import UserError
+from arcface.io.figures import pixels
 from arcface.verification.evaluator import Verification
 from arcface.verification.metrics import auc, equal_error_rate, kfold_accuracy, roc, tar_at_far, tar_band
-from arcface.verification.plots import pixels, roc_figure, thinned, thinned_figure
+from arcface.verification.plots import roc_figure, thinned, thinned_figure
 from arcface.verification.report import WORST, SetReport, report_pairs, write_report
 
 

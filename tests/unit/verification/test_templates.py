@@ -27,8 +27,8 @@ def obvious_aggregate(features, template_ids, media):
     for template in sorted(set(template_ids)):
         members = [i for i, t in enumerate(template_ids) if t == template]
         total = np.zeros(features.shape[1])
-        for media in {media[i] for i in members}:
-            frames = [features[i].astype(np.float64) for i in members if media[i] == media]
+        for one in {media[i] for i in members}:
+            frames = [features[i].astype(np.float64) for i in members if media[i] == one]
             total += sum(frames) / len(frames)
         sums[template] = total
     return sums

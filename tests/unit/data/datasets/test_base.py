@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_lists import write_records
 
 from arcface.data.datasets.base import open_dataset
 from arcface.data.datasets.image_folder import ImageFolder
 from arcface.data.datasets.label_list import LabelFile
 from arcface.data.datasets.record_file import RecordFile
 from arcface.data.loader import Batches, load
-from arcface.data.record_writer import write_records
 from arcface.errors import UserError
 
 LABELS = [0, 0, 0, 1, 2, 2, 2, 2, 3, 3]

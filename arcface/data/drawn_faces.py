@@ -1,7 +1,9 @@
-"""Cartoon faces: a person is the shapes and colours of a face, an image adds what varies from photo to photo."""
+"""Cartoon faces: an identity is the shapes and colours of a face, an image adds what varies from photo to photo."""
 
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,20 +14,24 @@ CENTRE = (56.0, 61.0)  # where the middle of an upright face lies, in pixels
 TURN = np.linspace(0, 2 * math.pi, 24, endpoint=False)
 CIRCLE = np.stack([np.cos(TURN), np.sin(TURN)], axis=1)  # clockwise from the right, as y points down
 
-# Few colours, which people share: a colour alone must not tell who it is.
+Colour = tuple[Any, ...]  # red, green and blue, 0 to 255
+Points = np.ndarray | Sequence[tuple[float, float]]  # [n, 2], x and y
+Job = tuple[int, int, int, int]
+
+# Few colours, which identities share: a colour alone must not tell who it is.
 SKINS = [(247, 217, 194), (236, 194, 160), (219, 169, 128), (190, 135, 96), (150, 100, 68), (108, 72, 52)]
 HAIRS = [(35, 28, 26), (70, 45, 30), (150, 95, 50), (205, 165, 95), (160, 70, 35), (165, 160, 155)]
 EYES = [(70, 45, 25), (60, 100, 150), (70, 115, 75), (110, 80, 40), (95, 105, 115)]
 LIPS = [(185, 95, 90), (160, 70, 75), (205, 120, 115), (150, 85, 75)]
 
 
-def generator(*key):
-    """A random generator that depends on nothing but the integers in `key`."""
+def generator(*key: int) -> np.random.Generator:
+    """Return a random generator that depends on nothing but the integers in `key`."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
-def random_person(rng):
-    """What stays the same in all images of one person. Lengths are in pixels of an upright face."""
+def random_identity(rng: np.random.Generator) -> SimpleNamespace:
+    """Return what stays the same in all images of one identity. Lengths are in pixels of an upright face."""
     u, choice = rng.uniform, rng.choice
     skin, hair, iris, lips = (
         tuple(np.clip(choice(palette) + rng.normal(0, 7, 3), 5, 250)) for palette in (SKINS, HAIRS, EYES, LIPS)
@@ -74,8 +80,8 @@ def random_person(rng):
     )
 
 
-def random_shot(rng):
-    """What differs between two images of one person. Angles are in radians, lengths in pixels."""
+def random_shot(rng: np.random.Generator) -> SimpleNamespace:
+    """Return what differs between two images of one identity. Angles are in radians, lengths in pixels."""
     n, u = rng.normal, rng.uniform
     return SimpleNamespace(
         yaw=np.clip(n(0, 0.25), -0.55, 0.55),
@@ -105,23 +111,24 @@ def random_shot(rng):
     )
 
 
-def mix(colour, other, share):
-    """The RGB colour that is `share` of `other` and the rest of `colour`."""
+def mix(colour: Colour, other: Colour, share: float) -> Colour:
+    """Return the RGB colour that is `share` of `other` and the rest of `colour`."""
     return tuple((1 - share) * a + share * b for a, b in zip(colour, other, strict=True))
 
 
-def dark(colour, share):
+def dark(colour: Colour, share: float) -> Colour:
+    """Return the colour, darker by `share`."""
     return mix(colour, (0, 0, 0), share)
 
 
-def ellipse(x, y, rx, ry, tilt=0.0):
-    """24 points [24, 2] on an ellipse around (x, y) with radii rx and ry, turned by `tilt` radians."""
+def ellipse(x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> np.ndarray:
+    """Return 24 points [24, 2] on an ellipse around (x, y) with radii rx and ry, turned by `tilt` radians."""
     dx, dy, cos, sin = rx * CIRCLE[:, 0], ry * CIRCLE[:, 1], math.cos(tilt), math.sin(tilt)
     return np.array([x + dx * cos - dy * sin, y + dx * sin + dy * cos]).T
 
 
-def head_outline(p, grow=0.0):
-    """64 points [64, 2] around the head, clockwise from its left side over the top."""
+def head_outline(p: SimpleNamespace, grow: float = 0.0) -> np.ndarray:
+    """Return 64 points [64, 2] around the head, clockwise from its left side over the top."""
     t = np.linspace(math.pi, 3 * math.pi, 64)
     x = np.sign(np.cos(t)) * np.abs(np.cos(t)) ** (2 / p.square) * (p.width + grow)
     y = np.sign(np.sin(t)) * np.abs(np.sin(t)) ** (2 / p.square) * (p.height + grow)
@@ -132,17 +139,17 @@ def head_outline(p, grow=0.0):
 class Canvas:
     """An RGB image, uint8 [224, 224, 3], drawn on in the face's coordinates: 0 is its middle, y down."""
 
-    def __init__(self, person, shot):
-        self.person, self.shot = person, shot
+    def __init__(self, identity: SimpleNamespace, shot: SimpleNamespace):
+        self.identity, self.shot = identity, shot
         self.pixels = cv2.resize(shot.background.astype(np.uint8), (SIZE * ZOOM, SIZE * ZOOM))
 
-    def project(self, points, lift):
-        """Where points [n, 2] of the face appear in the image: int32 [n, 2], in sixteenths of a pixel.
+    def project(self, points: Points, lift: float) -> np.ndarray:
+        """Return where points [n, 2] of the face appear in the image: int32 [n, 2], in sixteenths of a pixel.
 
         `lift` is how far in front of the head's axis they lie: 0 is its outline, 1 its front, more is off the
         face. Turning the head moves the features against the outline, as in a photograph.
         """
-        p, s = self.person, self.shot
+        p, s = self.identity, self.shot
         x, y = np.asarray(points, dtype=np.float64).T
         depth = np.sqrt(np.maximum(1 - 0.7 * (x / p.width) ** 2 - 0.5 * (y / p.height) ** 2, 0.05))
         z = lift * p.width * depth
@@ -154,16 +161,18 @@ class Canvas:
         xy[:, 1] = s.scale * (x * math.sin(s.roll) + y * math.cos(s.roll)) + CENTRE[1] + s.shift[1]
         return np.rint(xy * (ZOOM * 16)).astype(np.int32)
 
-    def fill(self, points, colour, lift=1.0):
+    def fill(self, points: Points, colour: Colour, lift: float = 1.0) -> None:
+        """Draw an area of one colour, given the points around it."""
         cv2.fillPoly(self.pixels, [self.project(points, lift)], colour, cv2.LINE_AA, shift=4)
 
-    def line(self, points, colour, width, lift=1.0):
+    def line(self, points: Points, colour: Colour, width: float, lift: float = 1.0) -> None:
+        """Draw a line of so many pixels through the points."""
         width = max(1, round(width * ZOOM * self.shot.scale))
         cv2.polylines(self.pixels, [self.project(points, lift)], False, colour, width, cv2.LINE_AA, shift=4)
 
 
-def draw_head(canvas, p):
-    """Long hair or a bun, neck, ears and the skin."""
+def draw_head(canvas: Canvas, p: SimpleNamespace) -> None:
+    """Draw long hair or a bun, neck, ears and the skin."""
     shade, w, h = dark(p.hair, 0.2), p.width + p.hair_volume, p.height
     if p.hair_back == "bun":
         canvas.fill(ellipse(0, -h - p.hair_volume, 13, 10), shade, lift=-0.2)
@@ -180,7 +189,8 @@ def draw_head(canvas, p):
         canvas.fill(ellipse(x * p.width, y * h, 1.5, 1.5), dark(p.skin, 0.7))
 
 
-def draw_nose(canvas, p, s):
+def draw_nose(canvas: Canvas, p: SimpleNamespace, s: SimpleNamespace) -> None:
+    """Draw the nose, with a shade on the side that the face is turned from."""
     top, tip, w = p.eye_y + 1, p.eye_y + p.nose_length, p.nose_width
     away = -1 if s.yaw > 0 else 1  # the side that lies in shade
     shade = [(0, top), (away * p.nose_bridge, top), (away * w, tip), (0, tip + 1.5)]
@@ -190,7 +200,8 @@ def draw_nose(canvas, p, s):
         canvas.fill(ellipse(side * w * 0.5, tip + 0.8, 1.4, 0.9), dark(p.skin, 0.6), lift=1.2)
 
 
-def draw_mouth(canvas, p, s):
+def draw_mouth(canvas: Canvas, p: SimpleNamespace, s: SimpleNamespace) -> None:
+    """Draw beard and lips, and teeth in an open mouth."""
     beard, y, w = mix(p.skin, p.hair, 0.8), p.mouth_y, p.mouth_width
     if p.beard in ("goatee", "both"):
         canvas.fill(ellipse(0, y + 9, w * 0.7, 8), beard)
@@ -202,7 +213,7 @@ def draw_mouth(canvas, p, s):
     middle = y + (p.mouth_curve + s.smile) * (bow - 0.5)
     lower = middle + s.mouth_open * bow
 
-    def fill(above, below, colour):
+    def fill(above: np.ndarray, below: np.ndarray, colour: Colour) -> None:
         canvas.fill(np.stack([np.append(x, x[::-1]), np.append(above, below[::-1])], axis=1), colour)
 
     fill(middle - p.lip_top * bow * (1 - 0.3 * np.cos(3 * t)), lower + p.lip_bottom * bow, p.lips)
@@ -211,7 +222,8 @@ def draw_mouth(canvas, p, s):
         fill(middle, middle + 1.6 * bow, (240, 238, 230))
 
 
-def draw_eyes(canvas, p, s):
+def draw_eyes(canvas: Canvas, p: SimpleNamespace, s: SimpleNamespace) -> None:
+    """Draw the eyes and brows."""
     height, t = p.eye_height * s.eyes_open, np.linspace(-1, 1, 7)
     for side in (-1, 1):
         x, y, tilt = side * p.eye_gap, p.eye_y, side * p.eye_tilt
@@ -225,7 +237,8 @@ def draw_eyes(canvas, p, s):
         canvas.line(np.stack([x + t * p.brow_length, brow], axis=1), dark(p.hair, 0.25), p.brow_width)
 
 
-def draw_hair(canvas, p):
+def draw_hair(canvas: Canvas, p: SimpleNamespace) -> None:
+    """Draw the hair around the forehead, unless it is bald."""
     if p.hair_front == "bald":
         return
     outer = head_outline(p, p.hair_volume)
@@ -244,8 +257,8 @@ def draw_hair(canvas, p):
         canvas.line(outer[4:-4] * 0.92, mix(p.hair, (255, 255, 255), 0.13), 1, lift=0.3)
 
 
-def draw_cover(canvas, p, s):
-    """What hides a part of the face in this image only."""
+def draw_cover(canvas: Canvas, p: SimpleNamespace, s: SimpleNamespace) -> None:
+    """Draw what hides a part of the face in this image only."""
     if s.cover == "sunglasses":
         for side in (-1, 1):
             canvas.fill(ellipse(side * p.eye_gap, p.eye_y, 10.5, 7.5), (25, 25, 30), 1.1)
@@ -260,8 +273,8 @@ def draw_cover(canvas, p, s):
             canvas.line([(x + 7 * i, y + 20), (x + 8 * i, y - 22 - 4 * (i % 3))], dark(p.skin, 0.06 * i), 6.5)
 
 
-def photograph(pixels, s, rng):
-    """uint8 [112, 112, 3]: the drawing [224, 224, 3] in this image's light, with blur and noise."""
+def photograph(pixels: np.ndarray, s: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
+    """Return uint8 [112, 112, 3]: the drawing [224, 224, 3] in this image's light, with blur and noise."""
     image = cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     warmth = np.array([[1 + s.warmth], [1 + s.tint], [1 - s.warmth]])
     image = cv2.transform(image, s.gain * warmth * (s.colour * np.eye(3) + (1 - s.colour) / 3))
@@ -272,12 +285,12 @@ def photograph(pixels, s, rng):
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def draw_person(job):
-    """The JPEG files, a list of bytes, of a person. `job` is (seed, group, person, images), the key of its draws."""
-    seed, group, person, images = job
-    p, jpegs = random_person(generator(seed, group, person, 0)), []
+def draw_identity(job: Job) -> list[bytes]:
+    """Return the JPEG files of an identity; `job` is (seed, group, identity, images), the key of its draws."""
+    seed, group, identity, images = job
+    p, jpegs = random_identity(generator(seed, group, identity, 0)), []
     for image in range(images):
-        rng = generator(seed, group, person, 1 + image)  # 0 is the person; numpy takes a missing word for it
+        rng = generator(seed, group, identity, 1 + image)  # 0 is the identity; numpy takes a missing word for it
         s = random_shot(rng)
         canvas = Canvas(p, s)
         draw_head(canvas, p)

@@ -1,17 +1,17 @@
-// A chain of convolutions, each followed by batch norm over the batch and, where it has slopes, PReLU, for training on a CPU in
-// float32; the chain's input may be added to its output.
+// Fused convolutions for training on a CPU in float32: each is followed by batch norm over the batch and, where it has slopes,
+// PReLU; the first one's input may be added to the last one's output.
 //
-// What limits such a step is memory, so each pass over the activations does all it can. Only the convolutions' outputs y are
-// kept; what comes after them, z = prelu(scale * y + shift), is computed again wherever it is read, a piece at a time
-// in the cache. Sums over a piece are taken when the piece is made. The gradient by y is never stored as a whole.
+// Memory limits such a step, so each pass over the activations does all it can. Only the convolutions' outputs y are kept;
+// z = prelu(scale * y + shift), which follows them, is computed again wherever it is read, a piece at a time in the cache. Sums
+// over a piece are taken when the piece is made. The gradient w.r.t. y is never stored as a whole.
 //
-// Threads share out images, and sums over images are added in a fixed order: results do not depend on the threads.
+// Threads share images, and sums over images are added in a fixed order: results do not depend on the number of threads.
 
 #include <cmath>
 #include <memory>
 #include <new>
 
-#include "cpu_kernels.h"
+#include "kernels.h"
 
 namespace {
 
@@ -19,23 +19,27 @@ using namespace kernels;
 
 constexpr int kRows = 6, kColumns = 2 * kLanes;  // of a matrix product's tile: its sums fill the registers
 constexpr int kTaps = 9;
-constexpr int64_t kCached = 64 * 1024;           // floats of a piece of the matrices that is to stay in the L2 cache
-constexpr int64_t kDepth = 128;                  // of a product over positions whose operands are to stay in the L1 cache
+constexpr int64_t kCached = 64 * 1024;           // floats of a piece of the matrices that stays in the L2 cache
+constexpr int64_t kDepth = 128;                  // of a product over positions whose operands stay in the L1 cache
 constexpr int64_t kGroups = 32;                  // of images, whose weight gradients are added up in a fixed order
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// Floats from row to row of a matrix: rows an even number of cache lines apart would share few of the cache's sets.
-int64_t spread(int64_t columns) { return round_up(columns, 16) / 16 % 2 ? round_up(columns, 16) : round_up(columns, 16) + 16; }
+// Floats from one row of a matrix to the next, an odd number of cache lines: rows an even number apart would fall into few of the
+// cache's sets.
+int64_t padded_stride(int64_t columns) {
+  const int64_t stride = round_up(columns, 16);
+  return stride / 16 % 2 ? stride : stride + 16;
+}
 
 // Batch norm and PReLU of one layer, per channel.
 struct Norm {
   std::vector<float> mean, inverse_std, scale, shift, slope;  // slope is empty where there is no PReLU
-  std::vector<float> by_difference, constant;                 // of the gradient by y, besides scale
+  std::vector<float> by_difference, constant;                 // of the gradient w.r.t. y, besides scale
   float slope_of(int64_t c) const { return slope.empty() ? 1.f : slope[c]; }
 };
 
-// What `norm` makes of a channel's values; plain copies where there is no norm. Fills up to `padded` with zeros.
+// Batch norm and PReLU of a channel's values; plain copies without a norm. Fills z with zeros up to `padded`.
 inline void activate(const Norm* norm, int64_t c, const float* y, int64_t length, float* z, int64_t padded) {
   if (norm) {
     const float scale = norm->scale[c], shift = norm->shift[c], slope = norm->slope_of(c);
@@ -54,7 +58,7 @@ inline void activate(const Norm* norm, int64_t c, const float* y, int64_t length
   std::fill(z + length, z + std::max(length, padded), 0.f);
 }
 
-// Sums over a channel of one image that the gradients by scale, shift and slope, and the one by y, are made of.
+// Sums over a channel of one image, of which the gradients w.r.t. scale, shift, slope and y consist.
 struct Sums {
   double gradient = 0, by_difference = 0, slope = 0;
 };
@@ -82,7 +86,7 @@ inline void add_sums(const Norm& norm, int64_t c, const float* dz, const float* 
   sums->slope += sum(by_slope) + rest[2];
 }
 
-// The gradient by y from the one by z.
+// The gradient w.r.t. y from the one w.r.t. z.
 inline void differentiate(const Norm& norm, int64_t c, const float* dz, const float* y, int64_t length, float* dy,
                           int64_t padded) {
   const float scale = norm.scale[c], shift = norm.shift[c], slope = norm.slope_of(c), mean = norm.mean[c];
@@ -100,7 +104,7 @@ inline void differentiate(const Norm& norm, int64_t c, const float* dz, const fl
   std::fill(dy + length, dy + std::max(length, padded), 0.f);
 }
 
-// 1x1; 3x3 for each channel; as large as each channel; square over all channels, as a product too.
+// 1x1; depthwise 3x3; depthwise, as large as the plane; square over all channels, as a matrix product like 1x1.
 enum Kind { kPointwise, kDepthwise, kGlobal, kFull };
 
 struct Layer {
@@ -115,12 +119,12 @@ struct Layer {
   int64_t rows() const { return kind == kPointwise ? channels_in : channels_in * kernel * kernel; }  // of the product
 };
 
-// Sums of y and its squares about a value near the mean: the variance would drown in a large mean's square.
+// Sums of y and y^2 about a value near the mean: about 0, the square of a large mean would drown the variance.
 struct Moments {
   double sum = 0, squares = 0;
 };
 
-// Writes `length` values from position `first` on of row k of the matrix that a convolution multiplies its weights with.
+// Writes row k of the matrix by which a convolution multiplies its weights: `length` values from position `first` on.
 inline void read_row(const Layer& layer, const Norm* before, const float* image, int64_t k, int64_t first, int64_t length,
                      float* row, int64_t padded) {
   if (layer.kind == kPointwise) {
@@ -152,7 +156,7 @@ std::vector<float> packed(const float* weight, int64_t m, int64_t k, bool transp
   return blocks;
 }
 
-// tile[kRows][2] = block [k][kRows] transposed times columns [k][kColumns], whose rows are so many floats apart.
+// tile[kRows][2] = block [k][kRows] transposed times columns [k][kColumns]; strides in floats.
 inline void multiply(int64_t k, const float* block, int64_t block_stride, const float* columns, int64_t stride,
                      Lanes (*tile)[2]) {
   Lanes sums[kRows][2] = {};
@@ -176,11 +180,11 @@ inline void store_columns(float* out, const Lanes* row, int64_t columns) {
 }
 
 // Forward by matrix products: y, and the moments of each image's channels about `pivot`.
-void product_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, Team& team,
+void product_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, ThreadPool& pool,
                      std::vector<float>* pivot, std::vector<Moments>* moments) {
   const int64_t m = layer.channels_out, k = layer.rows(), area = layer.area(), blocks = (m + kRows - 1) / kRows;
   const int64_t piece = std::min(round_up(area, kColumns), std::max<int64_t>(kColumns, kCached / 2 / k / kColumns * kColumns));
-  const int64_t stride = spread(piece);
+  const int64_t stride = padded_stride(piece);
   const std::vector<float> weight = packed(layer.weight, m, k, false);
   {
     const int64_t columns = std::min<int64_t>(kColumns, area);
@@ -193,7 +197,7 @@ void product_forward(const Layer& layer, const Norm* before, const float* x, int
         (*pivot)[b * kRows + r] = (sum(tile[r][0]) + sum(tile[r][1])) / columns;
     }
   }
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     std::vector<float> input(k * stride), lanes(m * 2 * kLanes);
     for (int64_t n; (n = next++) < images;) {
       const float* image = x + n * layer.channels_in * layer.area_in();
@@ -269,12 +273,12 @@ void add_product(const float* left, int64_t m, int64_t left_stride, const float*
       }
 }
 
-// What happens to the gradient by a layer's input once a piece of it is made.
-struct After {
-  const Norm* norm = nullptr;   // the layer before: its sums are taken,
-  const float* y = nullptr;     // with its y,
-  std::vector<Sums>* sums = nullptr;
-  const float* residual = nullptr;  // or this is added
+// Last work on each piece of the gradient w.r.t. a layer's input, while it is in the cache.
+struct Epilogue {
+  const Norm* norm = nullptr;         // of the layer before,
+  const float* y = nullptr;           // with its y:
+  std::vector<Sums>* sums = nullptr;  // takes these sums
+  const float* residual = nullptr;    // the gradient that it adds
   void operator()(int64_t n, int64_t c, int64_t offset, float* dx, int64_t length, int64_t channels) const {
     if (norm) add_sums(*norm, c, dx, y + offset, length, &(*sums)[n * channels + c]);
     if (residual)
@@ -282,19 +286,19 @@ struct After {
   }
 };
 
-// Backward by matrix products: the gradients by x (unless `dx` is null) and by the weights.
-void product_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const After& after,
-                      float* by_weight, int64_t images, Team& team) {
+// Backward by matrix products: the gradients w.r.t. x (unless `dx` is null) and the weights.
+void product_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const Epilogue& epilogue,
+                      float* dweight, int64_t images, ThreadPool& pool) {
   const int64_t m = layer.channels_out, k = layer.rows(), area = layer.area();
   const int64_t groups = std::min(images, kGroups);
   const int64_t depth = 2 * m + k;
   const int64_t piece = std::min(round_up(area, kColumns), std::max<int64_t>(kColumns, kCached / depth / kColumns * kColumns));
-  const int64_t stride = spread(piece), m_stride = spread(m + kRows), k_stride = spread(k + kColumns);
+  const int64_t stride = padded_stride(piece), m_stride = padded_stride(m + kRows), k_stride = padded_stride(k + kColumns);
   const int64_t blocks = (k + kRows - 1) / kRows;
   const std::vector<float> weight = dx ? packed(layer.weight, k, m, true) : std::vector<float>();
   std::vector<float> by_group(groups * m * k);
-  team.share([&](Next& next) {
-    // The gradient by y; the same and the input with positions as rows, as the weights' gradient takes them.
+  pool.run([&](Next& next) {
+    // The gradient w.r.t. y; for the weights' gradient, the same and the input, both with positions as rows.
     std::vector<float> dy(round_up(m, 4) * stride), dy_turned(piece * m_stride), four(4 * stride), input_turned(piece * k_stride);
     for (int64_t group; (group = next++) < groups;)
       for (int64_t n = group * images / groups; n < (group + 1) * images / groups; ++n)
@@ -325,16 +329,16 @@ void product_backward(const Layer& layer, const Norm* before, const float* x, co
             }
           for (int64_t c = 0; c < k; ++c) {
             const int64_t offset = (n * k + c) * area + first;
-            after(n, c, offset, dx + offset, length, k);
+            epilogue(n, c, offset, dx + offset, length, k);
           }
         }
   });
-  add_up(team, by_group, groups, m * k, by_weight);
+  sum_parts(pool, by_group, groups, m * k, dweight);
 }
 
 // A depthwise 3x3 convolution, padded by 1, in a frame: the input with zeros around it, cut for stride 2 into its four
-// phases (even and odd rows and columns). Output position q, counted along rows of `pitch`, then is the sum over the taps of
-// weight[tap] * frame[at[tap] + q]: long loops whatever the width. Positions beyond a row's end mean nothing.
+// phases (even and odd rows and columns). Output position q, counted along rows of `pitch`, is then the sum over the taps of
+// weight[tap] * frame[at[tap] + q]: long loops for any width. Positions beyond a row's end are unused.
 class Frame {
  public:
   explicit Frame(const Layer& layer) : layer_(layer) {
@@ -379,16 +383,16 @@ class Frame {
     convolve<kTaps>(from, weight, length, out());
   }
 
-  void add_weight_gradient(float* by_weight) {
+  void add_weight_gradient(float* dweight) {
     Lanes totals[kTaps] = {};
     for (int64_t q = 0; q < length; q += kLanes) {
       Lanes dy = load(out() + q);
       for (int t = 0; t < kTaps; ++t) totals[t] += dy * load(values.data() + at[t] + q);
     }
-    for (int t = 0; t < kTaps; ++t) by_weight[t] += sum(totals[t]);
+    for (int t = 0; t < kTaps; ++t) dweight[t] += sum(totals[t]);
   }
 
-  // Writes the gradient by the input to dx; the one by the output is in out(), zero beyond the rows' ends.
+  // Writes the gradient w.r.t. the input to dx; the one w.r.t. the output is in out(), zero beyond the rows' ends.
   void input_gradient(const float* weight, float* dx) {
     const int64_t height_in = layer_.height_in, width_in = layer_.width_in;
     if (layer_.stride == 1) {
@@ -427,7 +431,7 @@ class Frame {
   int64_t pitch, length, margin;
 
  private:
-  // Where padded position (y, x) lies for output (0, 0) onward.
+  // The offset of padded position (y, x).
   int64_t start(int64_t y, int64_t x) const {
     if (layer_.stride == 1) return y * pitch + x;
     return (y % 2 * 2 + x % 2) * phase_ + y / 2 * pitch + x / 2;
@@ -439,11 +443,11 @@ class Frame {
   std::vector<float> values, plane, row_, gradient_;
 };
 
-void depthwise_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, Team& team,
+void depthwise_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, ThreadPool& pool,
                        std::vector<float>* pivot, std::vector<Moments>* moments) {
   const int64_t channels = layer.channels_out, area = layer.area();
   std::fill(pivot->begin(), pivot->end(), 0.f);
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     Frame frame(layer);
     for (int64_t n; (n = next++) < images;)
       for (int64_t c = 0; c < channels; ++c) {
@@ -462,18 +466,18 @@ void depthwise_forward(const Layer& layer, const Norm* before, const float* x, i
         }
         double total = sum(totals), square = sum(squares);
         for (; i < area; ++i) total += y[i] - first, square += (y[i] - first) * (y[i] - first);
-        // About zero again, in float64, as all images are.
+        // About zero again, in float64, so that images can be added.
         (*moments)[n * channels + c] = {total + double(first) * area,
                                         square + 2 * double(first) * total + double(first) * first * area};
       }
   });
 }
 
-void depthwise_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const After& after,
-                        float* by_weight, int64_t images, Team& team) {
+void depthwise_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx,
+                        const Epilogue& epilogue, float* dweight, int64_t images, ThreadPool& pool) {
   const int64_t channels = layer.channels_out, area = layer.area(), area_in = layer.area_in();
   std::vector<float> by_image(images * channels * kTaps);
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     Frame frame(layer);
     std::vector<float> dy(area);
     for (int64_t n; (n = next++) < images;)
@@ -486,17 +490,17 @@ void depthwise_backward(const Layer& layer, const Norm* before, const float* x, 
         frame.add_weight_gradient(by_image.data() + plane * kTaps);
         if (!dx) continue;
         frame.input_gradient(layer.weight + c * kTaps, dx + plane * area_in);
-        after(n, c, plane * area_in, dx + plane * area_in, area_in, channels);
+        epilogue(n, c, plane * area_in, dx + plane * area_in, area_in, channels);
       }
   });
-  add_up(team, by_image, images, channels * kTaps, by_weight);
+  sum_parts(pool, by_image, images, channels * kTaps, dweight);
 }
 
-// A kernel as large as the plane, for each channel: y is one number.
-void global_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, Team& team, std::vector<float>*,
-                    std::vector<Moments>* moments) {
+// A depthwise kernel as large as the plane: y is one number a channel.
+void global_forward(const Layer& layer, const Norm* before, const float* x, int64_t images, ThreadPool& pool,
+                    std::vector<float>*, std::vector<Moments>* moments) {
   const int64_t channels = layer.channels_out, area = layer.area_in();
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     std::vector<float> input(area);
     for (int64_t n; (n = next++) < images;)
       for (int64_t c = 0; c < channels; ++c) {
@@ -509,10 +513,10 @@ void global_forward(const Layer& layer, const Norm* before, const float* x, int6
   });
 }
 
-void global_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const After& after,
-                     float* by_weight, int64_t images, Team& team) {
+void global_backward(const Layer& layer, const Norm* before, const float* x, const float* dz, float* dx, const Epilogue& epilogue,
+                     float* dweight, int64_t images, ThreadPool& pool) {
   const int64_t channels = layer.channels_out, area = layer.area_in();
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     std::vector<float> input(area);
     std::vector<double> totals(area);
     for (int64_t c; (c = next++) < channels;) {
@@ -525,14 +529,14 @@ void global_backward(const Layer& layer, const Norm* before, const float* x, con
         for (int64_t i = 0; i < area; ++i) totals[i] += double(dy) * input[i];
         if (!dx) continue;
         for (int64_t i = 0; i < area; ++i) dx[plane * area + i] = dy * layer.weight[c * area + i];
-        after(n, c, plane * area, dx + plane * area, area, channels);
+        epilogue(n, c, plane * area, dx + plane * area, area, channels);
       }
-      std::copy(totals.begin(), totals.end(), by_weight + c * area);
+      std::copy(totals.begin(), totals.end(), dweight + c * area);
     }
   });
 }
 
-// Pointers that come from Python, for each layer.
+// Pointers of each layer, from Python.
 struct Parameters {
   const float *weight, *scale, *shift, *slope;  // slope is null where there is no PReLU
   float *running_mean, *running_variance;       // both are updated by the forward pass
@@ -580,12 +584,12 @@ void set_norm(Layer* layer, const float* mean, const float* inverse_std, const P
 
 }  // namespace
 
-// `input` is the shape of x, [N, C, H, W]. Writes z, all layers' y one after the other, and all layers' mean and
-// 1 / standard deviation, channels of each, to `norms`. Returns false if memory has run out.
-extern "C" bool chain_forward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
-                              int64_t count, bool residual, float epsilon, float momentum, int threads, float* y, float* norms,
-                              float* z) try {
-  Team& team = Team::of(threads);
+// `input` is the shape of x, [N, C, H, W]. Writes z, all layers' y one after the other, and to `norms` each layer's means and
+// 1 / standard deviations. Returns false if out of memory.
+extern "C" bool conv_bn_prelu_forward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
+                                      int64_t count, bool residual, float epsilon, float momentum, int threads, float* y,
+                                      float* norms, float* z) try {
+  ThreadPool& pool = ThreadPool::of(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
   for (int64_t i = 0; i < count; ++i) {
@@ -595,7 +599,7 @@ extern "C" bool chain_forward(const int64_t* input, const float* x, const Shape*
     std::vector<float> pivot(channels);
     std::vector<Moments> moments(images * channels);
     (layer.kind == kDepthwise ? depthwise_forward : layer.kind == kGlobal ? global_forward : product_forward)(
-        layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, images, team, &pivot, &moments);
+        layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, images, pool, &pivot, &moments);
     for (int64_t c = 0; c < channels; ++c) {
       Moments total;
       for (int64_t n = 0; n < images; ++n)
@@ -612,7 +616,7 @@ extern "C" bool chain_forward(const int64_t* input, const float* x, const Shape*
   }
   const Layer& last = layers.back();
   const int64_t channels = last.channels_out, area = last.area();
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     for (int64_t n; (n = next++) < images;)
       for (int64_t c = 0; c < channels; ++c) {
         const int64_t offset = (n * channels + c) * area;
@@ -626,12 +630,12 @@ extern "C" bool chain_forward(const int64_t* input, const float* x, const Shape*
   return false;
 }
 
-// Writes the gradients by x, unless `dx` is null, and by the parameters from the one by z and what the forward pass wrote.
-// Returns false if memory has run out.
-extern "C" bool chain_backward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
-                               int64_t count, bool residual, int threads, float* y, const float* norms, const float* dz,
-                               const Gradients* gradients, float* dx) try {
-  Team& team = Team::of(threads);
+// Writes the gradients w.r.t. x, unless `dx` is null, and the parameters, from the one w.r.t. z and what the forward pass wrote.
+// Returns false if out of memory.
+extern "C" bool conv_bn_prelu_backward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
+                                       int64_t count, bool residual, int threads, float* y, const float* norms, const float* dz,
+                                       const Gradients* gradients, float* dx) try {
+  ThreadPool& pool = ThreadPool::of(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
   for (int64_t i = 0; i < count; ++i) {
@@ -640,7 +644,7 @@ extern "C" bool chain_backward(const int64_t* input, const float* x, const Shape
   }
   const Layer& last = layers.back();
   std::vector<Sums> sums(images * last.channels_out);
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     for (int64_t n; (n = next++) < images;)
       for (int64_t c = 0; c < last.channels_out; ++c) {
         const int64_t plane = n * last.channels_out + c, offset = plane * last.area();
@@ -648,7 +652,7 @@ extern "C" bool chain_backward(const int64_t* input, const float* x, const Shape
       }
   });
   const float* upstream = dz;
-  std::unique_ptr<float[]> of_layer, of_layer_before;  // gradients by the layers' inputs; not filled with zeros first
+  std::unique_ptr<float[]> of_layer, of_layer_before;  // gradients w.r.t. the layers' inputs; not filled with zeros first
   for (int64_t i = count - 1; i >= 0; --i) {
     Layer& layer = layers[i];
     Norm& norm = layer.norm;
@@ -666,21 +670,21 @@ extern "C" bool chain_backward(const int64_t* input, const float* x, const Shape
       norm.by_difference.push_back(-norm.scale[c] * inverse_std * inverse_std * total.by_difference / values);
       norm.constant.push_back(-norm.scale[c] * total.gradient / values);
     }
-    After after;
+    Epilogue epilogue;
     float* by_input = dx;
     if (i) {
       sums.assign(images * layer.channels_in, Sums());
-      after.norm = &layers[i - 1].norm;
-      after.y = layers[i - 1].y;
-      after.sums = &sums;
+      epilogue.norm = &layers[i - 1].norm;
+      epilogue.y = layers[i - 1].y;
+      epilogue.sums = &sums;
       of_layer_before.reset(new float[images * layer.channels_in * layer.area_in()]);
       by_input = of_layer_before.get();
     } else if (residual) {
-      after.residual = dz;
+      epilogue.residual = dz;
     }
     (layer.kind == kDepthwise ? depthwise_backward : layer.kind == kGlobal ? global_backward : product_backward)(
-        layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, upstream, by_input, after, gradients[i].weight,
-        images, team);
+        layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, upstream, by_input, epilogue, gradients[i].weight,
+        images, pool);
     of_layer.swap(of_layer_before);
     upstream = by_input;
   }

@@ -1,7 +1,7 @@
-// What the CPU kernels share: vectors, and threads. They know no Paddle: cpu_kernels.py hands them pointers.
+// Vectors and threads, which all CPU kernels use. They do not know Paddle: Python passes pointers.
 //
-// The threads are our own, not OpenMP's: where a process has two of its runtimes, as Paddle's processes have, a parallel region
-// can be one's and the loop in it the other's, and then every thread does the whole loop.
+// The threads are our own, not OpenMP's: a process of Paddle has two OpenMP runtimes, so that a parallel region can belong to one
+// and the loop in it to the other, and then every thread does the whole loop.
 
 #pragma once
 
@@ -20,7 +20,7 @@
 #include <thread>
 #include <vector>
 
-// Hidden: no other library in the process may take its threads from this one, nor this from it.
+// Hidden, so that neither this library nor another in the process uses the threads of the other.
 namespace kernels __attribute__((visibility("hidden"))) {
 
 #if defined(__AVX512F__)
@@ -52,27 +52,27 @@ inline float sum(Lanes v) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-// Hands out 0, 1, ... to whoever asks next.
+// The number of the next piece of work: 0, 1, ...
 using Next = std::atomic<int64_t>;
 
-// Threads that do pieces of work together, the one that asks them to being one of them. They stay, asleep, until the process
-// ends: to start them takes longer than much of the work.
-class Team {
+// Threads that share pieces of work with the calling thread. They sleep between calls until the process ends: to start threads
+// takes longer than much of the work.
+class ThreadPool {
  public:
-  // The team of so many of this process; threads do not come along into a process that is forked.
-  static Team& of(int size) {
+  // Returns this process's pool of `size`; a forked process starts its own, as threads are not forked.
+  static ThreadPool& of(int size) {
     static std::mutex mutex;
-    static std::map<int, Team*> teams;
+    static std::map<int, ThreadPool*> pools;
     static pid_t process = 0;
     std::lock_guard<std::mutex> lock(mutex);
-    if (process != getpid()) teams.clear(), process = getpid();
-    Team*& team = teams[size];
-    if (!team) team = new Team(size);  // for good: no thread may find its team gone
-    return *team;
+    if (process != getpid()) pools.clear(), process = getpid();
+    ThreadPool*& pool = pools[size];
+    if (!pool) pool = new ThreadPool(size);  // never deleted: its threads use it until the end
+    return *pool;
   }
 
   // Has every thread call work(next); returns when all are done.
-  void share(const std::function<void(Next&)>& work) {
+  void run(const std::function<void(Next&)>& work) {
     std::lock_guard<std::mutex> only(in_use_);
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -88,11 +88,11 @@ class Team {
   }
 
  private:
-  explicit Team(int size) {
+  explicit ThreadPool(int size) {
     try {
-      for (; helpers_ < size - 1; ++helpers_) std::thread(&Team::help, this).detach();
+      for (; helpers_ < size - 1; ++helpers_) std::thread(&ThreadPool::help, this).detach();
     } catch (const std::system_error&) {
-      // No more threads are to be had: those that are there do it all.
+      // The limit of threads is reached: those that were started do all the work.
     }
   }
 
@@ -118,9 +118,9 @@ class Team {
 };
 
 // totals[size] = the sum of parts [count][size], always in the same order.
-inline void add_up(Team& team, const std::vector<float>& parts, int64_t count, int64_t size, float* totals) {
+inline void sum_parts(ThreadPool& pool, const std::vector<float>& parts, int64_t count, int64_t size, float* totals) {
   constexpr int64_t kPiece = 512;
-  team.share([&](Next& next) {
+  pool.run([&](Next& next) {
     for (int64_t first; (first = kPiece * next++) < size;) {
       const int64_t length = std::min(kPiece, size - first);
       double sums[kPiece] = {};

@@ -1,0 +1,53 @@
+"""The first lines of a run's log: what is trained, on what, from where to where."""
+
+import paddle
+
+from arcface.config import TrainConfig
+from arcface.distributed.process_group import rank, world_size
+from arcface.io.log import logger
+from arcface.training.data import TrainingData
+from arcface.training.schedule import Schedule
+from arcface.training.state import TrainState
+from arcface.weights.run_directory import has_checkpoint
+
+
+def announce(
+    config: TrainConfig,
+    data: TrainingData,
+    schedule: Schedule,
+    state: TrainState,
+    last_step: int,
+    missing: list[str],
+    memory_warning: str | None,
+) -> None:
+    """Write them, on rank 0. `missing`: what the checkpoint that is resumed lacks, in words."""
+    if rank():
+        return
+    dataset = data.dataset
+    if memory_warning:
+        logger.warning("%s", memory_warning)
+    if (padding := config.batch_size - len(dataset)) > 0:
+        logger.warning(
+            "--batch_size %d is more than the %d images of %s: in each step %d places are padding that takes time and"
+            " memory and does not count; use --batch_size %d or less",
+            config.batch_size,
+            len(dataset),
+            dataset.file,
+            padding,
+            len(dataset) // world_size() * world_size() or world_size(),
+        )
+    if missing:
+        logger.warning("%s contains weights only: these start anew: %s", config.output, ", ".join(missing))
+    logger.info("paddlepaddle %s on %s, %d ranks", paddle.__version__, paddle.get_device(), world_size())
+    logger.info("%d images of %d identities in %s", len(dataset), dataset.num_classes, dataset.file)
+    logger.info(
+        "learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)", schedule.peak, config.lr, config.batch_size
+    )
+    if state.step >= last_step:
+        logger.info("already complete: checkpoint at step %d of %d", state.step, last_step)
+    else:
+        logger.info("steps %d to %d, %d an epoch", state.step + 1, last_step, schedule.steps_per_epoch)
+    if not config.resume and has_checkpoint(config.output):
+        logger.warning(
+            "%s contains a checkpoint, which this run's first one will replace; --resume 1 continues from it", config.output
+        )

@@ -1,0 +1,42 @@
+"""TrainState: how far a run is; and the fingerprint of a run: what a checkpoint must have been trained with to be resumed."""
+
+import hashlib
+import uuid
+from dataclasses import dataclass, field
+
+from arcface.config import TrainConfig
+from arcface.data.datasets.base import Dataset
+
+
+@dataclass
+class TrainState:
+    """How far a run is; every checkpoint contains all of it, as `progress`.
+
+    step: steps done, over all epochs. loss_sum, loss_count: of the steps since the last log line. saved: scheduled checkpoints,
+    without those for a signal or a new best. skipped: steps that were not taken, since loss or gradient was not finite.
+    highest: the best accuracy on each verification set. run: tells the records of runs in one logdir apart.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    saved: int = 0
+    skipped: int = 0
+    highest: dict[str, float] = field(default_factory=dict)
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def fingerprint_of(config: TrainConfig, dataset: Dataset) -> dict:
+    """Return what must be the same when a run is resumed; checkpoints contain it as `identity`."""
+    return {
+        "network": config.network,
+        "embedding_size": config.embedding_size,
+        "num_classes": dataset.num_classes,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "shuffle": config.shuffle,
+        "sampling": config.sampling,
+        "images": len(dataset),
+        "identities": int(dataset.labels.max()) + 1,
+        "labels": hashlib.sha256(dataset.labels.tobytes()).hexdigest(),
+    }
