@@ -15,7 +15,8 @@ from arcface.errors import UserError
 from arcface.extras import how_to_install_base
 from arcface.inference.embed import Embed
 from arcface.io.images import SIZE, decode
-from arcface.verification.metrics import KFoldAccuracy, Roc, kfold_accuracy, mean_norm, roc, squared_distances
+from arcface.verification.metrics import KFoldAccuracy, kfold_accuracy, mean_norm, squared_distances
+from arcface.verification.roc import Roc, roc
 
 
 class Verification(NamedTuple):
@@ -74,7 +75,7 @@ def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verificatio
     xnorm = (mean_norm(plain[rows]) + mean_norm(flipped[rows])) / 2
     distances = squared_distances((plain + flipped)[rows])
     similarities = 1 - distances / 2
-    return Verification(xnorm, kfold_accuracy(distances, pairs.same), similarities, roc(similarities, pairs.same))
+    return Verification(xnorm, kfold_accuracy(distances, pairs.is_same), similarities, roc(similarities, pairs.is_same))
 
 
 def embed_plain_and_flipped(

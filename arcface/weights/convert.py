@@ -202,7 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION if it is there")
     options = parser.parse_args(arguments)
     start_paddle()
-    from arcface.weights.state_dict import SUFFIXES, find_backbone
+    from arcface.weights.run_directory import find_backbone
+    from arcface.weights.state_dict import SUFFIXES
 
     destination, expected = options.destination, [f"{options.network}{suffix}" for suffix in SUFFIXES]
     if destination.name not in expected:

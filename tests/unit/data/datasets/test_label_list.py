@@ -88,7 +88,7 @@ def test_lines_that_repeat_another_are_found_and_two_labels_are_refused(tmp_path
 
 
 def test_a_missing_list_is_named(tmp_path):
-    with pytest.raises(UserError, match="label.txt: No such file or directory; give the data set with --data_dir"):
+    with pytest.raises(UserError, match="label.txt: No such file or directory; give the dataset with --data_dir"):
         LabelFile(str(tmp_path))
 
 
@@ -127,7 +127,7 @@ def test_a_list_that_is_replaced_stays_what_it_was_and_one_that_is_changed_is_no
     within_a_path = b"a\t0\nbbbbb.jpg\t1\nc.jpg\t1\n"
     for content in (other_order, longer, within_a_path, b"aa.jpg\t0\nb.jpg\t1\n", b""):
         (tmp_path / "label.txt").write_bytes(content)
-        with pytest.raises(UserError, match="label.txt line [123]: the list has been changed since it was opened; start again"):
+        with pytest.raises(UserError, match="label.txt line [123]: the list was changed after it was opened; resume with"):
             for index in range(3):
                 source._path(index)
     (tmp_path / "label.txt").write_bytes(b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\nd.jpg\t2\n")

@@ -138,5 +138,5 @@ def test_a_wrong_line_is_named(tmp_path, rows, complaint):
 def test_a_list_that_is_changed_is_noticed(tmp_path):
     source = listed(tmp_path, "0\t0\ta.jpg", "1\t1\tb.jpg")
     (tmp_path / "train.lst").write_text("0\t1\ta.jpg\n1\t1\tb.jpg\n")
-    with pytest.raises(UserError, match="line 1: the list has been changed"):
+    with pytest.raises(UserError, match="line 1: the list was changed"):
         source.encoded(0)

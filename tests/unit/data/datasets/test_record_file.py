@@ -373,7 +373,7 @@ def test_an_id_may_be_any_that_the_format_holds(tmp_path):
 
 
 def test_a_file_without_images_is_refused(tmp_path):
-    with pytest.raises(UserError, match="train.rec: holds no images"):
+    with pytest.raises(UserError, match="train.rec: contains no images"):
         RecordFile(write_layout(tmp_path, [(1, encode(0, 1, b""))]))
 
 
