@@ -91,9 +91,10 @@ COVERED = {
     "::test_the_launcher_trains_with_the_installed_package_from_any_directory",
     "arcface-train --help": "tests/commands/test_installed.py"
     "::test_every_command_is_on_the_path_and_explains_itself_without_paddle",
-    "pip install '.[cpu]'": "tests/commands/test_installed.py::test_the_metadata_names_no_paddle_without_an_extra",
+    "pip install -e '.[cpu]'": "tests/commands/test_installed.py::test_the_metadata_names_no_paddle_without_an_extra",
+    "pip install -e '.[gpu]'": "tests/unit/test_package.py::test_a_requirements_file_is_the_base_and_an_extra",
+    "pip install -e '.[cpu,engines]'": "tests/unit/test_package.py::test_the_other_requirements_files_are_the_other_extras",
     "pip install -r requirements.txt": "tests/unit/test_package.py::test_a_requirements_file_is_the_base_and_an_extra",
-    "pip install -r requirements-gpu.txt": "tests/unit/test_package.py::test_a_requirements_file_is_the_base_and_an_extra",
     "pip install -r requirements-engines.txt": "tests/unit/test_package.py::test_the_other_requirements_files_are_the_other_extras",
     'pip install "paddlepaddle<3" "numpy<2" -r requirements.txt': "tests/soak/test_oldest_paddle.py",
     "python -m arcface.doctor --config configs/demo_cpu.yaml": "tests/commands/test_doctor.py"
