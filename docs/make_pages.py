@@ -35,7 +35,8 @@ TOOLS = {
 FLOORS_FOR = {
     "errors": "what needs nothing else",
     "io": "files, locks, images; missing packages",
-    "config": "options, errors as one line, the process and the machine",
+    "options": "kinds of values, flags, files of options",
+    "config": "the options themselves, errors as one line, the process and the machine",
     "distributed": "ranks; kernels; batches",
     "backbones": "images to embeddings; embeddings to the loss",
     "weights": "published weights, and those of a run",
