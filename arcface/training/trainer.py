@@ -46,7 +46,9 @@ def train(config: TrainConfig) -> None:
 
 def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_warning: str | None) -> None:
     fingerprint = fingerprint_of(config, data.dataset)
-    model, state, missing = Model(config, data.dataset.num_classes), TrainState(), list[str]()
+    may_drop = config.on_nonfinite != "stop"
+    model = Model(config, config, config, data.dataset.num_classes, config.seed, may_drop)
+    state, missing = TrainState(), list[str]()
     if config.resume:
         state, missing = restore(Path(config.output), fingerprint, model)
     elif config.init_from:
@@ -70,7 +72,7 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
             asked = signals.sync(model.is_nonfinite(loss), data.unreadable)
             data.check_unreadable(asked.unreadable)
             if asked.nonfinite:
-                skip_or_stop(config, config, model, state, data, lr, loss)
+                skip_or_stop(config, model, state, data, lr, loss)
             else:
                 model.update(lr)
             state.step += 1

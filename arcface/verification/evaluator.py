@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
+from arcface.config import VerificationOptions
 from arcface.data.bin_file import VerificationSet
 from arcface.distributed.process_group import all_gather, heartbeat, rank, world_size
 from arcface.errors import UserError
@@ -54,7 +55,7 @@ def _first_positions(pairs: VerificationSet) -> dict[bytes, int]:
     return positions
 
 
-def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verification:
+def verify(embed: Embed, pairs: VerificationSet, batch_size: int = VerificationOptions.val_batch_size) -> Verification:
     """Verify all pairs as InsightFace does: plain and flipped embeddings summed, normalised, squared distances.
 
     An image that occurs in several pairs is embedded once. Images are decoded batch by batch and divided between the

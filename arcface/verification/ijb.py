@@ -21,7 +21,7 @@ from arcface.data.alignment import align
 from arcface.data.bin_file import refuse_bcolz
 from arcface.errors import UserError
 from arcface.io.files import open_file, read_file
-from arcface.io.images import channels_first, decode, decode_any_size
+from arcface.io.images import channels_first, decode_any_size, read_image
 
 # Of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
 BLOCK_BYTES = 2**16
@@ -104,13 +104,12 @@ def load_image(protocol: IjbProtocol, index: int) -> np.ndarray:
         UserError: that names the image, which cannot be read, decoded or aligned.
     """
     path = protocol.directory / os.fsdecode(protocol.images[index])
+    if protocol.landmarks is None:
+        return read_image(path)
     try:
-        encoded = read_file(path)
+        image = decode_any_size(read_file(path), str(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; restore the image") from error
-    if protocol.landmarks is None:
-        return decode(encoded, str(path))
-    image = decode_any_size(encoded, str(path))
     try:
         return channels_first(align(image, protocol.landmarks[index]))
     except (ValueError, cv2.error) as error:

@@ -159,7 +159,7 @@ class ListedImages:
         with_slashes = missing.replace(b"\\", b"/")
         if with_slashes != missing and os.path.lexists(os.path.join(os.fsencode(self.directory), with_slashes)):
             as_in = f", as in: sed -i 's|\\\\|/|g' {shlex.quote(str(self.file))}" if self.unit == "line" else ""
-            return f"there is one with slashes in place of its backslashes: replace them in the list{as_in}"
+            return f"one with slashes in place of its backslashes exists: replace them in the list{as_in}"
         return f"restore it or remove the {self.unit}"
 
     def _listed(self, directory: bytes) -> Iterator[bytes]:

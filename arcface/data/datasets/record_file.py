@@ -19,7 +19,7 @@ from arcface.io.text import Block, blocks, count_lines, shown, whole_numbers
 
 _COMPARED = 1000  # images whose own label is compared with that of the identity records
 _EXACT = 2**24  # float32, in which the file has its numbers, represents every whole number up to here
-_ROWS_AT_ONCE = 1 << 17
+_AT_ONCE = 1 << 17
 _MAX_EXTENT = 2**32 - 1
 
 
@@ -95,8 +95,8 @@ def _read_index(reader: RecordReader) -> _Index | None:
             lines, filled = count_lines(opened), 0
             index = _Index(np.empty(lines, np.uint32), np.empty(lines, np.int64))
             for block in blocks(opened):
-                rows = slice(filled, filled := filled + len(block.lines))
-                _parse_index(block, index.keys[rows], index.offsets[rows], reader)
+                part = slice(filled, filled := filled + len(block.lines))
+                _parse_index(block, index.keys[part], index.offsets[part], reader)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -152,9 +152,9 @@ def _from_identities(reader: RecordReader) -> _Images | None:
     if last > _EXACT or index.keys.max() >= len(index.keys):
         return None
     offsets = np.full(len(index.keys), -1)
-    for start in range(0, len(offsets), _ROWS_AT_ONCE):  # at once, the keys would take twice their memory
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        offsets[index.keys[rows]] = index.offsets[rows]
+    for start in range(0, len(offsets), _AT_ONCE):  # at once, the keys would take twice their memory
+        part = slice(start, start + _AT_ONCE)
+        offsets[index.keys[part]] = index.offsets[part]
     del index  # as large as all that is left
     if offsets.min() < 0:
         return None
@@ -242,8 +242,8 @@ def _headers(reader: RecordReader) -> Iterator[tuple[int, int, Header]]:
 def _extents(offsets: np.ndarray, reader: RecordReader) -> np.ndarray:
     """Return how many bytes there are from each record to the next one in the file, or to the file's end, as uint32."""
     extents = np.empty(len(offsets), np.uint32)
-    for start in range(0, len(offsets), _ROWS_AT_ONCE):
-        gaps = np.diff(offsets[start : start + _ROWS_AT_ONCE + 1], append=[reader.size] * (start + _ROWS_AT_ONCE >= len(offsets)))
+    for start in range(0, len(offsets), _AT_ONCE):
+        gaps = np.diff(offsets[start : start + _AT_ONCE + 1], append=[reader.size] * (start + _AT_ONCE >= len(offsets)))
         if gaps.min() < 0:
             order = np.argsort(offsets)
             extents[order] = _extents(offsets[order], reader)

@@ -185,7 +185,7 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_an_error_and_not_a_crash(tmp
 
 
 def test_a_record_that_is_too_long_to_be_written_is_refused():
-    with pytest.raises(ValueError, match="a record of 536870912 bytes; RecordIO holds 536870911 at most"):
+    with pytest.raises(ValueError, match="a record of 536870912 bytes; RecordIO allows 536870911 at most"):
         encode(0, 0, bytes(2**29 - 24))
 
 

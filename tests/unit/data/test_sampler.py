@@ -19,9 +19,9 @@ def small_blocks(monkeypatch):
 
 
 def labels_of(images, seed=0):
-    """Labels of 7 people, of whom one (number 5) has no images and one (number 0) has most."""
-    people = np.array([0, 0, 0, 0, 1, 2, 3, 4, 6])
-    return np.sort(people[np.random.default_rng(seed).integers(len(people), size=images)])
+    """Labels of 7 identities, of whom one (number 5) has no images and one (number 0) has most."""
+    identities = np.array([0, 0, 0, 0, 1, 2, 3, 4, 6])
+    return np.sort(identities[np.random.default_rng(seed).integers(len(identities), size=images)])
 
 
 def whole_epoch(images, batch_size, seed, epoch, *how):
@@ -109,8 +109,8 @@ def test_balanced_sampling_draws_classes_and_their_images_equally_often(images, 
     of_class = Counter(labels[drawn].tolist())
     assert of_class.keys() == set(labels.tolist()) and max(of_class.values()) - min(of_class.values()) <= 1
     of_image = Counter(drawn.tolist())
-    for person in of_class:
-        counts = [of_image[index] for index in np.flatnonzero(labels == person)]
+    for identity in of_class:
+        counts = [of_image[index] for index in np.flatnonzero(labels == identity)]
         assert max(counts) - min(counts) <= 1
 
 

@@ -225,7 +225,7 @@ def test_weights_beside_others_that_come_first_are_not_called_verified(tmp_path,
 def test_a_file_that_is_there_is_replaced_only_when_told_and_only_as_a_whole(source, y1_params, tmp_path, refused, monkeypatch):
     path, destination = source(y1_params), tmp_path / f"{NETWORK}.pdparams"
     destination.write_bytes(b"precious")
-    assert "is there already" in refused(lambda: main([str(path), str(destination)]))
+    assert "exists already" in refused(lambda: main([str(path), str(destination)]))
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -249,8 +249,8 @@ def test_wrong_arguments_are_one_line(tmp_path, refused):
         )
     assert "give one of these" in refused(lambda: main(["y1.onnx", good]))
     assert "y1.params: cannot be read (No such file" in refused(lambda: main(["y1.params", good]))
-    assert "required: DESTINATION; see --help" in refused(lambda: main(["y1.params"]))
-    assert "--embedding_size: invalid" in refused(lambda: main(["y1.params", good, "--embedding_size", "0"]))
+    assert "DESTINATION: required; see --help" in refused(lambda: main(["y1.params"]))
+    assert "--embedding_size: must be a whole number from 1" in refused(lambda: main(["y1.params", good, "--embedding_size", "0"]))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         write({}, tmp_path / "file" / f"{NETWORK}.pdparams")
