@@ -187,7 +187,7 @@ def tiny(monkeypatch):
 
     from arcface.backbones import BACKBONES
 
-    BACKBONES.pop("Tiny", None)  # the import has registered it for good
+    BACKBONES.pop("Tiny", None)  # the import registers it permanently
     monkeypatch.setitem(BACKBONES, "Tiny", Tiny)
 
 
