@@ -1,4 +1,4 @@
-"""Encoded face crops to arrays; the one place that knows size and channel order."""
+"""Face crops: encoded images to arrays; the only module that knows their size and channel order."""
 
 import cv2
 import numpy as np
@@ -7,32 +7,32 @@ from arcface.errors import UserError
 
 try:
     from simplejpeg import decode_jpeg
-except ImportError:  # OpenCV does all
+except ImportError:  # OpenCV decodes all
     decode_jpeg = None
 
 SIZE = 112  # pixels, height and width: the ArcFace alignment template
-HALF_RANGE = 127.5  # of the pixels' values: see `normalise`
+HALF_RANGE = 127.5  # of pixel values, see `normalise`
 
-# By a file's first bytes, what comes before the last of its pixels and after them: JPEG's markers SOS and EOI, PNG's chunks.
-# All PNGs end with the same chunk, which has no content.
+# By a file's first bytes: the marks before its last pixels and after them. For JPEG the markers SOS and EOI; for PNG the chunk of
+# pixels and the empty chunk with which every PNG ends.
 _MARKS = {b"\xff\xd8": (b"\xff\xda", b"\xff\xd9"), b"\x89P": (b"IDAT", b"IEND\xaeB`\x82")}
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
     """Return a face crop as uint8 [3, 112, 112], RGB; it is a view, made contiguous when it is copied into a batch.
 
-    `name` says in a UserError which image cannot be decoded or has another size.
+    Raises UserError, which calls the image `name`, if it cannot be decoded or has another size.
     """
     return channels_first(decode_crop(encoded, name))
 
 
 def decode_crop(encoded: bytes, name: str, out: np.ndarray | None = None) -> np.ndarray:
-    """Return a face crop as OpenCV has it, uint8 [112, 112, 3], BGR; errors are those of `decode`.
+    """Return a face crop in OpenCV's layout, uint8 [112, 112, 3], BGR; raises what `decode` raises.
 
-    It is in `out` if that is given, a contiguous array, which holds anything after an error.
+    With `out`, a contiguous array, it is written there; after an error its content is undefined.
     """
     crop = np.empty((SIZE, SIZE, 3), np.uint8) if out is None else out
-    if _is_cut_off(encoded) or not _decode_jpeg(encoded, crop):
+    if _is_truncated(encoded) or not _decode_jpeg(encoded, crop):
         image = decode_any_size(encoded, name)
         if image.shape[:2] != (SIZE, SIZE):
             height, width = image.shape[:2]
@@ -42,9 +42,9 @@ def decode_crop(encoded: bytes, name: str, out: np.ndarray | None = None) -> np.
 
 
 def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
-    """Return an image as OpenCV has it, uint8 [height, width, 3], BGR; `name` says in a UserError which cannot be decoded."""
-    if _is_cut_off(encoded):
-        raise UserError(f"{name}: not an image but the beginning of one ({len(encoded)} bytes, no end); replace or remove it")
+    """Return an image in OpenCV's layout, uint8 [height, width, 3], BGR; raises UserError if it cannot be decoded."""
+    if _is_truncated(encoded):
+        raise UserError(f"{name}: truncated image ({len(encoded)} bytes, end marker missing); replace or remove it")
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
     except cv2.error:  # such as a header that claims more pixels than OpenCV accepts
@@ -57,17 +57,17 @@ def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
 def mostly_black(image: np.ndarray) -> bool:
     """Whether over half of the pixels of an image, uint8 [height, width, 3], are exactly 0.
 
-    What lies outside of a photo is black in its crop: one by wrong landmarks is a small face on black. Of 6,078 crops of CelebA
-    one is black to more than half, of LFW's 7,701 none.
+    A crop is black where it reaches beyond its photo: with wrong landmarks it is a small face on black. Of 6,078 crops of CelebA
+    one is mostly black, of LFW's 7,701 none.
     """
     black = (0, 0, 0)
     return 2 * cv2.countNonZero(cv2.inRange(image, black, black)) > image.shape[0] * image.shape[1]
 
 
 def _decode_jpeg(encoded: bytes, crop: np.ndarray) -> bool:
-    """Decode a JPEG into `crop`, to the same pixels as OpenCV but sooner; return whether that was possible.
+    """Decode a JPEG into `crop`, to the same pixels as OpenCV but faster; return whether that was possible.
 
-    Left to OpenCV is what is not sound or has another size, and what Exif, near the beginning, may want to be turned.
+    OpenCV decodes what is damaged or of another size, and what Exif, near the beginning, may ask to rotate.
     """
     if decode_jpeg is None or not encoded.startswith(b"\xff\xd8") or b"Exif\0\0" in encoded[:500]:
         return False
@@ -77,8 +77,8 @@ def _decode_jpeg(encoded: bytes, crop: np.ndarray) -> bool:
         return False
 
 
-def _is_cut_off(encoded: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end. A disk that ran full may have left zeros there, which can decode to pixels."""
+def _is_truncated(encoded: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end. After a full disk its end may be zeros, which can decode to pixels."""
     before, after = _MARKS.get(encoded[:2], (b"", b""))
     return not encoded.endswith(after) and encoded.rfind(after) < encoded.rfind(before)
 
@@ -89,7 +89,7 @@ def channels_first(image: np.ndarray) -> np.ndarray:
 
 
 def batch_channels_first(images: np.ndarray) -> np.ndarray:
-    """Return what `channels_first` does for each of uint8 [n, height, width, 3], contiguous; seven times as fast as NumPy."""
+    """Return `channels_first` of each of uint8 [n, height, width, 3] as a contiguous array, seven times as fast as NumPy."""
     count, height, width, _ = images.shape
     batch = np.empty((count, 3, height, width), np.uint8)
     planes = batch.reshape(count, 3, -1)
@@ -98,5 +98,5 @@ def batch_channels_first(images: np.ndarray) -> np.ndarray:
 
 
 def normalise(images):
-    """Return uint8 images (NumPy array or Paddle tensor) as float32 between -1 and 1, what backbones are fed."""
+    """Return uint8 images (NumPy array or Paddle tensor) as float32 from -1 to 1, the input of backbones."""
     return (images.astype("float32") - HALF_RANGE) / HALF_RANGE

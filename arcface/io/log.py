@@ -1,4 +1,4 @@
-"""The log of a run: lines on stdout and in a file, with the prefix that the 2021 toolkit gave them."""
+"""Log of a run: lines on stdout and in a file, with the prefix of the 2021 toolkit."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ logger = logging.getLogger("arcface")
 
 
 def start_log(file: Path | None = None) -> None:
-    """Send log lines to stdout, and to the end of `file` if one is given."""
+    """Send log lines to stdout and, if given, append them to `file`."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]

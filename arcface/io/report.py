@@ -1,4 +1,4 @@
-"""Lines of a report, and how many of them say that something is wrong."""
+"""Report: lines printed as name and value, with findings below them: what is wrong and what to do."""
 
 import sys
 import textwrap
@@ -12,9 +12,9 @@ INDENT = 16  # of the values
 
 
 class Report:
-    """Prints each line at once, so that a crash shows what was being examined.
+    """A report on stdout. Each line is printed at once, so that a crash shows what was being examined.
 
-    findings: the number of lines so far that say what to do.
+    findings: how many have been printed so far.
     """
 
     def __init__(self):
@@ -23,13 +23,13 @@ class Report:
             sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
 
     def line(self, name: str, value: str, *advice: str | None) -> None:
-        """Print what was found, and below it each finding: what is wrong and what to do; None where nothing is."""
+        """Print a name with its value, and below it the findings that are not None."""
         self._print(name, value)
         for finding in filter(None, advice):
             self.advise("", finding)
 
     def advise(self, name: str, finding: str) -> None:
-        """Print a finding that has no line above it."""
+        """Print a finding."""
         self.findings += 1
         self._print(name, f"-> {finding}")
 
@@ -43,14 +43,14 @@ class Report:
 
     @contextmanager
     def examining(self, name: str) -> Iterator[None]:
-        """Make a UserError in the block a finding, and go on behind it."""
+        """Report a UserError of the block as a finding, and continue after the block."""
         try:
             yield
         except UserError as error:
             self.advise(name, str(error))
 
     def _print(self, name: str, text: str) -> None:
-        # Paths are not broken: they are there to be copied.
+        # Paths are not broken, so that they can be copied.
         lines = textwrap.wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
         for number, line in enumerate(lines or [""]):
             print(f"{'' if number else name:<{INDENT - 1}} {line}".rstrip(), flush=True)

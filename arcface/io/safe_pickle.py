@@ -1,19 +1,16 @@
-"""Reads pickles of plain data and NumPy arrays, and refuses everything else by name before it runs.
+"""Restricted unpickler: reads pickles of plain data and NumPy arrays, and refuses everything else by name before it runs.
 
-Why an interpreter of our own and not a `pickle.Unpickler` whose `find_class` has an allow-list: a list that
-lets NumPy in lets attackers in. `numpy.dtype.__setstate__` takes flags and field offsets unchecked, so a
-pickle can say that an object array is made of raw bytes, which NumPy then follows as pointers. The C
-unpickler also allocates for any memo index (tens of GiB for five bytes) and hashes nested tuples as dict
-keys, in exponential time. Here an instruction does what is written below and no more, and a length that a
-file claims costs nothing.
+Why not a `pickle.Unpickler` whose `find_class` has an allow-list: a list that admits NumPy admits attackers.
+`numpy.dtype.__setstate__` accepts flags and field offsets unchecked, so a pickle can declare an object array to consist of raw
+bytes, which NumPy then follows as pointers. The C unpickler also allocates for any memo index (tens of GiB for five bytes) and
+hashes nested tuples as dict keys, in exponential time. Here an instruction does what is written below and no more, and a length
+that a file claims costs nothing.
 
-The arguments of the instructions are decoded by the standard library's `pickletools`.
+The standard library's `pickletools` decodes the arguments of the instructions.
 """
 
 import io
-import math
 import pickletools
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -21,50 +18,42 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from arcface.errors import UserError
+from arcface.io.pickled_arrays import Refused, check_content, checked_dtype, set_byte_order, size_of
 
-# Numbers, fixed-length bytes, objects: what the files that we read hold, and what is valid with any content.
-# Text is not: a code point that does not exist is a SystemError of NumPy's, long after loading.
-_DTYPE_CODES = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|O[48]?|S[1-9][0-9]{0,5}")
-# Keys whose hash takes no more time than their own size; a nested tuple's does.
+# Their hash needs no more time than their size, unlike a nested tuple's.
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 _HIGHEST_PROTOCOL = 5
-_MAX_DIMENSIONS = 32  # of NumPy 1. NumPy 2.4 reads past its own buffer when a pickled array claims over 64.
 
 
 def load(source: bytes | BinaryIO, name: str) -> object:
-    """Read one pickle of plain data.
+    """Return the content of a pickle of plain data.
 
-    Admitted are None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict with keys that are none
-    of these containers, and NumPy arrays, scalars and dtypes of numbers, bool, fixed-length bytes and, in
-    arrays, objects from this very list; pickle protocols 0 to 5. That covers InsightFace's `.bin` files and
-    what `paddle.save` writes of tensors in dicts, lists and tuples. Where that is no plain state dict, a tensor
-    is returned as Paddle pickles it, as (name, array). What Python 2 wrote as `str` is returned as bytes.
+    Admitted are None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict with keys that are not containers, and NumPy
+    arrays, scalars and dtypes of numbers, bool, fixed-length bytes and, in arrays, objects from this list; pickle protocols 0 to 5.
+    This covers InsightFace's `.bin` files and what `paddle.save` writes of tensors in dicts, lists and tuples. Outside of a plain
+    state dict a tensor is returned as Paddle pickles it, (name, array). What Python 2 wrote as `str` is returned as bytes.
 
     Args:
-        source: the pickle, or a seekable binary stream that stands at its first byte.
+        source: the pickle, or a seekable binary stream at its first byte.
         name: what messages call the file, usually its path.
 
     Raises:
-        UserError: the pickle is cut off or damaged, or asks for anything that is not on the list.
+        UserError: the pickle is truncated or damaged, or asks for anything that is not admitted.
     """
     try:
         return _Interpreter(_Reader(io.BytesIO(source) if isinstance(source, bytes) else source)).run()
-    except _Refused as refusal:
+    except Refused as refusal:
         raise UserError(
             f"{name}: refused, because it asks for {_printable(str(refusal))}; only plain data and NumPy "
-            "arrays are loaded: take the file from a trusted source, or convert it"
+            "arrays are loaded: get the file from a trusted source, or convert it"
         ) from refusal
     except Exception as error:  # garbage makes the decoders raise ten types, from EOFError to MemoryError
         detail = _printable(str(error) or type(error).__name__)
-        raise UserError(f"{name}: cut off, damaged or no pickle ({detail}); fetch it again") from error
-
-
-class _Refused(Exception):
-    """The pickle is well-formed, but asks for something that is not plain data; the text names it."""
+        raise UserError(f"{name}: truncated, damaged or not a pickle ({detail}); download it again") from error
 
 
 class _Reader:
-    """A stream that is never asked for more bytes than it has, so that a false length costs no memory."""
+    """A stream whose reads are checked against its size, so that a false length costs no memory."""
 
     def __init__(self, stream: BinaryIO):
         start = stream.tell()
@@ -80,14 +69,14 @@ class _Reader:
 
 
 class _Global(NamedTuple):
-    """Stands for an admitted global: REDUCE calls `build` in its place, or refuses where that is None."""
+    """An admitted global: REDUCE calls `build` in its place, or refuses if that is None."""
 
     name: str
     build: Callable | None
 
 
 class _Interpreter:
-    """The pickle machine: a stack, cut into pieces at each MARK, and a memo."""
+    """The pickle machine: a stack, split at each MARK, and a memo."""
 
     def __init__(self, reader: _Reader):
         self.reader = reader
@@ -95,9 +84,9 @@ class _Interpreter:
         self.below_marks: list[list] = []
         self.memo: dict[int, object] = {}
         self.unfilled: dict[int, np.ndarray] = {}  # arrays by id, from `_reconstruct` until their BUILD
-        # Arrays and copies are paid for from this, or a loop of GET and REDUCE could fill the memory, here or
-        # where arrays that share theirs are put together. An honest file needs at most twice its size:
-        # protocol 2 encodes the bytes of an array, which may copy them again.
+        # Bytes that arrays and copies may still use, or a loop of GET and REDUCE could fill the memory, here or where arrays that
+        # share theirs are joined. An honest file needs at most twice its size: protocol 2 encodes the bytes of an array, which
+        # may copy them again.
         self.allowance = 4 * reader.size
 
     def run(self) -> object:
@@ -168,22 +157,22 @@ class _Interpreter:
                 if type(target) is not _Global or type(arguments) is not tuple:
                     raise TypeError("a call of a value that is no function")
                 if target.build is None:
-                    raise _Refused(f"a call of {target.name}")
+                    raise Refused(f"a call of {target.name}")
                 stack.append(target.build(self, *arguments))
             case "BUILD":
                 state, target = stack.pop(), stack[-1]
                 if id(target) in self.unfilled:
                     self.fill_array(target, state)
                 elif isinstance(target, np.dtype):
-                    _set_byte_order(target, state)
+                    set_byte_order(target, state)
                 else:
-                    raise _Refused("a change to the state of a value that is no array")
+                    raise Refused("a change to the state of a value that is no array")
             case "PERSID" | "BINPERSID":
-                raise _Refused("an object outside the file, by a persistent id")
+                raise Refused("an object outside the file, by a persistent id")
             case "INST":
-                raise _Refused(argument.replace(" ", ".", 1))
+                raise Refused(argument.replace(" ", ".", 1))
             case _:  # OBJ, NEWOBJ, EXT1, sets, out-of-band buffers, POP, DUP and others: our files have none
-                raise _Refused(f"the pickle instruction {name}")
+                raise Refused(f"the pickle instruction {name}")
 
     def pop_mark(self) -> list:
         items, self.stack = self.stack, self.below_marks.pop()
@@ -195,28 +184,28 @@ class _Interpreter:
             raise TypeError("a key for a value that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in _KEY_TYPES:
-                raise _Refused(f"a dict key of type {type(key).__name__}")
+                raise Refused(f"a dict key of type {type(key).__name__}")
             target[key] = value
 
     def push_global(self, module: str, attribute: str) -> None:
-        """One flat look-up: nothing is imported, and a dotted name is not walked."""
+        """Push an admitted global, by one flat look-up: nothing is imported, and a dotted name is not resolved."""
         if type(module) is not str or type(attribute) is not str:
             raise TypeError("a global that is not named by text")
         if (module, attribute) not in _ADMITTED:
-            raise _Refused(f"{module}.{attribute}")
+            raise Refused(f"{module}.{attribute}")
         self.stack.append(_Global(f"{module}.{attribute}", _ADMITTED[module, attribute]))
 
     def pay(self, size: int) -> None:
         self.allowance -= size
         if self.allowance < 0:
-            raise MemoryError("it would take far more memory than its size")
+            raise MemoryError("it would use far more memory than its size")
 
-    # What REDUCE and BUILD do in the place of the globals that a pickle names.
+    # What REDUCE and BUILD call instead of the globals that a pickle names.
 
     def encode(self, text: str, encoding: str) -> bytes:
         """`_codecs.encode`: how Python 3 writes bytes in protocols 0 to 2."""
         if encoding not in ("latin1", "latin-1"):
-            raise _Refused("_codecs.encode with an encoding that is not latin1")
+            raise Refused("_codecs.encode with an encoding that is not latin1")
         self.pay(len(text))
         return text.encode("latin-1")
 
@@ -239,14 +228,11 @@ class _Interpreter:
 
     def dtype(self, code: str | bytes, *_) -> np.dtype:
         """`numpy.dtype`. Always a copy, because BUILD sets its byte order in place."""
-        text = code.decode("ascii") if isinstance(code, bytes) else code
-        if not _DTYPE_CODES.fullmatch(text):
-            raise _Refused(f"a NumPy array of dtype {text}")
-        return np.dtype(text, copy=True)
+        return checked_dtype(code.decode("ascii") if isinstance(code, bytes) else code)
 
     def scalar(self, dtype: np.dtype, content: bytes) -> np.generic:
         """`scalar`: one NumPy number or bytes."""
-        _check_content(content, dtype, ())
+        check_content(content, dtype, ())
         self.pay(len(content))
         return np.frombuffer(content, dtype)[0]
 
@@ -254,7 +240,7 @@ class _Interpreter:
         self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: Literal["C", "F", "K"], axes: tuple | None = None
     ) -> np.ndarray:
         """`_frombuffer`: contiguous arrays in protocol 5. Recent NumPy 2 also writes order "K" with axes."""
-        _check_content(content, dtype, shape)
+        check_content(content, dtype, shape)
         self.pay(len(content))
         array = np.frombuffer(content, dtype)
         return array.reshape(shape).transpose(axes) if order == "K" else array.reshape(shape, order=order)
@@ -262,59 +248,33 @@ class _Interpreter:
     def reconstruct(self, kind: _Global, shape: tuple, typecode: bytes) -> np.ndarray:
         """`_reconstruct`: an empty array that a BUILD will fill. NumPy always writes these arguments."""
         if kind != _Global("numpy.ndarray", None) or shape != (0,) or typecode != b"b":
-            raise _Refused("an unusual kind of NumPy array")
+            raise Refused("an unusual kind of NumPy array")
         array = np.zeros(0, np.int8)
         self.unfilled[id(array)] = array
         return array
 
     def fill_array(self, array: np.ndarray, state: tuple) -> None:
-        """`numpy.ndarray.__setstate__`, once an array, and only with a state that cannot surprise it."""
+        """`numpy.ndarray.__setstate__`, once for each array, and only with a checked state."""
         shape, dtype, fortran_order, content = state[-4:]  # before them NumPy writes a version
         if isinstance(dtype, np.dtype) and dtype == np.dtype(object):
-            if type(content) is not list or len(content) != _size(shape):
+            if type(content) is not list or len(content) != size_of(shape):
                 raise ValueError("an array and its shape do not agree")
             # NumPy frees object arrays in object arrays by recursion; a deep nest overflows the C stack.
             if any(type(item) is np.ndarray and (item.dtype == np.dtype(object) or id(item) in self.unfilled) for item in content):
-                raise _Refused("an object array in an object array")
+                raise Refused("an object array in an object array")
         else:
-            _check_content(content, dtype, shape)
+            check_content(content, dtype, shape)
         self.pay(len(content))
         unfilled: Any = array
         unfilled.__setstate__((1, shape, dtype, bool(fortran_order), content))
         del self.unfilled[id(array)]
 
 
-def _set_byte_order(dtype: np.dtype, state: tuple) -> None:
-    """`numpy.dtype.__setstate__` with NumPy's own state, in which the file may choose the byte order only."""
-    order = state[1].decode("ascii") if type(state[1]) is bytes else state[1]
-    if order not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
-        raise _Refused("an unusual kind of NumPy dtype")
-    own: Any = dtype
-    version, own_order, *rest = own.__reduce__()[2]
-    own.__setstate__((version, "|" if own_order == "|" else order, *rest))
-
-
-def _check_content(content: bytes | bytearray, dtype: np.dtype, shape: tuple) -> None:
-    if not isinstance(dtype, np.dtype) or dtype == np.dtype(object) or type(content) not in (bytes, bytearray):
-        raise TypeError("an array that is not made of bytes")
-    if len(content) != _size(shape) * dtype.itemsize:
-        raise ValueError("an array and its shape do not agree")
-
-
-def _size(shape: tuple) -> int:
-    if type(shape) is not tuple or not all(type(length) is int and 0 <= length < 2**48 for length in shape):
-        raise ValueError("a shape that is not made of lengths")
-    if len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"an array of {len(shape)} dimensions")
-    return math.prod(shape)
-
-
 def _python2_string(reader: _Reader) -> bytes:
-    """Python 2's `str` in protocol 0: its repr, on one line.
+    """Return Python 2's `str` of protocol 0, which is its repr on one line.
 
-    We return bytes here and for its binary forms, like `pickle.load(..., encoding="bytes")`, because the
-    older `.bin` files hold their JPEGs in it. "ASCII", the default, fails at the first JPEG; "latin1" would
-    return text that cannot be told from real text.
+    Bytes here and for its binary forms, like `pickle.load(..., encoding="bytes")`, because older `.bin` files have their JPEGs in
+    it. "ASCII", the default, fails at the first JPEG; "latin1" would return text that looks like real text.
     """
     line = reader.readline().strip()
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
@@ -323,7 +283,7 @@ def _python2_string(reader: _Reader) -> bytes:
 
 
 def _printable(text: str) -> str:
-    """Text out of a file, fit for a message: one line of ASCII, not long."""
+    """Return text from a file as a message can quote it: one short line of ASCII."""
     text = ascii(text)[1:-1]
     return text if len(text) <= 100 else text[:97] + "..."
 
