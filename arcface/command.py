@@ -1,4 +1,4 @@
-"""What every command shares: errors that the user can fix are one line on stderr and exit code 2."""
+"""Start of every command: an error that the user can fix is one line on stderr and exit code 2."""
 
 import errno
 import os
@@ -11,14 +11,14 @@ from typing import NoReturn, TextIO
 from arcface.errors import UserError
 from arcface.extras import no_paddle
 
-CLOSED_PIPE = 141  # what a shell shows of a process that SIGPIPE has ended
+CLOSED_PIPE = 141  # the exit code that a shell shows for a process ended by SIGPIPE
 
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`; a UserError ends the process with its message in one line and exit code 2, without a traceback.
 
-    So does an import of Paddle where it is not installed. Where nobody reads the output any more, as in `valid.py | head -1`,
-    it ends without a word.
+    So do a missing Paddle and a lack of memory. If nobody reads the output any more, as in `valid.py | head -1`, the process ends
+    silently.
     """
     try:
         main()
@@ -29,8 +29,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         _end_with_error(no_paddle())
     except MemoryError as error:
-        detail = " ".join(str(error).split())[:200] or "no more can be had"
-        _end(f"error: out of memory ({_printable(detail)}); process less at a time, or end other programs", 2)
+        detail = " ".join(str(error).split())[:200] or "none left"
+        _end(f"error: out of memory ({_printable(detail)}); process less at a time or end other programs", 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except OSError as error:
@@ -38,7 +38,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         sys.exit(CLOSED_PIPE)
     finally:
-        _let_go_of_closed_output()
+        _discard_closed_output()
 
 
 def _end_with_error(error: UserError) -> NoReturn:
@@ -51,8 +51,8 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _let_go_of_closed_output() -> None:
-    """Write out what is still buffered; where that cannot be, keep Python from trying it again at its end, with a traceback."""
+def _discard_closed_output() -> None:
+    """Flush stdout and stderr; if one is closed, keep Python from trying again at its end, with a traceback."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -62,15 +62,15 @@ def _let_go_of_closed_output() -> None:
 
 
 def _is_closed(stream: TextIO) -> bool:
-    """Whether a stream is a pipe whose reader, or a terminal whose window, is gone."""
+    """Whether a stream is a pipe without a reader or a closed terminal."""
     try:
         poll = select.poll()
-        poll.register(stream.fileno(), 0)  # errors are always reported
+        poll.register(stream.fileno(), 0)  # errors are reported in any case
         return bool(poll.poll(0))
-    except (OSError, ValueError, AttributeError):  # in a test or a notebook there is no file behind it
+    except (OSError, ValueError, AttributeError):  # no file, as in a test or a notebook
         return False
 
 
 def _printable(text: str) -> str:
-    """Escape what a terminal would take for commands: messages quote files and names from strangers."""
+    """Escape control characters: messages quote files and names from strangers, which could command a terminal."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

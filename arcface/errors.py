@@ -1,4 +1,4 @@
-"""The one kind of error that commands show to their user."""
+"""UserError: the error that commands show to their user."""
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""What to type to install the packages that only some machines need: the extras of pyproject.toml."""
+"""Commands that install missing packages: the extras of pyproject.toml."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from arcface.errors import UserError
 
 PACKAGE = "arcface-paddle"
-# For a checkout that is not installed.
+# Used in a checkout that is not installed.
 REQUIREMENTS = {"cpu": "requirements.txt", "gpu": "requirements-gpu.txt", "engines": "requirements-engines.txt"}
 
 
 def how_to_install(extra: str) -> str:
-    """Return what to do to have an extra, "cpu", "gpu" or "engines": pip's command, as it works here."""
+    """Return how to install an extra, "cpu", "gpu" or "engines": the pip command for this installation."""
     if extra == "engines" and sys.version_info >= (3, 13):
         return "use Python 3.12 or older: paddle2onnx has no wheel for this one"
     try:
@@ -23,7 +23,7 @@ def how_to_install(extra: str) -> str:
 
 
 def how_to_install_base() -> str:
-    """Return what to do to have what every machine needs, with the Paddle that is installed left in its place."""
+    """Return how to install what every machine needs, without replacing the installed Paddle."""
     return how_to_install("gpu" if find_spec("paddle") and _is_for_gpus() else "cpu")
 
 
@@ -34,7 +34,7 @@ def _is_for_gpus() -> bool:
 
 
 def no_paddle() -> UserError:
-    """Return the error that says which extra to install where there is no Paddle."""
+    """Return the error for a missing Paddle, with the extra to install."""
     return UserError(
         f"PaddlePaddle is not installed; for the extra cpu {how_to_install('cpu')};"
         f" for the extra gpu, on a machine with an NVIDIA GPU, {how_to_install('gpu')}"

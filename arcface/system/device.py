@@ -1,4 +1,4 @@
-"""Which device computes."""
+"""Choice of the device that computes: CPU or GPU."""
 
 import paddle
 from paddle.distributed import ParallelEnv
@@ -8,9 +8,9 @@ from arcface.extras import how_to_install
 
 
 def choose_device(name: str) -> str:
-    """Make `name` ("auto", "cpu" or "gpu") Paddle's device for this process and return its name, "cpu" or "gpu:0"...
+    """Set Paddle's device for this process and return its name, such as "cpu" or "gpu:0"; `name` is "auto", "cpu" or "gpu".
 
-    "auto" takes this rank's GPU if this Paddle can use one. Raises UserError if "gpu" is asked for and there is none.
+    "auto" uses this rank's GPU if this Paddle can use one. Raises UserError for "gpu" if there is none.
     """
     gpus = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
     if name == "gpu" and gpus == 0:

@@ -1,4 +1,4 @@
-"""Facts of this machine and how fast it is, for a report. Reading them changes nothing."""
+"""Hardware of this machine: memory, cores and their limits in containers, GPUs, and measured speed. Reading changes nothing."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ MOUNTED, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class CgroupLimits(NamedTuple):
-    """What the container or the batch system allows; None is no limit."""
+    """Limits of the container or batch system; None is no limit."""
 
     cores: float | None
     memory: int | None  # bytes
 
 
 class Room(NamedTuple):
-    """Memory in bytes: all that there is, what is free of it, and whose it is."""
+    """Memory in bytes: total, available, and what messages call it."""
 
     total: int
     available: int
@@ -36,18 +36,18 @@ def processor() -> str:
 
 
 def memory() -> tuple[int, int] | None:
-    """Return the machine's memory and what of it is available, in bytes; None where the system does not say."""
+    """Return total and available memory of the machine in bytes; None if the system does not say."""
     total, available = (_field("/proc/meminfo", name) for name in ("MemTotal", "MemAvailable"))
     return (int(total.split()[0]) * 1024, int(available.split()[0]) * 1024) if total and available else None
 
 
 def resident() -> int:
-    """Return the bytes of this process that are in memory; 0 where the system does not say."""
+    """Return this process's resident memory in bytes; 0 if the system does not say."""
     return int(_field("/proc/self/status", "VmRSS").partition(" ")[0] or 0) * 1024
 
 
 def room_on(device: str) -> Room | None:
-    """Return the memory of the card, or for "cpu" of this machine or what its control groups leave of it; None if unknown."""
+    """Return the memory of a GPU, or for "cpu" of this machine within its control groups; None if unknown."""
     if device != "cpu":
         gpu = paddle.device.cuda.get_device_properties(device)
         return Room(gpu.total_memory, gpu.total_memory, f"the {gpu.name}")
@@ -61,7 +61,7 @@ def room_on(device: str) -> Room | None:
 
 
 def cgroup_limits(mounted: Path = MOUNTED, own: Path = OWN_GROUPS) -> CgroupLimits:
-    """Return the tightest limits of this process's control groups and of those above them, version 1 or 2."""
+    """Return the tightest limits of this process's control groups (version 1 or 2) and of their parents."""
     cores = []
     for directory in _groups(mounted, own):
         quota, _, period = _text(directory / "cpu.max").partition(" ")
@@ -72,7 +72,7 @@ def cgroup_limits(mounted: Path = MOUNTED, own: Path = OWN_GROUPS) -> CgroupLimi
 
 
 def _groups(mounted: Path, own: Path) -> Iterator[Path]:
-    """Yield the directories of this process's control groups and of those above them."""
+    """Yield the directories of this process's control groups and of their parents."""
     for line in _text(own).splitlines():
         _, controllers, path = line.split(":", 2)
         group = mounted / controllers / path.lstrip("/")  # version 2 has a single tree and names no controllers here
@@ -80,10 +80,10 @@ def _groups(mounted: Path, own: Path) -> Iterator[Path]:
 
 
 def _memory_of_groups(mounted: Path, own: Path) -> Iterator[tuple[int, int]]:
-    """Yield the limit of each group that has one, and what is used of it but for files' pages that can be dropped; in bytes."""
+    """Yield limit and use in bytes of each group with a limit; pages of files that can be dropped do not count as used."""
     for directory in _groups(mounted, own):
         limit = _text(directory / "memory.max") or _text(directory / "memory.limit_in_bytes")
-        if limit.isdecimal() and int(limit) < 2**62:  # version 1 says no limit with nearly 2**63
+        if limit.isdecimal() and int(limit) < 2**62:  # version 1 writes nearly 2**63 for no limit
             used = _text(directory / "memory.current") or _text(directory / "memory.usage_in_bytes")
             numbers = dict(line.split()[:2] for line in _text(directory / "memory.stat").splitlines() if " " in line)
             droppable = numbers.get("total_inactive_file") or numbers.get("inactive_file") or 0
@@ -99,7 +99,7 @@ def gpus() -> list[tuple[str, int]]:
 
 
 def has_nvidia_driver() -> bool:
-    """Whether the system shows an NVIDIA GPU, with or without a Paddle that can use it."""
+    """Whether the NVIDIA driver is loaded, whatever Paddle can use."""
     return os.path.exists("/proc/driver/nvidia/version")
 
 
@@ -113,11 +113,13 @@ def product_speed(size: int) -> tuple[float, float]:
 
 
 def sum_speed(size: int) -> tuple[float, float]:
-    """Return the speed of sums of two float32 [size] on the CPU, in bytes read and written a second, and the share of the
-    result's pages that the kernel had to give the process anew for each sum: about 0 where freed memory is kept, 1 where not.
+    """Return the speed of sums of two float32 [size] on the CPU, and the share of the result's pages that the kernel provided anew.
+
+    The speed is in bytes read and written a second. The share is about 0 if the allocator keeps freed memory, 1 if every sum gets
+    new pages from the kernel.
     """
     x, y = paddle.ones([size]), paddle.ones([size])
-    (seconds,) = _best_seconds(lambda: x + y)  # this also gives the process the memory that it may keep
+    (seconds,) = _best_seconds(lambda: x + y)  # also allocates the memory that the process may keep
     before, repeats = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, 4
     for _ in range(repeats):
         x + y
@@ -126,7 +128,7 @@ def sum_speed(size: int) -> tuple[float, float]:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in words, such as "1.5 KiB"."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
     while count >= 1024 and len(units) > 1:
         count /= 1024
@@ -135,19 +137,19 @@ def size(count: float) -> str:
 
 
 def existing(directory: Path) -> Path:
-    """Return the directory, or what is there of it: the nearest one above it."""
+    """Return the directory if it exists, else its nearest parent that does."""
     while not os.path.lexists(directory) and directory != directory.parent:
         directory = directory.parent
     return directory
 
 
 def _best_seconds(*runs: Callable[[], object], budget: float = 0.5) -> list[float]:
-    """Return the shortest time of each of the functions, called in turn until the budget, in seconds, is spent."""
+    """Return the shortest time in seconds of each function, called in turn for `budget` seconds."""
     for run in runs:
         run()
     best, ends = [float("inf")] * len(runs), time.perf_counter() + budget
     while time.perf_counter() < ends:
-        for position, run in enumerate(runs):  # in turn, so that other load on the machine meets them alike
+        for position, run in enumerate(runs):  # in turn, so that other load on the machine affects them alike
             started = time.perf_counter()
             run()
             best[position] = min(best[position], time.perf_counter() - started)
@@ -155,7 +157,7 @@ def _best_seconds(*runs: Callable[[], object], budget: float = 0.5) -> list[floa
 
 
 def _field(file: str, name: str) -> str:
-    """Return the value of the first line "name: value", or ""."""
+    """Return the value of the first line "name: value" of a file, or ""."""
     lines = (line.partition(":") for line in _text(Path(file)).splitlines())
     return next((value.strip() for key, _, value in lines if key.strip() == name), "")
 

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""Child processes and ranks: how they end together with the process that started them."""
 
 import ctypes
 import os
@@ -14,20 +14,20 @@ from arcface.errors import UserError
 
 PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 
-SECONDS_TO_STOP = 30  # that a rank has to finish its step and save when its launcher has ended, as Paddle's launcher gives it
-SECONDS_BETWEEN_LOOKS = 1.0
-# Terminals and batch systems send these to all processes of a job; what they mean, the training process decides.
+SECONDS_TO_STOP = 30  # for a rank to finish its step and save after its launcher has ended; Paddle's launcher gives as many
+POLL_INTERVAL = 1.0  # seconds
+# Terminals and batch systems send these to all processes of a job; the training process decides what to do.
 LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-PADDLES_LIBRARY = re.compile(rb"/paddle/\S+\.so")  # in a list of what a process has mapped
-LAUNCHERS_OWN = "POD_NAME"  # set by Paddle's launcher for its ranks, unlike by scripts that set the ranks' variables themselves
+PADDLES_LIBRARY = re.compile(rb"/paddle/\S+\.so")  # in a process's list of mapped files
+LAUNCHERS_OWN = "POD_NAME"  # only Paddle's launcher sets it, not scripts that set the ranks' variables themselves
 
 
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Have this process get a signal when its parent ends, however that ends; does nothing on other systems than Linux.
+    """Have the kernel send this process a signal when its parent ends, however it ends; does nothing on systems other than Linux.
 
-    `parent` is the parent's own process id, passed on by the parent: asked for here, it could be that of who adopted this
-    process when the parent had ended already.
+    `parent` is the parent's process id as the parent itself passes it: asked for here, it could be that of a process which has
+    adopted this one after the parent's end.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
@@ -36,30 +36,30 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
 
 
 def child_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module of ours, as `python -m` does, in a process that ends with this one.
+    """Return the command that runs a module of this package, as `python -m` does, in a process that ends with this one.
 
-    The process leaves the signals of a whole job to this one. The command must be run by the calling process itself.
+    That process ignores the signals of a whole job. This process must run the command itself, not through another.
     """
     start = "from arcface.system.processes import run_child; run_child()"
     return [sys.executable, "-c", start, str(os.getpid()), module, *arguments]
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment for one that imports our modules, wherever they are imported from here."""
+    """Return this process's environment, with a PYTHONPATH by which a child finds this package."""
     ours = str(Path(__file__).resolve().parents[2])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")]))}
 
 
 def without_gpus(ranks: int) -> dict[str, str]:
-    """Return what Paddle's launcher needs in its environment to start so many ranks for the CPU.
+    """Return the environment variables with which Paddle's launcher can start so many ranks for the CPU.
 
-    It deals out GPUs whatever the ranks are for, and ends with an IndexError when there are fewer than ranks.
+    It assigns GPUs even to ranks for the CPU, and ends with an IndexError if there are fewer GPUs than ranks.
     """
     return {"CUDA_VISIBLE_DEVICES": ",".join(["-1"] * ranks)}
 
 
 def run_child() -> None:
-    """Be the process that `child_command` describes."""
+    """Run the module, as the process that `child_command` starts."""
     for number in LEFT_TO_PARENT:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent(int(sys.argv.pop(1)))
@@ -68,14 +68,14 @@ def run_child() -> None:
 
 
 def die_with_launcher() -> None:
-    """Have this rank stop with its launcher: SIGTERM when it ends, and SIGKILL if the rank is still there 30 seconds later.
+    """Have this rank stop with its launcher: SIGTERM when it ends, and SIGKILL if the rank still runs 30 seconds later.
 
-    Raises UserError if the launcher ended before this process came to ask. Does nothing on other systems than Linux.
+    Raises UserError if the launcher has ended already. Does nothing on systems other than Linux.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    # Asked after prctl: if the parent ends from here on, the signal comes.
+    # After prctl: if the parent ends from here on, the signal comes.
     ancestors = _up_to_launcher(os.getppid())
     if ancestors is None:
         raise UserError("PADDLE_LOCAL_SIZE is set, but the launcher that set it has ended; start the run again")
@@ -83,10 +83,10 @@ def die_with_launcher() -> None:
 
 
 def _end_after(ancestors: list[int]) -> None:
-    # A thread, since the main one may be in a collective that never returns, where no handler of a signal runs.
+    # In a thread: the main one may be in a collective that never returns, where no signal handler runs.
     while [os.getppid(), *map(_parent, ancestors[:-1])] == ancestors:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    if os.getppid() == ancestors[0]:  # a script in between lives on, so that the kernel has sent nothing
+        time.sleep(POLL_INTERVAL)
+    if os.getppid() == ancestors[0]:  # a script in between still runs, so that the kernel has sent no signal
         os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_STOP)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -106,15 +106,15 @@ def _up_to_launcher(pid: int) -> list[int] | None:
 
 
 def _may_be_launcher(pid: int) -> bool:
-    if pid == 0:  # in another PID namespace, where this process cannot look
+    if pid == 0:  # in another PID namespace, which this process cannot see
         return True
-    if not _read(os.getpid(), "maps"):  # without /proc nothing can be said
+    if not _read(os.getpid(), "maps"):  # no /proc
         return True
     return PADDLES_LIBRARY.search(_read(pid, "maps")) is not None
 
 
 def _is_below_launcher(pid: int) -> bool:
-    # Of the rank's variables, the one that scripts in between have no reason to change.
+    # By the variable of the rank that scripts in between have no reason to change.
     own = f"{LAUNCHERS_OWN}={os.environ.get(LAUNCHERS_OWN)}".encode()
     return own in _read(pid, "environ").split(b"\0")
 
@@ -126,7 +126,7 @@ def _parent(pid: int) -> int:
 
 
 def _read(pid: int, file: str) -> bytes:
-    """Return a file of /proc/<pid>; nothing for a process that has ended or is another user's."""
+    """Return the content of a file of /proc/<pid>; b"" for a process that has ended or is another user's."""
     try:
         return Path(f"/proc/{pid}/{file}").read_bytes()
     except OSError:

@@ -1,7 +1,7 @@
-"""Process settings that must be made before Paddle is imported: home, BLAS path, allocator, threads.
+"""Process start: settings that must be made before Paddle is imported (home directory, BLAS, allocator, threads), then the import.
 
-`benchmarks/training_speed.py` shows what they gain. Variables that the user has set are left alone, but for the one
-thread that Paddle's launcher gives each rank.
+`benchmarks/training_speed.py` shows what they gain. Variables that the user has set are kept, except for the single thread that
+Paddle's launcher gives each rank.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's 
 
 
 def start_paddle() -> None:
-    """Set up this process for CPU arithmetic and import Paddle; no effect on results but rounding.
+    """Set up this process for fast CPU arithmetic and import Paddle; results change by rounding only.
 
-    To be called before anything imports Paddle. Under Paddle's launcher, this process will not outlive it.
-    Raises UserError if Paddle is not installed.
+    Call it before anything imports Paddle. Under Paddle's launcher, this process ends with the launcher. Raises UserError if Paddle
+    is not installed.
     """
     if not importlib.util.find_spec("paddle"):
         raise no_paddle()
@@ -43,23 +43,23 @@ def start_paddle() -> None:
 
 
 def cores() -> int:
-    """How many of the machine's cores this process may run on."""
+    """Return how many of the machine's cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """How many threads each process may use: its share of the cores, or what the user has set."""
-    outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP takes a list, by nesting level
+    """Return how many threads each process uses: its share of the cores, or what the user has set."""
+    outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP accepts a list, by nesting level
     return int(outermost) if outermost.isdecimal() and int(outermost) else 1
 
 
 def ranks_here() -> int:
-    """How many ranks the launcher has started on this machine; 1 without a launcher."""
+    """Return how many ranks the launcher has started on this machine; 1 without a launcher."""
     return int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
 
 
 def _use_fast_blas_on_amd() -> None:
-    # The MKL inside Paddle's wheels takes its slowest path on AMD processors unless told the instruction set (5: AVX2).
+    # The MKL in Paddle's wheels uses its slowest code on AMD processors unless this names the instruction set (5: AVX2).
     try:
         with open("/proc/cpuinfo") as file:
             cpu = file.read(4096)
@@ -70,7 +70,7 @@ def _use_fast_blas_on_amd() -> None:
 
 
 def why_memory_is_not_kept() -> str | None:
-    """Return why `start_paddle` leaves freed memory to the C library, or None where it has it kept for the next operation."""
+    """Return why `start_paddle` does not have malloc keep freed memory; None if it does."""
     chosen_by_user = [name for name in os.environ if name.startswith("MALLOC_") or name == "LD_PRELOAD"]
     if chosen_by_user:
         return f"{chosen_by_user[0]} is set"
@@ -78,7 +78,7 @@ def why_memory_is_not_kept() -> str | None:
 
 
 def _keep_freed_memory() -> None:
-    # glibc hands large buffers back to the kernel when they are freed; every operation then pays the page faults again.
+    # glibc returns large buffers to the kernel when they are freed; every operation then pays for page faults again.
     if why_memory_is_not_kept():
         return
     libc = ctypes.CDLL(None)
@@ -87,8 +87,8 @@ def _keep_freed_memory() -> None:
 
 
 def _share_cores_between_ranks() -> None:
-    # A thread per core in each rank would have the ranks wait for one another; Paddle's launcher gives each rank one
-    # thread (OMP_NUM_THREADS=1), which leaves cores idle where there are fewer ranks than cores.
+    # With a thread per core in each rank, ranks wait for one another; Paddle's launcher gives each rank one
+    # thread (OMP_NUM_THREADS=1), which leaves cores idle if there are fewer ranks than cores.
     launched = "PADDLE_LOCAL_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched or "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // ranks_here()))
@@ -96,8 +96,8 @@ def _share_cores_between_ranks() -> None:
 
 @contextlib.contextmanager
 def _sigterm_left_alone() -> Iterator[None]:
-    # Paddle installs a handler of SIGTERM that writes a C++ traceback. It may wait for ever for a lock that the code which it
-    # interrupted holds, as of the allocator. A SIGTERM that comes meanwhile is kept for the handler from before.
+    # Paddle installs a handler of SIGTERM that prints a C++ traceback. It can wait for ever for a lock, such as the allocator's, of
+    # the code that it interrupted. A SIGTERM that comes during the import is delivered to the previous handler.
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -105,13 +105,13 @@ def _sigterm_left_alone() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Python does not know of Paddle's
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Python does not know Paddle's
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _import_quietly(module: str) -> None:
-    # Paddle warns of every thread count but 1; Paddle 3 asks everybody to install a compiler cache; and each step in
-    # training mode it says that batch norm tracks its statistics.
+    # Paddle warns of every thread count but 1; Paddle 3 asks to install a compiler cache, and says at each step of training that
+    # batch norm tracks its statistics.
     warnings.filterwarnings("ignore", message="No ccache found")
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     said = io.StringIO()

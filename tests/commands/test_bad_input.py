@@ -352,8 +352,8 @@ TABLE = [
     ("list that is a link to nothing", "train", f"{LIST}: No such file or directory; give", link_to_nothing(LIST)),
     ("empty list", "train", f"{LIST}: lists no images; each line is", file(LIST, "")),
     ("list of comments", "train", f"{LIST}: lists no images; each line is", listed("# images", "", " \t ")),
-    ("UTF-16", "train", f"{LIST} line 1: holds a zero byte", file(LIST, f"{LINE_A}\n{LINE_B}\n".encode("utf-16"))),
-    ("zero byte in a path", "train", f"{LIST} line 2: holds a zero byte", listed(LINE_A, "ima\0ges/1.jpg\t1")),
+    ("UTF-16", "train", f"{LIST} line 1: contains a zero byte", file(LIST, f"{LINE_A}\n{LINE_B}\n".encode("utf-16"))),
+    ("zero byte in a path", "train", f"{LIST} line 2: contains a zero byte", listed(LINE_A, "ima\0ges/1.jpg\t1")),
     ("no label", "train", f"{LIST} line 2: '{B}' is not a path, a tab and a whole number; correct", listed(LINE_A, B)),
     ("header", "train", f"{LIST} line 1: 'path label' is not a path", listed("path label", LINE_A)),
     ("commas", "train", f"{LIST} line 1: '{A},0' is not a path", listed(f"{A},0", f"{B},1")),
@@ -418,8 +418,8 @@ TABLE = [
     ("empty image", "train", f"{LIST} line 1: {A}: not an image that OpenCV can decode (0 bytes); replace", file(IMAGE, b"")),
     ("text for an image", "train", f"{LIST} line 2: label.txt: not an image", listed(LINE_A, "label.txt\t1")),
     ("page of an error for an image", "train", f"{LIST} line 1: {A}: not an image", file(IMAGE, "<html>404 Not Found</html>")),
-    ("truncated image", "train", f"{LIST} line 1: {A}: not an image but the beginning of one", cut(IMAGE)),
-    ("image whose end is zeros", "train", f"{LIST} line 1: {A}: not an image but the beginning of one", zero_tail(IMAGE)),
+    ("truncated image", "train", f"{LIST} line 1: {A}: truncated image", cut(IMAGE)),
+    ("image whose end is zeros", "train", f"{LIST} line 1: {A}: truncated image", zero_tail(IMAGE)),
     ("image not aligned", "train", f"{LIST} line 1: {A}: the image is 250x250 pixels, not 112x112; align", file(IMAGE, PNG_250)),
     # ---- other layouts
     ("no record file", "train --data_dir=no.rec", "no.rec: cannot be read (No such file or directory); correct"),
@@ -499,7 +499,7 @@ TABLE = [
     (
         "ranks without a number",
         "train",
-        "PADDLE_TRAINERS_NUM=x: not a number; leave it to paddle.distributed.launch",
+        "PADDLE_TRAINERS_NUM=x: must be a whole number; leave it to paddle.distributed.launch",
         lambda monkeypatch: monkeypatch.setenv("PADDLE_TRAINERS_NUM", "x"),
     ),
     (
@@ -521,7 +521,7 @@ TABLE = [
     (
         "damaged weights",
         "train --init_from=a.pdparams",
-        "a.pdparams: cut off, damaged or no pickle",
+        "a.pdparams: truncated, damaged or not a pickle",
         file("a.pdparams", b"damaged"),
     ),
     (
@@ -634,17 +634,17 @@ TABLE = [
     ("set that is a directory", "valid", "data/tiny.bin: cannot be read (Is a directory); correct", directory("data/tiny.bin")),
     ("set that is a pipe", "valid", "data/tiny.bin: cannot be read (Not a regular file); correct", pipe("data/tiny.bin")),
     ("set that is a link to itself", "valid", "data/tiny.bin: cannot be read (Too many levels", loop("data/tiny.bin")),
-    ("empty set", "valid", "data/tiny.bin: cut off, damaged or no pickle", file("data/tiny.bin", b"")),
+    ("empty set", "valid", "data/tiny.bin: truncated, damaged or not a pickle", file("data/tiny.bin", b"")),
     (
         "truncated set",
         "valid",
-        "data/tiny.bin: cut off, damaged or no pickle (it ends early); fetch it again",
+        "data/tiny.bin: truncated, damaged or not a pickle (it ends early); download it again",
         cut("data/tiny.bin"),
     ),
     (
         "page of an error for a set",
         "train",
-        "data/tiny.bin: cut off, damaged or no pickle",
+        "data/tiny.bin: truncated, damaged or not a pickle",
         file("data/tiny.bin", "<html>404</html>"),
     ),
     (
@@ -666,7 +666,7 @@ TABLE = [
     (
         "truncated image in a set",
         "valid --report=report",
-        "tiny.bin image 7: not an image but the beginning of one",
+        "tiny.bin image 7: truncated image",
         set_of(lambda images, same: ([*images[:7], images[7][:-300]], same)),
     ),
     (
@@ -684,7 +684,7 @@ TABLE = [
     ("no weights in it", "valid --checkpoint=data", f"data: looked for {BACKBONE} and {NETWORK}.safetensors, found neither"),
     ("file for its directory", f"valid --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; give the directory"),
     ("pipe for weights", "valid", f"weights/{BACKBONE}: cannot be read (Not a regular file); give", pipe(f"weights/{BACKBONE}")),
-    ("truncated weights", "valid", f"weights/{BACKBONE}: cut off, damaged or no pickle", cut(f"weights/{BACKBONE}")),
+    ("truncated weights", "valid", f"weights/{BACKBONE}: truncated, damaged or not a pickle", cut(f"weights/{BACKBONE}")),
     (
         "weights that run a program",
         "valid",
@@ -747,7 +747,7 @@ TABLE = [
     ("pack: no images", "pack_bin --images=nowhere", "nowhere: no such directory; correct --images"),
     ("pack: missing image", "pack_bin", "pairs.txt line 1: 00000000.jpg: no such file in data/images (1 of 4", missing(IMAGE)),
     ("pack: image that is a pipe", "pack_bin", "pairs.txt line 1: 00000000.jpg: no such file in data/images", pipe(IMAGE)),
-    ("pack: truncated image", "pack_bin", f"{IMAGE}: not an image but the beginning of one", cut(IMAGE)),
+    ("pack: truncated image", "pack_bin", f"{IMAGE}: truncated image", cut(IMAGE)),
     (
         "pack: output without a directory",
         "pack_bin --output=nowhere/mine.bin",

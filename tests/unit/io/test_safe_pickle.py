@@ -566,7 +566,7 @@ MISUSE = {  # by what the message says
     "an item for a value that is no list": {"a number": b"K\x01K\x02a"},
     "a key for a value that is no dict": {"a list": b"]K\x01K\x02s"},
     "pickle protocol 6": {"PROTO": b"\x80\x06N"},
-    "cut off, damaged or no pickle": {
+    "truncated, damaged or not a pickle": {
         "structured dtype": dtype([("a", "O")]),
         "dtype by a dict": dtype({"names": ["a"], "formats": ["O"]}),
         "dtype with a number as state": dtype("f4", 7),
@@ -733,7 +733,7 @@ def test_damage_either_loads_or_is_reported(payload, changes):
     ],
 )
 def test_other_files_are_reported(content):
-    assert "cut off, damaged or no pickle" in refusal(content)
+    assert "truncated, damaged or not a pickle" in refusal(content)
 
 
 def test_nothing_here_imports_paddle():
