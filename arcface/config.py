@@ -188,16 +188,22 @@ class TrainConfig(RunOptions, OptimizerOptions, HeadOptions, DataOptions, Verifi
 
 
 @dataclass
-class ValidConfig(VerificationOptions, NetworkOptions):
-    """Options of valid.py."""
+class TemplateOptions:
+    """Verification of templates, as in IJB-B and IJB-C"""
 
-    checkpoint: PathName = "emore_arcface"
-    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
-    report: PathName | None = None
-    """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
     template_flip: Literal[0, 1] = 1
     """IJB-style sets: add the embedding of the mirror image."""
     template_norm_score: Literal[0, 1] = 1
     """IJB-style sets: the norm of an image's embedding is its weight in the template; 0 normalises it."""
     template_detector_score: Literal[0, 1] = 1
     """IJB-style sets: the face detector's score is the image's weight too."""
+
+
+@dataclass
+class ValidConfig(TemplateOptions, VerificationOptions, NetworkOptions):
+    """Options of valid.py."""
+
+    checkpoint: PathName = "emore_arcface"
+    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
+    report: PathName | None = None
+    """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""

@@ -15,9 +15,9 @@ from arcface.system.startup import start_paddle
 def main() -> None:
     config = parse(ValidConfig, description=(__doc__ or "").split("\n", 1)[0])
     start_paddle()
-    from arcface.verification.verifier import valid  # imports Paddle, which --help need not wait for
+    from arcface.verification.checkpoint import verify_checkpoint  # imports Paddle, which --help need not wait for
 
-    valid(config)
+    verify_checkpoint(config)
 
 
 def command() -> None:

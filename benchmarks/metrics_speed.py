@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from arcface.verification import metrics  # noqa: E402
+from arcface.verification import metrics, roc  # noqa: E402
 
 REPETITIONS = 5  # of which the fastest counts
 NAIVE_LIMIT = 20_000  # pairs, beyond which the loops, quadratic in the pairs, take minutes
@@ -37,9 +37,9 @@ def accuracy(distances: np.ndarray, same: np.ndarray) -> float:
 
 
 def rates(similarities: np.ndarray, same: np.ndarray) -> tuple:
-    curve = metrics.roc(similarities, same)
-    points = [(point.tar, point.threshold) for point in metrics.tar_at_far(curve)]
-    return metrics.auc(curve), metrics.equal_error_rate(curve)[0], metrics.best_threshold(curve), points
+    curve = roc.roc(similarities, same)
+    points = [(point.tar, point.threshold) for point in roc.tar_at_far(curve)]
+    return roc.auc(curve), roc.equal_error_rate(curve)[0], roc.best_threshold(curve), points
 
 
 def naive_accuracy(distances: np.ndarray, same: np.ndarray) -> float:
@@ -69,7 +69,7 @@ def naive_rates(similarities: np.ndarray, same: np.ndarray) -> tuple:
     mistakes = [int(np.count_nonzero((similarities >= threshold) != same)) for threshold in thresholds]
     best = int(np.argmin(mistakes))
     points = []
-    for target in metrics.FAR_TARGETS:
+    for target in roc.FAR_TARGETS:
         last = np.flatnonzero(far <= target)[-1]
         measured = target * np.count_nonzero(~same) >= 1
         points.append((float(tar[last]), float(thresholds[last])) if measured else (None, None))

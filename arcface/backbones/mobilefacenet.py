@@ -74,4 +74,5 @@ class MobileFaceNet(nn.Layer):
 
     def forward(self, images):
         x = self.blocks(self.dw_conv1(self.conv1(images)))
-        return self.linear1(self.linear7(self.conv2(x))).flatten(1)
+        x = self.linear1(self.linear7(self.conv2(x)))
+        return x.reshape([-1, x.shape[1]])  # not flatten(1), which OpenCV's DNN gets wrong in ONNX for batches above 1

@@ -24,18 +24,18 @@ class VerificationSet:
     Attributes:
         name: what log lines call the set, such as "lfw".
         images: 2n encoded images; images[2 * i] and images[2 * i + 1] are pair i.
-        same: bool [n], whether pair i shows one person.
+        is_same: bool [n], whether pair i shows one identity.
     """
 
     name: str
     images: list[bytes]
-    same: np.ndarray
+    is_same: np.ndarray
 
 
 def read_bin(path: str | Path) -> VerificationSet:
-    """Read InsightFace's verification format, `pickle((images, same))`, named after the file's stem.
+    """Read InsightFace's verification format, `pickle((images, is_same))`, named after the file's stem.
 
-    `images` is a list of 2n encoded images, each bytes or a uint8 array; `same` is a list or array of n bools
+    `images` is a list of 2n encoded images, each bytes or a uint8 array; `is_same` is a list or array of n bools
     or 0/1. The images are not decoded. The pickle is opened by `safe_pickle`, so that it cannot run anything.
 
     Raises:
@@ -51,14 +51,14 @@ def read_bin(path: str | Path) -> VerificationSet:
         raise UserError(f"{path}: cannot be read ({error.strerror}); correct --val_targets, --val_dir or --data_dir") from error
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise _wrong_format(path, "it does not hold two lists")
-    images, same = (part.tolist() if _is_list_array(part) else part for part in content)
-    if not isinstance(images, (list, tuple)) or not isinstance(same, (list, tuple)):
+    images, is_same = (part.tolist() if _is_list_array(part) else part for part in content)
+    if not isinstance(images, (list, tuple)) or not isinstance(is_same, (list, tuple)):
         raise _wrong_format(path, "it does not hold two lists")
     images = _as_bytes(images, path, size)
-    return VerificationSet(Path(path).stem, images, _checked_flags(path, same, len(images)))
+    return VerificationSet(Path(path).stem, images, _checked_flags(path, is_same, len(images)))
 
 
-def write_bin(path: str | Path, images: Sequence[bytes], same: Iterable, overwrite: bool = False) -> None:
+def write_bin(path: str | Path, images: Sequence[bytes], is_same: Iterable, overwrite: bool = False) -> None:
     """Write a verification set that `read_bin` and InsightFace's own loaders read.
 
     The file is `pickle((list of bytes, list of bool))` in protocol 4; InsightFace's packer, lfw2pack.py, takes the
@@ -68,7 +68,7 @@ def write_bin(path: str | Path, images: Sequence[bytes], same: Iterable, overwri
     Args:
         path: the file; its directory exists.
         images: 2n encoded images; images[2 * i] and images[2 * i + 1] are pair i.
-        same: n bools or 0/1, whether pair i shows one person.
+        is_same: n bools or 0/1, whether pair i shows one identity.
         overwrite: replace a file of this name.
 
     Raises:
@@ -79,7 +79,7 @@ def write_bin(path: str | Path, images: Sequence[bytes], same: Iterable, overwri
     for number, image in enumerate(images):
         if type(image) is not bytes:
             raise TypeError(f"image {number} is a {type(image).__name__}, not bytes")
-    flags = _checked_flags(path, list(same), len(images)).tolist()
+    flags = _checked_flags(path, list(is_same), len(images)).tolist()
     stored: dict[bytes, bytes] = {}
     shared = [stored.setdefault(image, image) for image in images]  # one object is pickled once
     try:
@@ -111,25 +111,25 @@ def refuse_bcolz(directory: Path) -> None:
         )
 
 
-def check_both_kinds(path: str | Path, same: Sequence[bool]) -> None:
-    """Raise a UserError that names the file if all pairs show one person, or all show two."""
-    if all(same) or not any(same):
-        kind = "the same person" if all(same) else "different people"
+def check_both_kinds(path: str | Path, is_same: Sequence[bool]) -> None:
+    """Raise a UserError that names the file if all pairs show one identity, or all show two."""
+    if all(is_same) or not any(is_same):
+        kind = "the same identity" if all(is_same) else "different identities"
         raise UserError(
-            f"{path}: all {len(same)} pairs show {kind}, which makes any accuracy meaningless; pack pairs of both kinds"
+            f"{path}: all {len(is_same)} pairs show {kind}, which makes any accuracy meaningless; pack pairs of both kinds"
         )
 
 
-def _checked_flags(path: str | Path, same: Sequence, images: int) -> np.ndarray:
-    """Return `same` as bool [n], checked against the number of images."""
-    for number, flag in enumerate(same):
+def _checked_flags(path: str | Path, is_same: Sequence, images: int) -> np.ndarray:
+    """Return `is_same` as bool [n], checked against the number of images."""
+    for number, flag in enumerate(is_same):
         if not isinstance(flag, (bool, int, float, np.generic)) or flag not in (0, 1):
             raise _wrong_format(path, f"the flag of pair {number} is neither true nor false")
-    if not same:
+    if not is_same:
         raise UserError(f"{path}: holds no pairs; fetch or pack it again")
-    if images != 2 * len(same):
-        raise UserError(f"{path}: {images} images for {len(same)} pairs, not two a pair; pack it again")
-    flags = np.array(same, bool)
+    if images != 2 * len(is_same):
+        raise UserError(f"{path}: {images} images for {len(is_same)} pairs, not two a pair; pack it again")
+    flags = np.array(is_same, bool)
     check_both_kinds(path, flags.tolist())
     return flags
 
@@ -165,4 +165,4 @@ def _as_bytes(images: Sequence, path: str | Path, file_size: int) -> list[bytes]
 
 
 def _wrong_format(path: str | Path, detail: str) -> UserError:
-    return UserError(f"{path}: no verification set, pickle((images, same)): {detail}; fetch or pack it again")
+    return UserError(f"{path}: no verification set, pickle((images, is_same)): {detail}; fetch or pack it again")

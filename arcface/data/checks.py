@@ -73,6 +73,8 @@ def check(options: CheckOptions) -> int:
             Path(options.report).mkdir(exist_ok=True)
         return _check(options)
     except OSError as error:
+        if not options.report or isinstance(error, BrokenPipeError):  # of stdout: nobody reads on
+            raise
         reason = error.strerror or error
         raise UserError(f"--report {options.report}: cannot be written ({reason}); choose another directory") from error
 

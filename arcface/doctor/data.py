@@ -69,7 +69,7 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_hashes: set[
     leak = f"{shared:,} of its images are in the sample of the training images: remove those people from the training list"
     report.line(
         pairs.name,
-        f"{len(pairs.same):,} pairs, {pairs.same.sum():,} of one person; {len(positions):,} images: {sizes}; {colours}"
+        f"{len(pairs.is_same):,} pairs, {pairs.is_same.sum():,} of one person; {len(positions):,} images: {sizes}; {colours}"
         f"{'; none is in the sample' if training_hashes and not shared else ''}",
         wrong,
         swapped,

@@ -50,8 +50,10 @@ class _NotBuilt(Exception):
 def candidates(name: str) -> list[str]:
     """Return the engines that `name` stands for on Paddle's present device, the fastest first: for "auto" all installed ones.
 
-    Raises UserError if the engine that is asked for lacks a package.
+    Raises UserError if there is no such engine, or it lacks a package.
     """
+    if name not in ("auto", *_NEEDS):
+        raise UserError(f"--engine {name}: no such engine; choose one of auto, {', '.join(_NEEDS)}")
     if name == "auto":
         if paddle.get_device() != "cpu":
             return ["paddle"]

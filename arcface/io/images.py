@@ -1,9 +1,12 @@
 """Face crops: encoded images to arrays; the only module that knows their size and channel order."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
 from arcface.errors import UserError
+from arcface.io.files import read_file
 
 try:
     from simplejpeg import decode_jpeg
@@ -16,6 +19,19 @@ HALF_RANGE = 127.5  # of pixel values, see `normalise`
 # By a file's first bytes: the marks before its last pixels and after them. For JPEG the markers SOS and EOI; for PNG the chunk of
 # pixels and the empty chunk with which every PNG ends.
 _MARKS = {b"\xff\xd8": (b"\xff\xda", b"\xff\xd9"), b"\x89P": (b"IDAT", b"IEND\xaeB`\x82")}
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an aligned face crop, a JPEG or another format of OpenCV's, as uint8 [3, 112, 112], RGB.
+
+    Raises:
+        UserError: that names the file, which cannot be read or decoded or has another size.
+    """
+    try:
+        encoded = read_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; restore the image") from error
+    return decode(encoded, str(path))
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:

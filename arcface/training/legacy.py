@@ -16,8 +16,7 @@ from arcface.head.shards import Shard
 from arcface.io import safe_pickle
 from arcface.training.checkpoint import Arrays, collect_rows
 from arcface.training.checkpoint_files import head_files
-from arcface.weights.run_directory import LATEST, MANIFEST
-from arcface.weights.state_dict import read_backbone
+from arcface.weights.run_directory import LATEST, MANIFEST, read_backbone
 
 _CENTRES = re.compile(r"rank([:_])(\d+)_softmax_weight\.pkl")
 

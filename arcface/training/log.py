@@ -22,7 +22,7 @@ from arcface.training.metrics_writer import MetricsWriter
 from arcface.training.state import TrainState
 from arcface.verification.evaluator import Verification
 from arcface.verification.log_lines import log_verification
-from arcface.verification.metrics import auc, equal_error_rate
+from arcface.verification.roc import auc, equal_error_rate
 
 NOTEWORTHY_WAIT = 0.1  # share of the time that the trainer may wait for data without a line about it
 

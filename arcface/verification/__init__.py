@@ -1,1 +1,1 @@
-"""Face verification: do two images show one person? Sets of pairs, and the figures the field quotes."""
+"""Face verification: do two images show one identity? Sets of pairs, and the figures the field quotes."""

@@ -9,13 +9,15 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
+from arcface.config import VerificationOptions
 from arcface.data.bin_file import VerificationSet
 from arcface.distributed.process_group import all_gather, heartbeat, rank, world_size
 from arcface.errors import UserError
 from arcface.extras import how_to_install_base
 from arcface.inference.embed import Embed
 from arcface.io.images import SIZE, decode
-from arcface.verification.metrics import KFoldAccuracy, Roc, kfold_accuracy, mean_norm, roc, squared_distances
+from arcface.verification.metrics import KFoldAccuracy, kfold_accuracy, mean_norm, squared_distances
+from arcface.verification.roc import Roc, roc
 
 
 class Verification(NamedTuple):
@@ -53,7 +55,7 @@ def _first_positions(pairs: VerificationSet) -> dict[bytes, int]:
     return positions
 
 
-def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verification:
+def verify(embed: Embed, pairs: VerificationSet, batch_size: int = VerificationOptions.val_batch_size) -> Verification:
     """Verify all pairs as InsightFace does: plain and flipped embeddings summed, normalised, squared distances.
 
     An image that occurs in several pairs is embedded once. Images are decoded batch by batch and divided between the
@@ -74,7 +76,7 @@ def verify(embed: Embed, pairs: VerificationSet, batch_size: int) -> Verificatio
     xnorm = (mean_norm(plain[rows]) + mean_norm(flipped[rows])) / 2
     distances = squared_distances((plain + flipped)[rows])
     similarities = 1 - distances / 2
-    return Verification(xnorm, kfold_accuracy(distances, pairs.same), similarities, roc(similarities, pairs.same))
+    return Verification(xnorm, kfold_accuracy(distances, pairs.is_same), similarities, roc(similarities, pairs.is_same))
 
 
 def embed_plain_and_flipped(

@@ -1,6 +1,6 @@
 """A directory of a template-based verification, such as IJB-B and IJB-C, in InsightFace's layout: its lists and images.
 
-A template is a set of images of one person, from one or more media; `templates.py` has the arithmetic. IJB-C lists 469,375
+A template is a set of images of one identity, from one or more media; `templates.py` has the arithmetic. IJB-C lists 469,375
 images, 23,124 templates and 15,658,489 pairs: pairs are never held all at once.
 """
 
@@ -21,7 +21,7 @@ from arcface.data.alignment import align
 from arcface.data.bin_file import refuse_bcolz
 from arcface.errors import UserError
 from arcface.io.files import open_file, read_file
-from arcface.io.images import channels_first, decode, decode_any_size
+from arcface.io.images import channels_first, decode_any_size, read_image
 
 # Of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
 BLOCK_BYTES = 2**16
@@ -39,8 +39,8 @@ class IjbProtocol:
         landmarks: float32 [n, 5, 2], x and y in pixels of the eyes, the nose and the corners of the mouth; None where the
             images are aligned 112x112 crops already.
         detector_scores: float32 [n], how certain the face detector was; None where they are not listed.
-        pairs_file: lines of "template template 1|0", 1 for the same person; for `read_pairs`.
-        positives, negatives: the numbers of its pairs of one person and of two.
+        pairs_file: lines of "template template 1|0", 1 for one identity; for `read_pairs`.
+        positives, negatives: the numbers of its pairs of one identity and of two.
     """
 
     name: str
@@ -59,7 +59,7 @@ def read_protocol(directory: str | Path) -> IjbProtocol:
     """Read and check a protocol directory in InsightFace's layout.
 
         meta/<name>_face_tid_mid.txt         lines of "image template media"
-        meta/<name>_template_pair_label.txt  lines of "template template 1|0", 1 for the same person
+        meta/<name>_template_pair_label.txt  lines of "template template 1|0", 1 for one identity
         meta/<name>_name_5pts_score.txt      lines of "image x1 y1 ... x5 y5 score", the images in the order of the first file
         loose_crop/                          the images, not aligned; or, where they or their landmarks are missing,
         images/                              112x112 crops, aligned; the file of landmarks then only gives detector scores
@@ -91,8 +91,8 @@ def read_protocol(directory: str | Path) -> IjbProtocol:
     _check_images_exist(folder, images, lines, list_file)
     pairs_file = list_file.with_name(f"{name}_template_pair_label.txt")
     counts = np.zeros(2, np.int64)
-    for _, same in read_pairs(pairs_file, np.unique(templates), f"checking {name}"):
-        counts += np.bincount(same, minlength=2)
+    for _, is_same in read_pairs(pairs_file, np.unique(templates), f"checking {name}"):
+        counts += np.bincount(is_same, minlength=2)
     check_kinds(pairs_file, *counts)
     return IjbProtocol(name, folder, images, templates, media, landmarks, scores, pairs_file, int(counts[1]), int(counts[0]))
 
@@ -104,13 +104,12 @@ def load_image(protocol: IjbProtocol, index: int) -> np.ndarray:
         UserError: that names the image, which cannot be read, decoded or aligned.
     """
     path = protocol.directory / os.fsdecode(protocol.images[index])
+    if protocol.landmarks is None:
+        return read_image(path)
     try:
-        encoded = read_file(path)
+        image = decode_any_size(read_file(path), str(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; restore the image") from error
-    if protocol.landmarks is None:
-        return decode(encoded, str(path))
-    image = decode_any_size(encoded, str(path))
     try:
         return channels_first(align(image, protocol.landmarks[index]))
     except (ValueError, cv2.error) as error:
@@ -123,7 +122,7 @@ def read_pairs(
     """Read a list of pairs block by block, with a progress bar that says what is being done.
 
     Yields:
-        rows int64 [k, 2], where in template_ids (int64 [t], ascending, t > 0) the templates of k pairs are, and same bool [k].
+        rows int64 [k, 2], where in template_ids (int64 [t], ascending, t > 0) the templates of k pairs are, and is_same bool [k].
 
     Raises:
         UserError: the file cannot be read, a wrong line, or a template that is not in template_ids; with the line's number.
@@ -247,7 +246,7 @@ def _check_images_exist(directory: Path, images: np.ndarray, lines: array, file:
 def check_kinds(pairs_file: str | Path, negatives: int, positives: int) -> None:
     """Raise a UserError that names the list if it has pairs of one kind only, or none."""
     if not negatives or not positives:
-        kind = "the same person" if positives else "different people"
+        kind = "the same identity" if positives else "different identities"
         detail = f"all {negatives + positives} pairs show {kind}" if negatives + positives else "lists no pairs"
         raise UserError(f"{pairs_file}: {detail}; TAR at a FAR needs pairs of both kinds: restore the list")
 

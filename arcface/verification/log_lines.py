@@ -2,7 +2,7 @@
 
 from arcface.io.log import logger
 from arcface.verification.evaluator import Verification
-from arcface.verification.metrics import OperatingPoint
+from arcface.verification.roc import OperatingPoint
 
 
 def log_verification(name: str, step: int, result: Verification, highest: float) -> None:

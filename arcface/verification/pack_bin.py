@@ -51,7 +51,7 @@ def pack_bin(options: PackOptions) -> list[str]:
     if not len(kept):
         raise UserError(f"{options.pairs}: each of its pairs lacks an image in {images}; correct --images or restore the files")
     files = [file for pair in kept for file in found[2 * pair : 2 * pair + 2] if file]
-    flags = [pairs.same[pair] for pair in kept]
+    flags = [pairs.is_same[pair] for pair in kept]
     check_both_kinds(options.pairs, flags)
     encoded = read_images(files)
     _write(output, [encoded[file] for file in files], flags, options.overwrite, list_file, missing)
@@ -85,12 +85,12 @@ def read_images(files: Iterable[Path]) -> dict[Path, bytes]:
 def describe_missing(missing: dict[str, list[int]], kept: np.ndarray, pairs: PairList) -> str:
     """Return what is left out, and what that does to the folds."""
     names = ", ".join(list(missing)[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
-    left_out = len(pairs.same) - len(kept)
-    moved = (fold_of(len(pairs.same))[kept] != fold_of(len(kept))).sum()
-    same = sum(pairs.same) - sum(pairs.same[pair] for pair in kept)
+    left_out = len(pairs.is_same) - len(kept)
+    moved = (fold_of(len(pairs.is_same))[kept] != fold_of(len(kept))).sum()
+    positives = sum(pairs.is_same) - sum(pairs.is_same[pair] for pair in kept)
     return (
-        f"{len(missing)} missing images: {names}; {left_out} pairs left out, {same} of one person; {moved} of the others are in"
-        f" another of the {FOLDS} folds than in the whole list"
+        f"{len(missing)} missing images: {names}; {left_out} pairs left out, {positives} of one identity;"
+        f" {moved} of the others are in another of the {FOLDS} folds than in the whole list"
     )
 
 

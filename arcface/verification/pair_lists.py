@@ -1,8 +1,8 @@
 """Lists of verification pairs: LFW's pairs.txt, and lines 'path<TAB>path<TAB>0 or 1'.
 
 LFW's format is section 3c of http://vis-www.cs.umass.edu/lfw/README.txt. Its first line counts: '10<TAB>300' for ten
-folds of 300 pairs of one person and 300 of two, or '1100', without folds, in pairsDevTrain.txt. Then
-'Name<TAB>1<TAB>4' pairs two images of one person, and 'Name<TAB>1<TAB>Other_Name<TAB>2' images of two people.
+folds of 300 pairs of one identity and 300 of two, or '1100', without folds, in pairsDevTrain.txt. Then
+'Name<TAB>1<TAB>4' pairs two images of one identity, and 'Name<TAB>1<TAB>Other_Name<TAB>2' images of two identities.
 """
 
 import os
@@ -24,14 +24,14 @@ class PairList:
     Attributes:
         file: the list, for messages.
         paths: 2n paths below the image directory; paths[2 * i] and paths[2 * i + 1] are pair i.
-        same: whether pair i shows one person.
+        is_same: whether pair i shows one identity.
         lines: the line of pair i, from 1.
         suffixes: what the paths lack; the first that makes a path a file counts.
     """
 
     file: Path
     paths: list[str]
-    same: list[bool]
+    is_same: list[bool]
     lines: list[int]
     suffixes: tuple[str, ...]
 
@@ -68,7 +68,7 @@ class PairList:
 def read_pairs(path: str | Path) -> PairList:
     """Read a list of pairs; whether it is LFW's is seen from its first line, which is one or two numbers there.
 
-    In the other format, tabs or white space separate the two paths and the flag, 1 for one person; with tabs, a
+    In the other format, tabs or white space separate the two paths and the flag, 1 for one identity; with tabs, a
     path may hold spaces. Blank lines, lines that begin with '#', a byte-order mark and CR-LF are tolerated.
 
     Raises:
@@ -93,13 +93,13 @@ def read_pairs(path: str | Path) -> PairList:
     pairs = PairList(
         file=path,
         paths=[os.fsdecode(image) for _, *images, _ in parsed for image in images],
-        same=[same for *_, same in parsed],
+        is_same=[is_same for *_, is_same in parsed],
         lines=[number for number, *_ in parsed],
         suffixes=_LFW_SUFFIXES if is_lfw else ("",),
     )
     if is_lfw:
         _check_counts(pairs, [int(count) for count in header], lines[0][0])
-    check_both_kinds(path, pairs.same)
+    check_both_kinds(path, pairs.is_same)
     return pairs
 
 
@@ -112,14 +112,14 @@ def _parse(line: bytes, is_lfw: bool, where: str) -> tuple[bytes, bytes, bool]:
 
 
 def _lfw_pair(line: bytes) -> tuple[bytes, bytes, bool]:
-    """Return both paths, without a suffix, and whether they show one person; raises ValueError with the complaint."""
+    """Return both paths, without a suffix, and whether they show one identity; raises ValueError with the complaint."""
     match line.split():
         case [name, first, second]:
             other = name
         case [name, first, other, second] if name != other:
             pass
         case [_, _, _, _]:
-            raise ValueError("names one person twice, but the form of two people")
+            raise ValueError("names one identity twice, but the form of two identities")
         case _:
             raise ValueError("is neither 'Name<TAB>1<TAB>4' nor 'Name<TAB>1<TAB>Other_Name<TAB>2'")
     for image in first, second:
@@ -137,10 +137,10 @@ def _path_pair(line: bytes) -> tuple[bytes, bytes, bool]:
     fields = [field.strip() for field in line.split(b"\t")] if b"\t" in line else line.split()
     if len(fields) != 3 or not all(fields):
         raise ValueError("is not two paths and 0 or 1 (with tabs between them if a path has spaces)")
-    first, second, same = fields
-    if same not in (b"0", b"1"):
+    first, second, is_same = fields
+    if is_same not in (b"0", b"1"):
         raise ValueError("does not end with 0 or 1 (an LFW list begins with its counts, such as 10<TAB>300)")
-    return _inside(first), _inside(second), same == b"1"
+    return _inside(first), _inside(second), is_same == b"1"
 
 
 def _inside(path: bytes) -> bytes:
@@ -153,9 +153,9 @@ def _inside(path: bytes) -> bytes:
 
 def _check_counts(pairs: PairList, header: list[int], line: int) -> None:
     expected = header[0] * header[1] if len(header) == 2 else header[0]
-    same = sum(pairs.same)
-    if (same, len(pairs.same) - same) != (expected, expected):
+    positives = sum(pairs.is_same)
+    if (positives, len(pairs.is_same) - positives) != (expected, expected):
         raise UserError(
-            f"{pairs.file} line {line}: announces {expected} pairs of one person and {expected} of two, but {same} and"
-            f" {len(pairs.same) - same} follow; the list is cut off or was edited: fetch it again or correct the line"
+            f"{pairs.file} line {line}: announces {expected} pairs of one identity and {expected} of two, but {positives} and"
+            f" {len(pairs.is_same) - positives} follow; the list is cut off or was edited: fetch it again or correct the line"
         )

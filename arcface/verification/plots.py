@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from arcface.io.figures import COLOURS, plain
-from arcface.verification.metrics import Roc, tar_band
+from arcface.verification.roc import Roc, tar_band
 
 FAR_LABEL, TAR_LABEL = "false accept rate (FAR)", "true accept rate (TAR)"
 SAME, DIFFERENT = COLOURS[0], COLOURS[1]
@@ -27,12 +27,12 @@ def roc_figure(curves: dict[str, Roc]) -> Figure:
     return plain(figure)
 
 
-def histogram_figure(similarities: np.ndarray, same: np.ndarray, threshold: float) -> Figure:
-    """Share of the pairs of one person and of two over their similarity, float [n], with a threshold, unless that is inf."""
+def histogram_figure(similarities: np.ndarray, is_same: np.ndarray, threshold: float) -> Figure:
+    """Share of the pairs of one identity and of two over their similarity, float [n], with a threshold, unless that is inf."""
     figure = Figure((8, 3.2), layout="constrained")
     axes = figure.subplots()
     bins = np.linspace(similarities.min(), similarities.max() + 1e-6, 81)
-    for chosen, colour, label in ((~same, DIFFERENT, "different people"), (same, SAME, "same person")):
+    for chosen, colour, label in ((~is_same, DIFFERENT, "different identities"), (is_same, SAME, "same identity")):
         weights = np.full(np.count_nonzero(chosen), 100 / np.count_nonzero(chosen))
         axes.hist(similarities[chosen], bins.tolist(), weights=weights, color=colour, alpha=0.55, label=label)
     if np.isfinite(threshold):

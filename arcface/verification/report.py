@@ -14,8 +14,8 @@ from arcface.errors import UserError
 from arcface.io.figures import png
 from arcface.io.files import atomic_write
 from arcface.verification.evaluator import Verification
-from arcface.verification.metrics import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
 from arcface.verification.plots import histogram_figure, roc_figure
+from arcface.verification.roc import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
 
 PAGE = "index.html"
 WORST = 20
@@ -82,7 +82,7 @@ def report_pairs(pairs: VerificationSet, result: Verification) -> SetReport:
         images = pairs.images
         return [Mistake(int(pair), float(similarities[pair]), (images[2 * pair], images[2 * pair + 1])) for pair in order]
 
-    false_accepts, false_rejects = np.flatnonzero(accepted & ~pairs.same), np.flatnonzero(~accepted & pairs.same)
+    false_accepts, false_rejects = np.flatnonzero(accepted & ~pairs.is_same), np.flatnonzero(~accepted & pairs.is_same)
     return SetReport(
         pairs.name,
         result.curve,
@@ -90,7 +90,7 @@ def report_pairs(pairs: VerificationSet, result: Verification) -> SetReport:
         result.accuracy.mean,
         result.accuracy.std,
         threshold,
-        png(histogram_figure(similarities, pairs.same, threshold)),
+        png(histogram_figure(similarities, pairs.is_same, threshold)),
         worst(false_accepts, -1),
         worst(false_rejects, 1),
         (len(false_accepts), len(false_rejects)),

@@ -1,24 +1,56 @@
 """Template-based 1:1 verification, the protocol of IJB-B and IJB-C, as InsightFace evaluates it.
 
-A template is a set of images of one person, from one or more media: a still, or a video of which it has several frames.
+A template is a set of images of one identity, from one or more media: a still, or a video of which it has several frames.
 Images become features, features become one feature a template, and listed pairs of templates are compared. (Whitelam et
 al., "IARPA Janus Benchmark-B Face Dataset", CVPR Workshops 2017; Maze et al., "IARPA Janus Benchmark - C: Face Dataset and
-IjbProtocol", ICB 2018.)
+Protocol", ICB 2018.)
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from arcface.config import TemplateOptions
+from arcface.distributed.process_group import rank
 from arcface.errors import UserError
-from arcface.verification.ijb import BLOCK_BYTES, check_kinds, read_pairs
-from arcface.verification.metrics import Roc, roc_from_counts
+from arcface.inference.embed import Embed
+from arcface.verification.evaluator import embed_plain_and_flipped
+from arcface.verification.ijb import BLOCK_BYTES, IjbProtocol, check_kinds, load_image, read_pairs
+from arcface.verification.roc import Roc, roc_from_counts
 
 # Similarities are counted in bins of 2**-20, a millionth: a power of two, so that edges and bins are exact in float64.
 BINS_PER_UNIT = 2**20
 
 # Images that `aggregate` weighs at a time, so that it does not copy all features.
 AGGREGATE_IMAGES = 2**13
+
+
+def verify_templates(embed: Embed, protocol: IjbProtocol, batch_size: int, options: TemplateOptions) -> Roc | None:
+    """Embed all images of a protocol and score its pairs of templates; called by every rank.
+
+    Args:
+        embed: the backbone's embeddings.
+        protocol: from `read_protocol`.
+        batch_size: images embedded at a time, each plain and flipped.
+        options: see `image_features`.
+
+    Returns:
+        The ROC on rank 0, None on the others.
+    """
+    plain, flipped = embed_plain_and_flipped(
+        embed, lambda index: load_image(protocol, index), len(protocol.images), batch_size, protocol.name
+    )
+    if rank():
+        return None
+    features = image_features(
+        plain,
+        flipped,
+        protocol.detector_scores,
+        flip=bool(options.template_flip),
+        norm_score=bool(options.template_norm_score),
+        detector_score=bool(options.template_detector_score),
+    )
+    return score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.media))
 
 
 def image_features(
@@ -120,11 +152,11 @@ def score(pairs_file: str | Path, template_ids: np.ndarray, template_features: n
     if np.abs(norms - 1).max() > 1e-3:
         raise ValueError("template features must be L2-normalised")
     counts = np.zeros((2, 2 * BINS_PER_UNIT + 1), np.int64)  # of negatives and positives; the last bin is similarity 1
-    for rows, same in read_pairs(pairs_file, template_ids, f"scoring {Path(pairs_file).name}", block_bytes):
+    for rows, is_same in read_pairs(pairs_file, template_ids, f"scoring {Path(pairs_file).name}", block_bytes):
         similarities = np.einsum("ij,ij->i", features[rows[:, 0]], features[rows[:, 1]])
         bins = np.floor(np.clip(similarities, -1, 1).astype(np.float64) * BINS_PER_UNIT).astype(np.int64) + BINS_PER_UNIT
-        np.add.at(counts[0], bins[~same], 1)
-        np.add.at(counts[1], bins[same], 1)
+        np.add.at(counts[0], bins[~is_same], 1)
+        np.add.at(counts[1], bins[is_same], 1)
     check_kinds(pairs_file, *counts.sum(axis=1))
     edges = np.arange(-BINS_PER_UNIT, BINS_PER_UNIT + 1) / BINS_PER_UNIT
     return roc_from_counts(edges, positives_per_threshold=counts[1], negatives_per_threshold=counts[0])

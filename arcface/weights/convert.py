@@ -200,7 +200,8 @@ class ConvertOptions:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(ConvertOptions, arguments, __doc__ or "")
     start_paddle()
-    from arcface.weights.state_dict import SUFFIXES, find_backbone
+    from arcface.weights.run_directory import find_backbone
+    from arcface.weights.state_dict import SUFFIXES
 
     source, destination = Path(options.source), Path(options.destination)
     expected = [f"{options.network}{suffix}" for suffix in SUFFIXES]

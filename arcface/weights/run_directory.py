@@ -1,25 +1,69 @@
-"""What a run's output directory holds, as far as others than the run itself need to know.
+"""What a directory of weights holds: the output of a training run, or weights that somebody published.
 
-    output/
-        step_00000190/checkpoint.json    a checkpoint's manifest
-        latest -> step_00000190          the current checkpoint
-        best -> step_00000150            the one with the highest accuracy
+output/
+    step_00000190/checkpoint.json    a checkpoint's manifest
+    latest -> step_00000190          the current checkpoint
+    best -> step_00000150            the one with the highest accuracy
+    <network>.pdparams               the current backbone; training/checkpoint.py writes all of these
 
-training/checkpoint.py writes it.
+published/
+    <network>.pdparams or <network>.safetensors
 """
 
 import json
 import os
 from pathlib import Path
 
+import numpy as np
+import paddle
+
+from arcface.backbones import create_backbone
 from arcface.errors import UserError
+from arcface.weights.state_dict import CONVERTED, SUFFIXES, check_format, load_backbone, read_state_dict
 
 MANIFEST = "checkpoint.json"
 LATEST, BEST = "latest", "best"
 
 
+def find_backbone(directory: Path, network: str) -> Path:
+    """Return the file of a backbone's weights in a directory: <network>.pdparams before <network>.safetensors.
+
+    Raises UserError if neither exists, naming what the directory contains instead.
+    """
+    if os.path.isfile(directory):
+        check_format(directory)
+        raise UserError(f"{directory}: is a file; give the directory that it is in with --checkpoint")
+    files = [directory / f"{network}{suffix}" for suffix in SUFFIXES]
+    for file in files:
+        if os.path.exists(file):
+            return file
+    found = sorted(path.name for suffix in SUFFIXES for path in directory.glob(f"*{suffix}"))
+    for other in sorted(path for suffix in CONVERTED for path in directory.glob(f"*{suffix}")) if not found else ():
+        check_format(other)
+    raise UserError(
+        f"{directory}: looked for {files[0].name} and {files[1].name}, found {', '.join(found) or 'neither kind of file'};"
+        " give the directory with --checkpoint and its network with --network"
+    )
+
+
+def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
+    """Return the state dict in the file that `find_backbone` finds."""
+    return read_state_dict(find_backbone(directory, network))
+
+
+def trained_backbone(directory: Path, network: str, embedding_size: int) -> paddle.nn.Layer:
+    """Return a backbone with the weights in a directory, on Paddle's present device.
+
+    Raises UserError if the network is not registered, or its weights are missing, damaged or of other shapes.
+    """
+    backbone = create_backbone(network, embedding_size)
+    file = find_backbone(directory, network)
+    load_backbone(backbone, read_state_dict(file), str(file))
+    return backbone
+
+
 def step_of(directory: Path) -> int:
-    """Return the step that a directory's weights are of; 0 where no training run says so (published weights).
+    """Return the training step of a directory's weights; 0 where no training run wrote them (published weights).
 
     Raises UserError if the manifest is damaged.
     """

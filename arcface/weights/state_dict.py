@@ -8,7 +8,6 @@ Either may hold float64, float32, float16 or bfloat16. NumPy has no bfloat16; as
 
 import io
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -28,36 +27,13 @@ _SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _SLICES = "UnpackBigParamInfor@@"  # Paddle's key
 
 
-def find_backbone(directory: Path, network: str) -> Path:
-    """Return the weights in a directory (a run's output, or any that holds one): <network>.pdparams before .safetensors."""
-    if os.path.isfile(directory):
-        _check_format(directory)
-        raise UserError(f"{directory}: is a file; give the directory that it is in with --checkpoint")
-    files = [directory / f"{network}{suffix}" for suffix in SUFFIXES]
-    for file in files:
-        if os.path.exists(file):
-            return file
-    found = sorted(path.name for suffix in SUFFIXES for path in directory.glob(f"*{suffix}"))
-    for other in sorted(path for suffix in CONVERTED for path in directory.glob(f"*{suffix}")) if not found else ():
-        _check_format(other)
-    raise UserError(
-        f"{directory}: looked for {files[0].name} and {files[1].name}, found {', '.join(found) or 'neither kind of file'};"
-        " give the directory with --checkpoint and its network with --network"
-    )
-
-
-def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
-    """Return the state dict in the file that `find_backbone` finds."""
-    return read_state_dict(find_backbone(directory, network))
-
-
 def read_state_dict(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a .safetensors or, with any other ending, .pdparams file by name.
 
     Raises UserError if it cannot be read or is something else. The memory taken is in proportion to the file's size,
     whatever lengths it claims.
     """
-    _check_format(file)
+    check_format(file)
     try:
         content = read_file(file)
     except OSError as error:
@@ -67,7 +43,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
     return as_state_dict(safe_pickle.load(content, str(file)), str(file))
 
 
-def _check_format(file: Path) -> None:
+def check_format(file: Path) -> None:
     """Raise UserError for weights of other libraries, which are converted first."""
     if kind := CONVERTED.get(file.suffix):
         raise UserError(

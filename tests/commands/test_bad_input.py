@@ -284,7 +284,7 @@ TABLE = [
     (
         "blocks of a balanced order",
         "train --shuffle=blocks --sampling=balanced",
-        "--shuffle blocks and --sampling balanced: the people of a balanced batch lie all over; leave out one",
+        "--shuffle blocks and --sampling balanced: the images of a balanced batch lie anywhere; leave one of them out",
     ),
     ("no GPU", "train --device=gpu", "--device gpu: this paddlepaddle", without_gpu),
     ("no such network", "train --network=ResNet", f"--network ResNet: no such backbone; did you mean {NETWORK}?"),
@@ -342,7 +342,7 @@ TABLE = [
     ("null", "train --config=a.yaml", "a.yaml: --lr: has no value; pass one", options("lr: null\n")),
     ("zero byte", "train --config=a.yaml", "a.yaml: --output: contains a zero byte; correct", options('output: "a\\0b"\n')),
     # ---- the list of training images
-    ("no list", "train --data_dir=nowhere", "nowhere/label.txt: No such file or directory; give the data set with --data_dir"),
+    ("no list", "train --data_dir=nowhere", "nowhere/label.txt: No such file or directory; give the dataset with --data_dir"),
     ("no list of that name", "train --label_file=nothing.txt", "data/nothing.txt: No such file"),
     ("data set that is a file", "train --data_dir=data/tiny.bin", "data/tiny.bin/label.txt: Not a directory; give"),
     ("list that is a directory", "train", f"{LIST}: Is a directory; give", directory(LIST)),
@@ -375,7 +375,7 @@ TABLE = [
         f"{LIST} line 1: labels must count up from 0 without a gap, but no line has label 0 (the highest is 2); relabel",
         listed(f"{A}\t1", f"{B}\t2"),
     ),
-    ("one person", "train", f"{LIST}: all images are of one person, label 0; list", listed(LINE_A, f"{B}\t0")),
+    ("one person", "train", f"{LIST}: all images are of one identity, label 0; list", listed(LINE_A, f"{B}\t0")),
     (
         "image with two labels",
         "train",
@@ -401,8 +401,8 @@ TABLE = [
     (
         "backslashes",
         "train",
-        f"{LIST} line 1: images\\00000000.jpg: no such file; there is one with slashes in place of"
-        f" its backslashes: replace them in the list, as in: sed -i 's|\\\\|/|g' {LIST}",
+        f"{LIST} line 1: images\\00000000.jpg: no such file; one with slashes in place of"
+        f" its backslashes exists: replace them in the list, as in: sed -i 's|\\\\|/|g' {LIST}",
         listed("images\\00000000.jpg\t0", LINE_B),
     ),
     ("name that commands a terminal", "train", f"{LIST} line 1: \\x1b[2J.jpg: no such file", listed("\033[2J.jpg\t0", LINE_B)),
@@ -429,7 +429,7 @@ TABLE = [
     (
         "page of an error for a record file",
         "train",
-        f"{RECORDS} byte 0: no record begins here; fetch the file again, and its index",
+        f"{RECORDS} byte 0: no record begins here; download the file again, and its index",
         recorded,
         file(RECORDS, "<html>404 Not Found</html>  "),
         file("data/train.idx", "0\t0\n"),
@@ -437,26 +437,26 @@ TABLE = [
     (
         "three numbers in an index",
         "train",
-        "data/train.idx line 2: '3 4 5' is not a key, a tab and a byte offset; fetch",
+        "data/train.idx line 2: '3 4 5' is not a key, a tab and a byte offset; download",
         recorded,
         file("data/train.idx", "0\t0\n3\t4 5\n"),
     ),
     (
         "index of another record file",
         "train",
-        f"{RECORDS} byte 8: no record begins here; fetch",
+        f"{RECORDS} byte 8: no record begins here; download",
         recorded,
         file("data/train.idx", "0\t8\n1\t0\n"),
     ),
     (
         "property of another data set",
         "train",
-        "data/property: '5,112,112' where the records say '4,112,112'; fetch",
+        "data/property: '5,112,112' where the records say '4,112,112'; download",
         recorded,
         file("data/property", "5,112,112\n"),
     ),
     ("fewer classes than records' labels", "train --num_classes=3", "label 3 is not below --num_classes 3; leave", recorded),
-    ("folder of one person", "train --data_dir=images", "images: all images are of one person, label 0; list", people(1)),
+    ("folder of one person", "train --data_dir=images", "images: all images are of one identity, label 0; list", people(1)),
     (
         "folders with an image that is none",
         "train --data_dir=images --val_targets=",
@@ -654,7 +654,12 @@ TABLE = [
         set_of(lambda images, same: (images[:7], same)),
     ),
     ("set without pairs", "valid", "data/tiny.bin: holds no pairs; fetch", set_of(lambda images, same: ([], []))),
-    ("set of one kind", "valid", "data/tiny.bin: all 4 pairs show the same person", set_of(lambda images, same: (images, [1] * 4))),
+    (
+        "set of one kind",
+        "valid",
+        "data/tiny.bin: all 4 pairs show the same identity",
+        set_of(lambda images, same: (images, [1] * 4)),
+    ),
     (
         "flag that is 2",
         "valid",
@@ -737,7 +742,7 @@ TABLE = [
         "pairs.txt line 1: '00000000.jpg 00000001.jpg 2' does not end with 0 or 1",
         paired("00000000.jpg 00000001.jpg 2"),
     ),
-    ("pack: one kind", "pack_bin", "pairs.txt: all 1 pairs show the same person", paired("00000000.jpg 00000001.jpg 1")),
+    ("pack: one kind", "pack_bin", "pairs.txt: all 1 pairs show the same identity", paired("00000000.jpg 00000001.jpg 1")),
     (
         "pack: path that climbs out",
         "pack_bin",
@@ -838,7 +843,7 @@ TABLE = [
         (
             f"folders of .{ending}",
             "train --data_dir=images",
-            "images: holds folders, but no images in them whose names end in .jpg, .jpeg, .png, .bmp, .webp; there is"
+            "images: contains folders, but no images in them whose names end in .jpg, .jpeg, .png, .bmp, .webp, only"
             f" images/p0/0.{ending};"
             " save such images as PNG, or rename",
             people(0),

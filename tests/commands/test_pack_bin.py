@@ -65,8 +65,8 @@ def test_a_list_of_paths_is_packed(crops, pairs, tmp_path):
     assert done.stdout == f"mine.bin: 5 pairs, 5 distinct images, {output.stat().st_size} bytes\n"
     content = read_bin(output)
     assert content.images == [(crops / crop(number)).read_bytes() for pair in PAIRS for number in pair[:2]]
-    assert content.same.tolist() == [bool(pair[2]) for pair in PAIRS]
-    assert pickle.loads(output.read_bytes(), encoding="bytes") == (content.images, content.same.tolist())
+    assert content.is_same.tolist() == [bool(pair[2]) for pair in PAIRS]
+    assert pickle.loads(output.read_bytes(), encoding="bytes") == (content.images, content.is_same.tolist())
 
 
 def test_lfw_is_packed(crops, tmp_path, capsys):
@@ -91,7 +91,7 @@ def test_lfw_is_packed(crops, tmp_path, capsys):
     ]
     content = read_bin(tmp_path / "lfw.bin")
     assert content.images == [(tmp_path / "lfw" / file).read_bytes() for file in files]
-    assert content.same.tolist() == [True, True, False, False]
+    assert content.is_same.tolist() == [True, True, False, False]
     assert "4 pairs, 4 distinct images" in capsys.readouterr().out
 
 
@@ -108,7 +108,7 @@ def test_an_existing_file_is_replaced_only_when_told(crops, pairs, tmp_path, cap
     assert "--overwrite" in refusal(crops, pairs, output)
     assert f"{tmp_path}: is a directory" in refusal(crops, pairs, tmp_path, "--overwrite")
     command.main(options(crops, pairs, output, "--overwrite"))
-    assert len(read_bin(output).same) == 5
+    assert len(read_bin(output).is_same) == 5
     assert sorted(os.listdir(tmp_path)) == ["crops", "mine.bin", "pairs.txt"]
 
 
@@ -199,12 +199,12 @@ def test_the_real_lfw_unpacked_and_packed_is_the_same(real_data, tmp_path, capsy
     for image, name in names.items():
         (tmp_path / "crops" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "crops" / name).write_bytes(image)
-    pairs = zip(original.images[::2], original.images[1::2], original.same, strict=True)
+    pairs = zip(original.images[::2], original.images[1::2], original.is_same, strict=True)
     lines = (f"{names[first]}\t{names[second]}\t{same:d}\n" for first, second, same in pairs)
     (tmp_path / "pairs.txt").write_text("".join(lines))
     command.main(options(tmp_path / "crops", tmp_path / "pairs.txt", tmp_path / "lfw.bin"))
     packed = read_bin(tmp_path / "lfw.bin")
-    assert packed.images == original.images and (packed.same == original.same).all()
+    assert packed.images == original.images and (packed.is_same == original.is_same).all()
     size = (tmp_path / "lfw.bin").stat().st_size
     assert capsys.readouterr().out == f"{tmp_path / 'lfw.bin'}: 6000 pairs, 7701 distinct images, {size} bytes\n"
     assert size < (real_data / "lfw.bin").stat().st_size

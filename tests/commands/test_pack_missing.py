@@ -67,13 +67,13 @@ def test_the_pairs_of_missing_images_are_left_out_said_and_listed(crops, pairs, 
     kept = [pair for pair in range(40) if pair not in out]
     some = read_bin(tmp_path / "some.bin")
     assert some.images == [whole.images[2 * pair + side] for pair in kept for side in (0, 1)]
-    assert some.same.tolist() == whole.same[kept].tolist()
+    assert some.is_same.tolist() == whole.is_same[kept].tolist()
     assert (tmp_path / "some.missing.txt").read_text() == "P04/P04_0001\t10,12\nP17/P17_0002\t35,37\n"
     fold = np.repeat(np.arange(10), [4] * 6 + [3] * 4)  # of the 36 that are left: the first six folds have one pair more
     moved = sum(pair // 4 != new for pair, new in zip(kept, fold, strict=True))
     assert output[0].startswith(f"{tmp_path / 'some.bin'}: 36 pairs, 38 distinct images, ")
     assert output[1] == (
-        f"{tmp_path / 'some.missing.txt'}: 2 missing images: P04/P04_0001, P17/P17_0002; 4 pairs left out, 2 of one person;"
+        f"{tmp_path / 'some.missing.txt'}: 2 missing images: P04/P04_0001, P17/P17_0002; 4 pairs left out, 2 of one identity;"
         f" {moved} of the others are in another of the 10 folds than in the whole list"
     )
     assert moved > 0 and len(output) == 2
@@ -103,7 +103,7 @@ def test_what_is_left_must_be_a_set(crops, pairs, tmp_path):
     everyone = [f"P{person:02d}_000{image}" for person in range(PEOPLE) for image in (1, 2)]
     remove(crops, *everyone[1::2])
     message = refusal(crops, pairs, tmp_path / "some.bin", "--skip_missing=40")
-    assert "all 10 pairs show different people" in message
+    assert "all 10 pairs show different identities" in message
     remove(crops, *everyone[0::2])
     message = refusal(crops, pairs, tmp_path / "some.bin", "--skip_missing=40")
     assert "each of its pairs lacks an image" in message

@@ -258,8 +258,8 @@ def main() -> None:
     import visualdl  # noqa: F401
 
     import arcface.training.trainer  # noqa: F401  what nearly every fork needs
+    import arcface.verification.checkpoint  # noqa: F401
     import arcface.verification.plots  # noqa: F401
-    import arcface.verification.verifier  # noqa: F401
     from arcface.config import TrainConfig, parse
 
     parse(TrainConfig, [])

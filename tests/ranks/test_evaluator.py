@@ -27,8 +27,8 @@ def plain_verification(pairs: VerificationSet):
     accuracies = []
     for fold in np.array_split(np.arange(len(distances)), 10):
         others = np.setdiff1d(np.arange(len(distances)), fold)
-        best = max(np.arange(0, 4, 0.01), key=lambda t: ((distances[others] < t) == pairs.same[others]).sum())
-        accuracies.append(((distances[fold] < best) == pairs.same[fold]).mean())
+        best = max(np.arange(0, 4, 0.01), key=lambda t: ((distances[others] < t) == pairs.is_same[others]).sum())
+        accuracies.append(((distances[fold] < best) == pairs.is_same[fold]).mean())
     return np.mean(norms), np.mean(accuracies), np.std(accuracies)
 
 
@@ -51,7 +51,7 @@ def test_any_batch_size_gives_the_plain_loop_s_figures(pairs, batch_size):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_gives_the_plain_loop_s_figures_on_each(pairs, run_ranks, tmp_path, ranks):
-    (tmp_path / "tiny.bin").write_bytes(pickle.dumps((pairs.images, pairs.same.tolist())))
+    (tmp_path / "tiny.bin").write_bytes(pickle.dumps((pairs.images, pairs.is_same.tolist())))
     run_ranks(ranks, HELPERS / "evaluator_worker.py", tmp_path)
     for rank in range(ranks):
         assert np.load(tmp_path / f"{rank}.npy") == pytest.approx(np.array(plain_verification(pairs)), rel=1e-6)
@@ -70,7 +70,7 @@ def test_each_distinct_image_is_embedded_once(pairs):
 
 
 def test_an_undecodable_image_is_named_by_its_place_in_the_set(pairs):
-    broken = VerificationSet("tiny", [*pairs.images[:50], b"no image", b"no image", *pairs.images[52:]], pairs.same)
+    broken = VerificationSet("tiny", [*pairs.images[:50], b"no image", b"no image", *pairs.images[52:]], pairs.is_same)
     for examine in (check_images, lambda broken: verify(fake_embedding.embed, broken, 4)):
         with pytest.raises(UserError, match="tiny.bin image 50: not an image"):
             examine(broken)
@@ -78,7 +78,7 @@ def test_an_undecodable_image_is_named_by_its_place_in_the_set(pairs):
 
 def test_lfw_is_read_whole_and_verified_like_a_plain_loop_would(real_data):
     lfw = read_bin(real_data / "lfw.bin")
-    assert len(lfw.images) == 12000 and len(set(lfw.images)) == 7701 and lfw.same.sum() == 3000
-    part = VerificationSet("lfw", lfw.images[:1200], lfw.same[:600])
+    assert len(lfw.images) == 12000 and len(set(lfw.images)) == 7701 and lfw.is_same.sum() == 3000
+    part = VerificationSet("lfw", lfw.images[:1200], lfw.is_same[:600])
     result = verify(fake_embedding.embed, part, 64)
     assert (result.xnorm, result.accuracy.mean, result.accuracy.std) == pytest.approx(plain_verification(part), rel=1e-5)

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from arcface.config import ValidConfig
+from arcface.config import ValidConfig, VerificationOptions
 from arcface.data.bin_file import read_bin, write_bin
 from arcface.doctor.data import examine_verification_sets
 from arcface.errors import UserError
 from arcface.io.report import Report
-from arcface.training import trainer
 from arcface.verification.ijb import read_protocol
-from arcface.verification.verifier import _read_set
+from arcface.verification.sets import read_bin_sets, read_set
 
 
 @pytest.fixture
@@ -26,15 +25,15 @@ def bcolz_set(tmp_path) -> Path:
     return tmp_path / "lfw"
 
 
-def valid(directory: Path) -> None:
-    _read_set(directory.with_suffix(".bin"), ValidConfig())
+def verify(directory: Path) -> None:
+    read_set(directory.with_suffix(".bin"), ValidConfig())
 
 
 def train(directory: Path) -> None:
-    trainer._read_set(directory.with_suffix(".bin"))
+    read_bin_sets(VerificationOptions(val_dir=str(directory.parent), val_targets=directory.name))
 
 
-@pytest.mark.parametrize("read", [valid, train, read_protocol])
+@pytest.mark.parametrize("read", [verify, train, read_protocol])
 def test_it_is_named_with_what_to_do(bcolz_set, read):
     with pytest.raises(UserError) as refused:
         read(bcolz_set)
@@ -56,6 +55,6 @@ def test_a_bin_beside_it_is_read(bcolz_set):
 def test_other_directories_are_still_taken_for_protocols(tmp_path):
     (tmp_path / "lfw" / "meta").mkdir(parents=True)
     with pytest.raises(UserError, match="_face_tid_mid.txt: no such file; give a protocol directory"):
-        valid(tmp_path / "lfw")
+        verify(tmp_path / "lfw")
     with pytest.raises(UserError, match="lfw.bin: cannot be read .No such file"):
         train(tmp_path / "lfw")

@@ -62,7 +62,7 @@ def test_every_form_of_the_format_gives_the_same_set(tmp_path, images, same, pro
     pairs = read_bin(write(tmp_path, (images, same), protocol))
     assert pairs.name == "cfp_fp"
     assert pairs.images == IMAGES and all(type(image) is bytes for image in pairs.images)
-    assert pairs.same.dtype == bool and pairs.same.tolist() == SAME
+    assert pairs.is_same.dtype == bool and pairs.is_same.tolist() == SAME
 
 
 def test_a_set_that_python_2_wrote_loads(tmp_path):
@@ -70,7 +70,7 @@ def test_a_set_that_python_2_wrote_loads(tmp_path):
     path = tmp_path / "lfw.bin"
     path.write_bytes(b"\x80\x02](" + images + b"e](\x88\x89\x88e\x86.")
     pairs = read_bin(str(path))
-    assert pairs.name == "lfw" and pairs.images == IMAGES and pairs.same.tolist() == SAME
+    assert pairs.name == "lfw" and pairs.images == IMAGES and pairs.is_same.tolist() == SAME
 
 
 def test_a_missing_file_is_reported(tmp_path):
@@ -267,15 +267,15 @@ def test_no_pairs_are_reported(tmp_path):
 
 
 def test_pairs_of_one_kind_are_reported(tmp_path):
-    assert "all 3 pairs show the same person" in refusal(write(tmp_path, (IMAGES, [True] * 3)))
-    assert "all 3 pairs show different people" in refusal(write(tmp_path, (IMAGES, [0, 0, 0])))
+    assert "all 3 pairs show the same identity" in refusal(write(tmp_path, (IMAGES, [True] * 3)))
+    assert "all 3 pairs show different identities" in refusal(write(tmp_path, (IMAGES, [0, 0, 0])))
 
 
 def test_the_real_lfw_has_its_12000_images_and_6000_pairs(real_data):
     pairs = read_bin(real_data / "lfw.bin")
     assert pairs.name == "lfw" and len(pairs.images) == 12_000
     # LFW's 10 official folds are 300 pairs of one person, then 300 of two.
-    assert pairs.same.reshape(20, 300).tolist() == [[fold % 2 == 0] * 300 for fold in range(20)]
+    assert pairs.is_same.reshape(20, 300).tolist() == [[fold % 2 == 0] * 300 for fold in range(20)]
     for number in (0, 5_999, 11_999):
         image = decode(pairs.images[number], f"lfw image {number}")
         assert image.shape == (3, 112, 112) and image.dtype == np.uint8 and image.std() > 10
@@ -308,7 +308,7 @@ def test_what_is_written_is_read_back_here_and_by_insightface(pairs):
         write_bin(path, images, same)
         assert os.listdir(folder) == ["any.bin"]
         read = read_bin(path)
-        assert read.images == images and read.same.tolist() == same
+        assert read.images == images and read.is_same.tolist() == same
         for loaded in insightface_load(path), pickle.loads(path.read_bytes(), encoding="bytes"):
             assert loaded == (images, same)
             assert [type(part) for part in loaded] == [list, list]
@@ -357,8 +357,8 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path):
     assert "holds no pairs" in unwritten(path, [], [])
     assert "5 images for 3 pairs, not two a pair" in unwritten(path, IMAGES[:5], SAME)
     assert "6 images for 2 pairs, not two a pair" in unwritten(path, IMAGES, SAME[:2])
-    assert "all 3 pairs show the same person" in unwritten(path, IMAGES, [True] * 3)
-    assert "all 3 pairs show different people" in unwritten(path, IMAGES, [False] * 3)
+    assert "all 3 pairs show the same identity" in unwritten(path, IMAGES, [True] * 3)
+    assert "all 3 pairs show different identities" in unwritten(path, IMAGES, [False] * 3)
     assert "the flag of pair 1" in unwritten(path, IMAGES, [True, "0", False])
     with pytest.raises(TypeError, match="image 2 is a ndarray"):
         write_bin(path, [*IMAGES[:2], np.zeros(3, np.uint8), *IMAGES[3:]], SAME)
@@ -422,9 +422,9 @@ def test_a_set_gets_its_name_when_all_of_it_is_on_the_disk(tmp_path, monkeypatch
 
 def test_the_real_lfw_is_written_back_the_same_and_smaller(real_data, tmp_path):
     original = read_bin(real_data / "lfw.bin")
-    write_bin(tmp_path / "lfw.bin", original.images, original.same)
+    write_bin(tmp_path / "lfw.bin", original.images, original.is_same)
     again = read_bin(tmp_path / "lfw.bin")
-    assert again.images == original.images and (again.same == original.same).all()
+    assert again.images == original.images and (again.is_same == original.is_same).all()
     assert (tmp_path / "lfw.bin").stat().st_size < 0.7 * (real_data / "lfw.bin").stat().st_size
     for pairs in original, again:
         assert len(set(map(id, pairs.images))) == len(set(pairs.images)) == 7_701

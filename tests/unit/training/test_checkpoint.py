@@ -17,7 +17,7 @@ from arcface.errors import UserError
 from arcface.head.shards import Shard, shard_of
 from arcface.training.checkpoint import Arrays, Checkpoint, save
 from arcface.training.legacy import RankFiles, has_only_rank_files
-from arcface.weights.state_dict import read_backbone
+from arcface.weights.run_directory import read_backbone
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 

@@ -105,8 +105,8 @@ def test_a_file_without_lines_is_not_held_whole(tmp_path):
     [
         ("", "lists no pairs"),
         (" \n\r\n", "lists no pairs"),
-        ("10 20 1\n" * 3, "all 3 pairs show the same person"),
-        ("10 20 0\n10 30 0\n", "all 2 pairs show different people"),
+        ("10 20 1\n" * 3, "all 3 pairs show the same identity"),
+        ("10 20 0\n10 30 0\n", "all 2 pairs show different identities"),
     ],
 )
 def test_pairs_that_have_no_roc_are_reported(tmp_path, pairs, complaint):

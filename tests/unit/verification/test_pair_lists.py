@@ -55,25 +55,25 @@ def refusal(path: Path) -> str:
 
 def test_lfw_with_folds_is_read(tmp_path):
     pairs = read_pairs(write(tmp_path, LFW))
-    assert pairs.paths == LFW_PATHS and pairs.same == LFW_SAME
+    assert pairs.paths == LFW_PATHS and pairs.is_same == LFW_SAME
     assert pairs.lines == list(range(2, 10)) and pairs.suffixes == (".jpg", ".png")
 
 
 def test_lfw_without_folds_is_read(tmp_path):
     pairs = read_pairs(str(write(tmp_path, LFW.replace("2\t2\n", "4\n", 1))))
-    assert pairs.paths == LFW_PATHS and pairs.same == LFW_SAME
+    assert pairs.paths == LFW_PATHS and pairs.is_same == LFW_SAME
 
 
 def test_paths_separated_by_tabs_may_have_spaces(tmp_path):
     pairs = read_pairs(write(tmp_path, "my face.png\tb/2 .jpg\t1\na \t b\u3000c.png\t 0\n"))
     assert pairs.paths == ["my face.png", "b/2 .jpg", "a", "b\u3000c.png"]
-    assert pairs.same == [True, False] and pairs.suffixes == ("",)
+    assert pairs.is_same == [True, False] and pairs.suffixes == ("",)
 
 
 def test_paths_separated_by_white_space_are_read(tmp_path):
     pairs = read_pairs(write(tmp_path, "1 2 0\na/1.jpg   b/2.jpg 0\na/1.jpg a/2.jpg 1\n"))
     assert pairs.paths == ["1", "2", "a/1.jpg", "b/2.jpg", "a/1.jpg", "a/2.jpg"]
-    assert pairs.same == [False, False, True]
+    assert pairs.is_same == [False, False, True]
 
 
 @pytest.mark.parametrize("content", [LFW, "a b 1\nc d\u00e9 0\n"])
@@ -90,7 +90,7 @@ def test_paths_separated_by_white_space_are_read(tmp_path):
 )
 def test_what_editors_add_changes_nothing(tmp_path, content, change):
     expected, found = read_pairs(write(tmp_path, content)), read_pairs(write(tmp_path, change(content)))
-    assert (found.paths, found.same, found.suffixes) == (expected.paths, expected.same, expected.suffixes)
+    assert (found.paths, found.is_same, found.suffixes) == (expected.paths, expected.is_same, expected.suffixes)
 
 
 def test_lines_are_numbered_as_an_editor_does(tmp_path):
@@ -125,7 +125,7 @@ PATH_LINE = "two paths and 0 or 1"
         ("Abel_Pacheco\t1\t1234567890", "in the place of an image's number"),
         ("Abel_Pacheco\tDean_Barker\t1\t2", "has 'Dean_Barker' in the place"),
         ("Abel_Pacheco\t1\tDean_Barker\tx", "has 'x' in the place"),
-        ("Abel_Pacheco\t1\tAbel_Pacheco\t2", "names one person twice"),
+        ("Abel_Pacheco\t1\tAbel_Pacheco\t2", "names one identity twice"),
         ("../Abel_Pacheco\t1\t2", "leaves the image directory"),
         ("..\t1\t2", "leaves the image directory"),
         ("/etc\t1\t2", "leaves the image directory"),
@@ -173,13 +173,13 @@ def test_a_wrong_line_of_paths_is_named(tmp_path, line, complaint):
 
 
 def test_a_path_with_dots_in_its_name_stays_inside(tmp_path):
-    assert read_pairs(write(tmp_path, "a..b ...c 1\n./d e/./f 0\n")).same == [True, False]
+    assert read_pairs(write(tmp_path, "a..b ...c 1\n./d e/./f 0\n")).is_same == [True, False]
 
 
 @pytest.mark.parametrize(
     "content, counts",
     [
-        (LFW.replace("2\t2", "2\t3"), "announces 6 pairs of one person and 6 of two, but 4 and 4 follow"),
+        (LFW.replace("2\t2", "2\t3"), "announces 6 pairs of one identity and 6 of two, but 4 and 4 follow"),
         (LFW.replace("2\t2", "4\t2"), "announces 8 pairs"),
         (LFW.replace("2\t2", "5"), "announces 5 pairs"),
         (LFW.replace("2\t2", "0"), "announces 0 pairs"),
@@ -199,8 +199,8 @@ def test_a_list_without_pairs_is_reported(tmp_path, content):
 
 
 def test_pairs_of_one_kind_are_reported(tmp_path):
-    assert "all 2 pairs show the same person" in refusal(write(tmp_path, "a b 1\nc d 1\n"))
-    assert "all 1 pairs show different people" in refusal(write(tmp_path, "a b 0\n"))
+    assert "all 2 pairs show the same identity" in refusal(write(tmp_path, "a b 1\nc d 1\n"))
+    assert "all 1 pairs show different identities" in refusal(write(tmp_path, "a b 0\n"))
 
 
 def test_a_list_that_cannot_be_read_is_reported(tmp_path):

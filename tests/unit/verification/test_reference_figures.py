@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from arcface.data.bin_file import VerificationSet
 from arcface.verification.evaluator import Verification
-from arcface.verification.metrics import THRESHOLDS, auc, best_threshold, kfold_accuracy, roc, roc_from_counts
+from arcface.verification.metrics import THRESHOLDS, kfold_accuracy
 from arcface.verification.report import report_pairs, write_report
+from arcface.verification.roc import auc, best_threshold, roc, roc_from_counts
 
 thorough = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 value = st.integers(-4, 4).map(lambda n: n / 4) | st.floats(-1, 1)

@@ -12,9 +12,10 @@ from arcface.data.bin_file import VerificationSet
 from arcface.errors import UserError
 from arcface.io.figures import pixels
 from arcface.verification.evaluator import Verification
-from arcface.verification.metrics import auc, equal_error_rate, kfold_accuracy, roc, tar_at_far, tar_band
+from arcface.verification.metrics import kfold_accuracy
 from arcface.verification.plots import roc_figure, thinned, thinned_figure
 from arcface.verification.report import WORST, SetReport, report_pairs, write_report
+from arcface.verification.roc import auc, equal_error_rate, roc, tar_at_far, tar_band
 
 
 def made_up(pairs: int, name: str = "tiny"):
@@ -49,8 +50,8 @@ def test_the_worst_mistakes_come_first_with_their_own_images():
     one = report_pairs(pairs, result)
     accepted = result.similarities >= one.threshold
     expected = {
-        "false_accepts": sorted(np.flatnonzero(accepted & ~pairs.same), key=lambda pair: -result.similarities[pair]),
-        "false_rejects": sorted(np.flatnonzero(~accepted & pairs.same), key=lambda pair: result.similarities[pair]),
+        "false_accepts": sorted(np.flatnonzero(accepted & ~pairs.is_same), key=lambda pair: -result.similarities[pair]),
+        "false_rejects": sorted(np.flatnonzero(~accepted & pairs.is_same), key=lambda pair: result.similarities[pair]),
     }
     assert one.counts == tuple(map(len, expected.values())) and min(one.counts) > WORST
     for kind, numbers in expected.items():
@@ -64,7 +65,7 @@ def test_the_worst_mistakes_come_first_with_their_own_images():
 def test_no_other_threshold_makes_fewer_mistakes():
     pairs, result = made_up(600)
     one = report_pairs(pairs, result)
-    fewest = min(np.count_nonzero((result.similarities >= threshold) != pairs.same) for threshold in result.similarities)
+    fewest = min(np.count_nonzero((result.similarities >= threshold) != pairs.is_same) for threshold in result.similarities)
     assert sum(one.counts) == fewest
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface.verification.metrics import (
+from arcface.verification.roc import (
     FAR_TARGETS,
     OperatingPoint,
     Roc,
@@ -295,8 +295,8 @@ def test_single_precision_and_flags_0_and_1_will_do_and_the_arguments_are_left_a
         ([], [], "n > 0 pairs"),
         ([0.1, 0.2], [True], "n > 0 pairs"),
         ([[0.1, 0.2]], [[True, False]], "n > 0 pairs"),
-        ([0.1, 0.2], [True, True], "of one person and pairs of two"),
-        ([0.1, 0.2], [False, False], "of one person and pairs of two"),
+        ([0.1, 0.2], [True, True], "of one identity and pairs of two"),
+        ([0.1, 0.2], [False, False], "of one identity and pairs of two"),
         ([0.1, math.nan], [True, False], "1 of 2 similarities are not finite"),
         ([math.inf, -math.inf], [True, False], "2 of 2 similarities are not finite"),
     ],
@@ -316,8 +316,8 @@ def test_pairs_that_have_no_roc_are_an_error(similarities, same, message):
         ([0.1, 0.2], [1, 1], [0.5, 1], "whole numbers"),
         ([0.1, math.nan], [1, 1], [1, 1], "not finite"),
         ([-math.inf, 0.1], [1, 1], [1, 1], "not finite"),
-        ([0.1, 0.2], [0, 0], [1, 1], "of one person and pairs of two"),
-        ([0.1], [1], [0], "of one person and pairs of two"),
+        ([0.1, 0.2], [0, 0], [1, 1], "of one identity and pairs of two"),
+        ([0.1], [1], [0], "of one identity and pairs of two"),
     ],
 )
 def test_counts_that_have_no_roc_are_an_error(thresholds, positives, negatives, message):

@@ -10,7 +10,7 @@ from protocol_files import refusal, write
 
 from arcface.verification import templates
 from arcface.verification.ijb import read_protocol
-from arcface.verification.metrics import roc, tar_at_far
+from arcface.verification.roc import roc, tar_at_far
 from arcface.verification.templates import aggregate, image_features, score
 
 thorough = settings(deadline=None, derandomize=True, database=None, max_examples=150)

@@ -17,7 +17,7 @@ from arcface.config import ValidConfig
 from arcface.data.bin_file import read_bin, write_bin
 from arcface.io.images import decode, normalise
 from arcface.verification.ijb import read_protocol
-from arcface.verification.metrics import tar_at_far
+from arcface.verification.roc import tar_at_far
 from arcface.verification.templates import aggregate, image_features, score
 
 NETWORK = "MobileFaceNet_128"
@@ -143,7 +143,7 @@ def test_a_report_covers_all_sets_and_states_the_run(validate, tmp_path):
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(validate, refused, monkeypatch, published, sets, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["valid.py", *arguments(published, sets), f"--report={tmp_path / 'file'}"])
-    monkeypatch.setattr("arcface.verification.verifier.verify", None)
+    monkeypatch.setattr("arcface.verification.checkpoint.verify", None)
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--val_targets=tiny"])
     assert "file: cannot be written (File exists); choose another directory" in refused(valid.main)
 
@@ -182,7 +182,7 @@ def validate_published(real_data, tmp_path, monkeypatch, capsys):
 
 def test_the_published_model_tells_the_faces_of_a_part_of_lfw_apart(validate_published, real_data, tmp_path):
     lfw = read_bin(real_data / "lfw.bin")
-    write_bin(tmp_path / "part.bin", lfw.images[:1200], lfw.same[:600].tolist())
+    write_bin(tmp_path / "part.bin", lfw.images[:1200], lfw.is_same[:600].tolist())
     xnorm, accuracy, _ = validate_published(tmp_path, "part")
     assert float(xnorm.removeprefix("part][0]XNorm: ")) == pytest.approx(10.548, abs=0.3)  # that of all of LFW
     assert float(accuracy.removeprefix("part][0]Accuracy-Flip: ").split("+-")[0]) > 0.985

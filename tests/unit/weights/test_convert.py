@@ -16,10 +16,11 @@ from arcface.config import ValidConfig, parse
 from arcface.data.bin_file import read_bin
 from arcface.errors import UserError
 from arcface.io.images import decode, normalise
-from arcface.verification.verifier import valid
+from arcface.verification.checkpoint import verify_checkpoint
 from arcface.weights.convert import convert, main, write
 from arcface.weights.mxnet import read_params
-from arcface.weights.state_dict import load_backbone, read_backbone, read_state_dict, safetensors_bytes, state_dict_bytes
+from arcface.weights.run_directory import read_backbone
+from arcface.weights.state_dict import load_backbone, read_state_dict, safetensors_bytes, state_dict_bytes
 
 NETWORK = "MobileFaceNet_128"
 
@@ -189,10 +190,10 @@ def test_the_verification_names_the_file_that_it_took(tmp_path, state):
     config = ValidConfig(checkpoint=str(tmp_path), embedding_size=64, device="cpu", engine="paddle")
     (tmp_path / f"{NETWORK}.safetensors").write_bytes(safetensors_bytes(state))
     with pytest.raises(UserError, match=rf"{tmp_path}/{NETWORK}.safetensors: linear1.conv.weight has shape \[128"):
-        valid(config)
+        verify_checkpoint(config)
     (tmp_path / f"{NETWORK}.pdparams").write_bytes(state_dict_bytes(state))
     with pytest.raises(UserError, match=rf"{tmp_path}/{NETWORK}.pdparams: linear1.conv.weight has shape \[128"):
-        valid(config)
+        verify_checkpoint(config)
 
 
 # ---- the command

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from arcface.backbones import BACKBONES, create_backbone
 from arcface.errors import UserError
 from arcface.weights.convert import convert
-from arcface.weights.state_dict import load_backbone, read_backbone, read_state_dict, safetensors_bytes, state_dict_bytes
+from arcface.weights.run_directory import read_backbone
+from arcface.weights.state_dict import load_backbone, read_state_dict, safetensors_bytes, state_dict_bytes
 
 NETWORK = "MobileFaceNet_128"
 

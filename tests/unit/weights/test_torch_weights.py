@@ -10,7 +10,8 @@ import pytest
 from arcface.backbones import create_backbone
 from arcface.errors import UserError
 from arcface.weights.convert import convert, main
-from arcface.weights.state_dict import load_backbone, read_backbone
+from arcface.weights.run_directory import read_backbone
+from arcface.weights.state_dict import load_backbone
 
 torch = pytest.importorskip("torch")
 NETWORK = "MobileFaceNet_128"
