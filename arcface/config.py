@@ -36,11 +36,11 @@ class NetworkOptions:
     network: str = "MobileFaceNet_128"
     """Name of the backbone in the registry (arcface/backbones)."""
     embedding_size: Size = 128
-    """Length of the vector that a face becomes."""
+    """Length of the embedding, the vector of a face."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; auto takes a GPU if Paddle can use one."""
+    """Device that computes; auto uses a GPU if Paddle can."""
     rank_timeout: Count = 600
-    """Seconds that ranks wait for one that stands still before they end with an error that names it."""
+    """Seconds that ranks wait for one that makes no progress; they then end with an error that names it."""
 
 
 @dataclass
@@ -48,19 +48,19 @@ class VerificationOptions:
     """Verification on InsightFace .bin sets"""
 
     data_dir: PathName = "MS1M_v2"
-    """The data set: a directory with label.txt, train.rec or a folder for each person, or a .rec file or list by itself."""
+    """The dataset: a directory with label.txt, with train.rec or with a folder for each identity, or a .rec file or list itself."""
     val_dir: PathName | None = None
-    """Directory of the verification .bin files; data_dir, or where that is a file its directory, when not given."""
+    """Directory of the verification .bin files; when not given data_dir or, if that is a file, its directory."""
     val_targets: Names = "lfw,cfp_fp,agedb_30"
-    """Names of the verification sets, separated by commas: lfw, or lfw.bin, reads lfw.bin; '' verifies nothing."""
+    """Verification sets: lfw and lfw.bin both read lfw.bin; '' verifies nothing."""
     val_batch_size: Size = 16
     """Faces embedded at once in verification, each plain and flipped."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
-    """What computes embeddings in verification; auto takes the fastest that can be built (arcface/inference/engines.py)."""
+    """Engine that computes embeddings in verification; auto uses the fastest that can be built (arcface/inference/engines.py)."""
 
     @property
     def val_files(self) -> list[Path]:
-        """The verification sets' files."""
+        """The files of the verification sets."""
         names = [name.strip().removesuffix(".bin") for name in self.val_targets.split(",") if name.strip()]
         directory = Path(self.val_dir or self.data_dir)
         if not self.val_dir and os.path.isfile(directory):
@@ -68,7 +68,7 @@ class VerificationOptions:
         files = [directory / user_path(f"{name}.bin") for name in names]
         called = [file.stem for file in files]
         if repeated := sorted({name for name in called if called.count(name) > 1}):
-            raise UserError(f"--val_targets: several sets are called {repeated[0]}; rename one or leave it out")
+            raise UserError(f"--val_targets: several sets are named {repeated[0]}; rename one or leave it out")
         return files
 
 
@@ -79,43 +79,43 @@ class DataOptions:
     label_file: PathName = "label.txt"
     """List of the training images, relative to data_dir: lines of 'images/00000000.jpg<TAB>0', or a .lst, .csv or .parquet."""
     outside_paths: Literal[0, 1] = 0
-    """1 lets the label file name images outside of data_dir, by an absolute path or by '..'."""
+    """1 allows the label file to name images outside data_dir, by an absolute path or by '..'."""
     num_classes: Count | None = None
-    """Number of people; read from the labels when not given."""
+    """Number of identities; read from the labels when not given."""
     num_workers: Workers = 2
     """Processes per rank that read and decode images (on Linux); 0 decodes in the training process."""
     shuffle: Literal["global", "blocks"] = "global"
-    """How an epoch is shuffled: all images, or so that images read together lie near each other, for slow disks."""
+    """How an epoch is shuffled: all images, or in blocks of neighbouring images, which slow disks read faster."""
     sampling: Literal["natural", "balanced"] = "natural"
-    """What an epoch holds: every image once, or as many images, of every person equally often."""
+    """What an epoch contains: every image once, or as many images, of every identity equally often."""
     augment_photometric: Probability = 0.0
     """Probability that an image's brightness, contrast and saturation are changed."""
     augment_low_resolution: Probability = 0.0
     """Probability that an image is shrunk and enlarged again."""
     augment_crop: Probability = 0.0
-    """Probability that a part of an image is kept and the rest made black."""
+    """Probability that only a part of an image is kept and the rest is black."""
     augment_occlusion: Probability = 0.0
     """Probability that a rectangle of an image is covered."""
     scan_images: CountOrZero = 10000
     """How many images, spread evenly over the list, to decode before training starts."""
     max_bad_images: CountOrZero = 10
-    """Different images that may turn out unreadable during training before the run stops."""
+    """Number of images that may prove unreadable during training before the run stops."""
 
 
 @dataclass
 class HeadOptions:
-    """Head: cos(margin1 * angle + margin2) - margin3 on the true class, times scale"""
+    """Head: cos(margin1 * angle + margin2) - margin3 on the target class, times scale"""
 
     margin1: Positive = 1.0
     """Multiplies the angle (SphereFace)."""
     margin2: Angle = 0.5
-    """Is added to the angle, in radians (ArcFace)."""
+    """Added to the angle (ArcFace)."""
     margin3: CosineDifference = 0.0
-    """Is subtracted from the cosine (CosFace)."""
+    """Subtracted from the cosine (CosFace)."""
     scale: Positive = 64.0
     """Multiplies the cosines: the radius of the hypersphere."""
     sample_rate: Share = 1.0
-    """Share of the classes used in a step (Partial FC): the batch's own and random others."""
+    """Share of the classes used in a step (Partial FC): the batch's own and random negatives."""
 
 
 @dataclass
@@ -131,11 +131,11 @@ class OptimizerOptions:
     weight_decay: PositiveOrZero = 2e-4
     """L2 penalty on all weights of backbone and head."""
     clip_norm: PositiveOrZero = 0.0
-    """Scale the backbone's gradients down to this global norm when they exceed it; 0 never clips."""
+    """Global norm to which larger gradients of the backbone are scaled down; 0 never clips."""
     num_epoch: Count = 32
     """Passes over the training images."""
     max_steps: Count | None = None
-    """Stop after this many steps in all, with a checkpoint; the schedule stays that of num_epoch."""
+    """Stop after this many steps in total, with a checkpoint; the schedule remains that of num_epoch."""
     schedule: Literal["step", "poly"] = "step"
     """How the rate falls after the warm-up: by decay_rate at decay_epochs, or as a polynomial to 0."""
     warmup_epoch: PositiveOrZero = 1.0
@@ -149,7 +149,7 @@ class OptimizerOptions:
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     """Batch norm statistics of each rank's own images, of all ranks' images, or fixed (fine-tuning)."""
     cpu_kernels: Literal["auto", "off"] = "auto"
-    """On a CPU, if there is a C++ compiler: train with kernels built at first use; the backbone with batch_norm local only."""
+    """On a CPU with a C++ compiler, auto trains with kernels built at first use; the backbone's need batch_norm local."""
 
 
 @dataclass
@@ -161,17 +161,17 @@ class RunOptions:
     logdir: PathName = "log"
     """Directory for VisualDL's records and metrics.jsonl."""
     resume: Literal[0, 1] = 0
-    """1 continues from the checkpoint in output."""
+    """1 resumes from the checkpoint in output."""
     init_from: PathName | None = None
-    """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); --resume 1 passes over it."""
+    """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); ignored with --resume 1."""
     save_interval: CountOrZero = 0
-    """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
+    """Also write a checkpoint every this many steps; 0 writes one only at each epoch's end."""
     keep_every: CountOrZero = 0
-    """Keep every so many-th checkpoint for good; 0 keeps only the last and the best."""
+    """Keep every n-th checkpoint permanently; 0 keeps only the last and the best."""
     best_by: str | None = None
     """Verification set by whose accuracy the best checkpoint is kept; the first of val_targets when not given."""
     on_save_error: Literal["stop", "continue"] = "stop"
-    """When a checkpoint cannot be written: stop, or go on with the one before it; at the end, always stop."""
+    """When a checkpoint cannot be written: stop, or continue with the previous one; at the end, always stop."""
     on_nonfinite: OnNonfinite = "stop"
     """When a step's loss or gradient is not finite: stop before its update, or skip:N up to N such steps."""
     log_interval: Count = 100
@@ -206,4 +206,4 @@ class ValidConfig(TemplateOptions, VerificationOptions, NetworkOptions):
     checkpoint: PathName = "emore_arcface"
     """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
     report: PathName | None = None
-    """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
+    """Directory for a report: index.html with tables, curves and the worst errors, and the curves as PNG."""

@@ -1,1 +1,1 @@
-"""`python -m arcface.doctor`: examines a machine, and the data and directories of a training command."""
+"""Doctor: examines this machine, and the data and directories of a training command."""

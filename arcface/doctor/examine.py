@@ -1,4 +1,4 @@
-"""What `python -m arcface.doctor` looks at: software, ranks, machine, training data, verification sets, directories."""
+"""Examination by the doctor, in order: software, ranks, speed, limits, training data, memory, verification sets, directories."""
 
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import rank
@@ -15,9 +15,9 @@ from arcface.io.report import Report
 
 
 def examine(config: TrainConfig) -> int:
-    """Print on rank 0 what is found for a training command, and return the number of findings.
+    """Print the report on a training command, on rank 0 only, and return the number of findings.
 
-    Raises UserError for options that cannot be meant; what is wrong with machine, files and directories is a finding.
+    Raises UserError for options that contradict one another; what is wrong with machine, files or directories is a finding.
     """
     report, val_files = Report(), config.val_files
     if rank():

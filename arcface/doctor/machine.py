@@ -1,4 +1,4 @@
-"""Software, devices, ranks, speed and limits."""
+"""Doctor's examination of software, devices, ranks, speed, limits and memory."""
 
 import math
 import os
@@ -28,13 +28,13 @@ from arcface.system.hardware import size
 from arcface.system.startup import cores, ranks_here, threads, why_memory_is_not_kept
 from arcface.training.memory import check_memory, estimate
 
-RANKS_SECONDS = 60  # of patience with the ranks
-MIN_OPEN_FILES = 1024  # Linux's usual limit
+RANKS_SECONDS = 60  # within which the ranks must answer
+MIN_OPEN_FILES = 1024  # the usual limit on Linux
 OPTIONAL = ("openvino", "onnxruntime", "paddle2onnx")
 
 
 def examine_software(report: Report, device: str, engine: str) -> None:
-    """Report versions and devices, and make `device` Paddle's, or the CPU if that cannot be."""
+    """Report versions and devices, and set `device` as Paddle's, or the CPU if that is not possible."""
     report.line("arcface", f"{arcface.__version__}{_commit()}, Python {platform.python_version()}, {platform.platform()}")
     with_cuda = paddle.device.is_compiled_with_cuda()
     cuda = f"CUDA {paddle.version.cuda()}, cuDNN {paddle.version.cudnn()}" if with_cuda else "no CUDA"
@@ -52,9 +52,9 @@ def examine_software(report: Report, device: str, engine: str) -> None:
     gpus = hardware.gpus()
     advice = None
     if with_cuda and not gpus:
-        advice = "this Paddle is built for GPUs and finds none: see nvidia-smi, and in Docker give --gpus all"
+        advice = "this Paddle is built for GPUs and finds none: check nvidia-smi, and in Docker pass --gpus all"
     elif not with_cuda and hardware.has_nvidia_driver():
-        advice = f"this machine has an NVIDIA driver, and Paddle is built for CPU; {how_to_install('gpu')}"
+        advice = f"this machine has an NVIDIA driver, but Paddle is built for CPU; {how_to_install('gpu')}"
     report.line("GPUs", ", ".join(f"{name} ({size(total)})" for name, total in gpus) or "none", advice)
     paddle.set_device("cpu")
     chosen = "cpu"
@@ -66,17 +66,17 @@ def examine_software(report: Report, device: str, engine: str) -> None:
 
 
 def examine_ranks(report: Report, device: str) -> None:
-    """Report a round trip over the launcher's ranks or, without a launcher, over some that are started for it."""
+    """Report a self-check of the launcher's ranks or, without a launcher, of two that are started for it."""
     launched = "PADDLE_LOCAL_SIZE" in os.environ
     ranks = None
     if not launched and (device == "cpu" or len(hardware.gpus()) < 2):
         device, ranks = "cpu", 2
     with report.examining("ranks"):
         found = round_trip(device, ranks, RANKS_SECONDS)
-        if found is None:  # this is another rank than 0
+        if found is None:  # this is not rank 0
             return
         if found.ranks == 1:
-            report.line("ranks", "1, alone")
+            report.line("ranks", "one process")
             return
         wrong = f"wrong values from {', '.join(found.wrong)}: train with one rank, and report this" if found.wrong else None
         report.line(
@@ -90,13 +90,13 @@ def examine_ranks(report: Report, device: str) -> None:
 
 
 def examine_speed(report: Report) -> None:
-    """Report processor, threads, and whether BLAS and malloc are as fast as the settings of system/startup.py make them."""
+    """Report processor and threads, and whether BLAS and malloc are as fast as system/startup.py should make them."""
     quota = hardware.cgroup_limits().cores
     report.line(
         "CPU",
         f"{hardware.processor()}, {os.cpu_count()} cores, {cores()} usable{'' if quota is None else f', {quota:g} by cgroup'},"
         f" load {os.getloadavg()[0]:.1f}; threads of a rank: {threads()}",
-        f"more threads than the cgroup's cores stall one another: set OMP_NUM_THREADS={max(1, int(quota / ranks_here()))}"
+        f"more threads than the cgroup's cores slow one another down: set OMP_NUM_THREADS={max(1, int(quota / ranks_here()))}"
         if quota is not None and threads() * ranks_here() > max(quota, ranks_here())
         else None,
     )
@@ -107,13 +107,13 @@ def examine_speed(report: Report) -> None:
     report.line(
         "GEMM",
         f"{ours / 1e9:.0f} GFLOP/s on the CPU (NumPy: {theirs / 1e9:.0f}), MKL_DEBUG_CPU_TYPE is {setting or 'not set'}",
-        "Paddle's BLAS takes a slow path: see MKL_DEBUG_CPU_TYPE in arcface/system/startup.py" if ours < theirs / 2 else None,
+        "Paddle's BLAS uses slow code: see MKL_DEBUG_CPU_TYPE in arcface/system/startup.py" if ours < theirs / 2 else None,
     )
     speed, renewed = hardware.sum_speed(12_500_000)
     reason = why_memory_is_not_kept()
     report.line(
         "allocator",
-        f"freed memory {'goes back to the kernel' if renewed > 0.5 else 'is kept'} ({reason or 'malloc is told to keep it'});"
+        f"freed memory {'returns to the kernel' if renewed > 0.5 else 'is kept'} ({reason or 'malloc is set to keep it'});"
         f" sums of 50 MB arrays: {speed / 1e9:.1f} GB/s",
         "every operation pays for page faults: see arcface/system/startup.py" if renewed > 0.5 else None,
     )
@@ -123,7 +123,7 @@ def examine_speed(report: Report) -> None:
 
 
 def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:
-    """Report memory and open files, and what the batches of the workers take."""
+    """Report memory, the memory of the workers' batches, and the limit of open files."""
     known, limit = hardware.memory(), hardware.cgroup_limits().memory
     if known:
         report.line("memory", f"{size(known[0])}, {size(known[1])} available" + (f", {size(limit)} by cgroup" if limit else ""))
@@ -132,8 +132,8 @@ def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:
         available = min(known[1] if known else math.inf, limit or math.inf)
         report.line(
             "workers",
-            f"hold {size(needed)} of batches",
-            "more than there is: take fewer --num_workers or a smaller --batch_size" if needed > available else None,
+            f"{size(needed)} of batches",
+            "more than the available memory: use fewer --num_workers or a smaller --batch_size" if needed > available else None,
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = 0 < soft < MIN_OPEN_FILES
@@ -145,13 +145,13 @@ def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:
 
 
 def examine_memory(report: Report, config: TrainConfig, num_classes: int) -> None:
-    """Report what a training takes of memory, and whether there is as much."""
+    """Report how much memory the training needs, and whether it is available."""
     with report.examining("training"):
         device = paddle.get_device()
         warning = check_memory(config, num_classes, world_size(), ranks_here(), device)
         needed = estimate(config, num_classes, world_size(), device)
         parts = ", ".join(f"{name} {size(count)}" for name, count in needed._asdict().items())
-        report.line("training", f"takes about {size(needed.total)} a rank: {parts}", warning)
+        report.line("training", f"needs about {size(needed.total)} per rank: {parts}", warning)
 
 
 def _version(package: str) -> str | None:
@@ -162,7 +162,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str:
-    """Return the commit that this code is of, and whether it was changed since, where git knows."""
+    """Return the commit of this code and whether it has been changed since, as git knows it; else ""."""
     directory = Path(arcface.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -170,7 +170,7 @@ def _commit() -> str:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        # An installed copy may lie in somebody else's repository.
+        # An installed copy may lie in another project's repository.
         known = git("ls-files", "__init__.py") and git("describe", "--always", "--dirty=, changed", "--exclude=*")
     except (OSError, subprocess.TimeoutExpired):
         known = ""

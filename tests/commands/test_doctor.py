@@ -36,7 +36,7 @@ def face(seed: int, colour=SKIN, size=(112, 112)) -> bytes:
 
 @pytest.fixture
 def data_set(tmp_path):
-    """A healthy data set of 12 images of 4 people and a verification set, good.bin, of other images."""
+    """A healthy data set of 12 images of 4 identities and a verification set, good.bin, of other images."""
     (tmp_path / "data" / "images").mkdir(parents=True)
     for index in range(12):
         (tmp_path / "data" / "images" / f"{index}.png").write_bytes(face(index))
@@ -115,20 +115,20 @@ def test_where_all_is_well_one_screen_says_so_and_nothing_is_left_behind(doctor,
     assert len(lines) <= 45 and max(map(len, lines)) <= 100
     for said in (
         "2 on cpu over gloo, started for this test: right values",
-        "12 images of 4 people",
+        "12 images of 4 identities",
         "3 to 3 images, median 3",
         "listed twice    no image",
         "all readable, 112x112",
         "RGB, as expected of faces",
-        "emore_arcface, to be made in",
+        "emore_arcface, to be created in",
         "no two images have the same content",
-        "4 pairs, 2 of one person; 8 images",
+        "4 pairs, 2 of one identity; 8 images",
     ):
         assert said in done.stdout, done.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_is_missing_is_a_finding_and_the_examination_goes_on(doctor):
+def test_what_is_missing_is_a_finding_and_the_examination_continues(doctor):
     done = doctor("--data_dir=nowhere", "--output=/proc/x", "--network=Net", "--device=cpu")
     assert done.returncode == 1 and done.stderr == "", done
     for finding in (
@@ -194,16 +194,16 @@ def test_rows_that_are_listed_twice_are_counted_and_not_taken_for_copies(trainin
     with (data_set / "label.txt").open("a") as file:
         file.write("images/3.png\t3\nimages/5.png\t0\nimages/5.png\t1\n")
     text, (finding,) = training()
-    assert "3 rows, 1 of them as another person" in text
-    assert finding.startswith("remove rows; the first is") and finding.endswith("label.txt line 13: images/3.png")
+    assert "3 entries, 1 of them as another identity" in text
+    assert finding.startswith("remove the repeated entries; the first is") and finding.endswith("label.txt line 13: images/3.png")
 
 
 def test_copies_under_other_names_are_counted(training, data_set):
     for copy, original in ((4, 0), (7, 2)):
         (data_set / "images" / f"{copy}.png").write_bytes(face(original))
     text, (finding,) = training()
-    assert "2 with the content of another image, 1 of them as another person" in text
-    assert re.search(r"line 5: images/4.png is .*line 1: images/0.png", finding)
+    assert "2 with the content of another image, 1 of them as another identity" in text
+    assert re.search(r"line 5: images/4.png equals .*line 1: images/0.png", finding)
 
 
 def test_images_of_other_sizes_and_unreadable_ones_are_counted_and_the_first_is_named(training, data_set):
@@ -266,7 +266,7 @@ def test_images_of_the_training_sample_in_a_verification_set_are_a_leak(data_set
 def test_an_ijb_style_directory_is_read(verification, data_set):
     protocol_files.write(data_set)
     text, findings = verification("IJB-X")
-    assert "6 pairs (2 of one person) of templates of 7 images; for valid.py only" in text and findings == []
+    assert "6 pairs (2 of one identity) of templates of 7 images; for valid.py only" in text and findings == []
 
 
 # the directories
@@ -274,7 +274,7 @@ def test_an_ijb_style_directory_is_read(verification, data_set):
 
 def test_directories_that_are_not_there_yet_are_no_finding_and_are_not_made(directories, tmp_path):
     text, findings = directories(f"--output={tmp_path / 'a' / 'b'}", f"--logdir={tmp_path / 'c'}")
-    assert findings == [] and text.count(f"to be made in {tmp_path}: writable") == 2 and not any(tmp_path.iterdir())
+    assert findings == [] and text.count(f"to be created in {tmp_path}: writable") == 2 and not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("directory, reason", [("/proc/x", "No such file or directory"), ("{file}/x", "Not a directory")])
@@ -287,7 +287,7 @@ def test_a_directory_that_cannot_be_written_is_a_finding(directories, tmp_path, 
 
 def test_too_little_room_for_two_checkpoints_is_a_finding(directories, tmp_path):
     text, (finding,) = directories(f"--output={tmp_path}", f"--logdir={tmp_path}", classes=10**12)
-    assert "a checkpoint takes 931 TiB" in text and finding.startswith("too little room")
+    assert "a checkpoint takes 931 TiB" in text and finding.startswith("too little space")
 
 
 def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(directories, start_process, repository, tmp_path):
@@ -310,10 +310,10 @@ def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(dire
 
 def test_batches_that_take_more_memory_than_there_is_are_a_finding(printed):
     _, (finding,) = printed(machine.examine_limits, 10**12, 1)
-    assert finding.startswith("more than there is: take fewer --num_workers")
+    assert finding.startswith("more than the available memory: use fewer --num_workers")
     assert printed(machine.examine_limits, 10**12, 0)[1] == []
     text, findings = printed(machine.examine_limits, 512, 2)
-    assert "hold 73.5 MiB of batches" in text and findings == []
+    assert "73.5 MiB of batches" in text and findings == []
 
 
 def test_few_open_files_are_a_finding(printed):
@@ -330,9 +330,9 @@ def test_few_open_files_are_a_finding(printed):
     "facts, complaint",
     [
         ({}, None),
-        ({"cgroup_limits": CgroupLimits(0.5, None)}, "more threads than the cgroup's cores stall one another"),
+        ({"cgroup_limits": CgroupLimits(0.5, None)}, "more threads than the cgroup's cores slow one another down"),
         ({"cgroup_limits": CgroupLimits(2, None)}, None),
-        ({"product_speed": (20e9, 80e9)}, "Paddle's BLAS takes a slow path"),
+        ({"product_speed": (20e9, 80e9)}, "Paddle's BLAS uses slow code"),
         ({"sum_speed": (4e9, 1.0)}, "every operation pays for page faults"),
     ],
     ids=["well", "half a core", "two cores", "BLAS", "malloc"],
@@ -374,7 +374,7 @@ def test_sizes_are_written_for_people():
 
 def test_a_batch_larger_than_the_data_set_is_told(training):
     _, findings = training("--batch_size=16")
-    assert findings == ["--batch_size 16 is more than that, and the rest of each batch is fillers: take a smaller one"]
+    assert findings == ["--batch_size 16 is more than that, and the rest of each batch is padding: use a smaller one"]
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(pr
     assert (finding is None) == (findings == [])
     if finding is None:
         parts = r"process .*, weights 3.9 MiB, .* activations .* GiB, centres 10 KiB"
-        assert re.search(rf"^training +takes about .* GiB a rank: {parts}", text)
+        assert re.search(rf"^training +needs about .* GiB per rank: {parts}", text)
     else:
         assert finding in findings[0]
 
@@ -403,7 +403,7 @@ def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(pr
 def test_a_home_that_cannot_be_written_is_told(directories, tmp_path, monkeypatch):
     monkeypatch.setattr("arcface.system.home.REAL", tmp_path / "nowhere")
     text, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
-    assert re.search(r"^home +.*nowhere cannot be written \(No such file or directory\): libraries get a temporary one", text, re.M)
+    assert re.search(r"^home +.*nowhere cannot be written \(No such file or directory\): libraries use a temporary one", text, re.M)
     assert not findings
 
 
@@ -411,4 +411,4 @@ def test_a_run_that_holds_the_logdir_is_named(directories, tmp_path):
     (tmp_path / "log").mkdir()
     with locked(tmp_path / "log"):
         _, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}/log")
-    assert len(findings) == 1 and findings[0].endswith("so a second run is refused: end it or choose another --logdir")
+    assert len(findings) == 1 and findings[0].endswith("so a second run would be refused: end it or choose another --logdir")
