@@ -470,12 +470,12 @@ TABLE = [
     ),
     ("name too long", f"train --output={'x' * 300}", f"{'x' * 300} cannot be written (File name too long); choose"),
     # ---- weights to start from
-    ("no weights", "train --init_from=nothing.pdparams", "nothing.pdparams: cannot be read (No such file or directory); give a"),
-    ("weights that are a directory", "train --init_from=weights", "weights: cannot be read (Is a directory); give a"),
+    ("no weights", "train --init_from=nothing.pdparams", "nothing.pdparams: cannot be read (No such file or directory); pass a"),
+    ("weights that are a directory", "train --init_from=weights", "weights: cannot be read (Is a directory); pass a"),
     (
         "weights that are a pipe",
         f"train --init_from=weights/{BACKBONE}",
-        f"weights/{BACKBONE}: cannot be read (Not a regular file); give",
+        f"weights/{BACKBONE}: cannot be read (Not a regular file); pass",
         pipe(f"weights/{BACKBONE}"),
     ),
     (
@@ -487,13 +487,13 @@ TABLE = [
     (
         "damaged safetensors",
         "train --init_from=a.safetensors",
-        "a.safetensors: no safetensors file, or a damaged one",
+        "a.safetensors: not a safetensors file, or a damaged one",
         file("a.safetensors", b"damaged"),
     ),
     (
         "weights of another size",
         f"train --init_from=weights/{BACKBONE} --embedding_size=64",
-        f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1]; give",
+        f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1]; pass",
     ),
     (
         "weights of another network",
@@ -589,7 +589,7 @@ TABLE = [
     (
         "protocol without its lists",
         "valid --val_targets=images",
-        "data/images/meta/*_face_tid_mid.txt: no such file; give a protocol",
+        "data/images/meta/*_face_tid_mid.txt: no such file; pass a protocol",
     ),
     ("set that is a directory", "valid", "data/tiny.bin: cannot be read (Is a directory); correct", directory("data/tiny.bin")),
     ("set that is a pipe", "valid", "data/tiny.bin: cannot be read (Not a regular file); correct", pipe("data/tiny.bin")),
@@ -613,7 +613,7 @@ TABLE = [
         "data/tiny.bin: 7 images for 4 pairs, not two a pair; pack",
         set_of(lambda images, same: (images[:7], same)),
     ),
-    ("set without pairs", "valid", "data/tiny.bin: holds no pairs; fetch", set_of(lambda images, same: ([], []))),
+    ("set without pairs", "valid", "data/tiny.bin: contains no pairs; download", set_of(lambda images, same: ([], []))),
     (
         "set of one kind",
         "valid",
@@ -623,10 +623,10 @@ TABLE = [
     (
         "flag that is 2",
         "valid",
-        "data/tiny.bin: no verification set, pickle((images, same)): the flag of pair 3 is neither true",
+        "data/tiny.bin: not a verification set, pickle((images, is_same)): the flag of pair 3 is neither true",
         set_of(lambda images, same: (images, [1, 0, 1, 2])),
     ),
-    ("dict for a set", "valid", "data/tiny.bin: no verification set", set_of(lambda images, same: {"images": images})),
+    ("dict for a set", "valid", "data/tiny.bin: not a verification set", set_of(lambda images, same: {"images": images})),
     ("set that runs a program", "valid", "data/tiny.bin: refused, because it asks for posix.system", set_of(lambda *_: Attack())),
     (
         "truncated image in a set",
@@ -647,8 +647,8 @@ TABLE = [
         f"nowhere: looked for {BACKBONE} and {NETWORK}.safetensors, found neither",
     ),
     ("no weights in it", "valid --checkpoint=data", f"data: looked for {BACKBONE} and {NETWORK}.safetensors, found neither"),
-    ("file for its directory", f"valid --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; give the directory"),
-    ("pipe for weights", "valid", f"weights/{BACKBONE}: cannot be read (Not a regular file); give", pipe(f"weights/{BACKBONE}")),
+    ("file for its directory", f"valid --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; pass its directory"),
+    ("pipe for weights", "valid", f"weights/{BACKBONE}: cannot be read (Not a regular file); pass", pipe(f"weights/{BACKBONE}")),
     ("truncated weights", "valid", f"weights/{BACKBONE}: cut off, damaged or no pickle", cut(f"weights/{BACKBONE}")),
     (
         "weights that run a program",
@@ -660,13 +660,13 @@ TABLE = [
     (
         "whole numbers for weights",
         "valid",
-        f"weights/{BACKBONE}: conv1.conv.weight is of type int64, not floating point; fetch",
+        f"weights/{BACKBONE}: conv1.conv.weight is of type int64, not floating point; download",
         state_of(lambda state: {**state, "conv1.conv.weight": state["conv1.conv.weight"].astype(np.int64)}),
     ),
     (
         "weights that are not finite",
         "valid",
-        f"weights/{BACKBONE}: 'conv1.conv.weight' holds values that are no finite float32; fetch",
+        f"weights/{BACKBONE}: 'conv1.conv.weight' contains values that are not finite as float32; download",
         state_of(lambda state: {**state, "conv1.conv.weight": state["conv1.conv.weight"] * np.float32(np.nan)}),
     ),
     (
@@ -692,9 +692,9 @@ TABLE = [
     (
         "pack: no list",
         "pack_bin --pairs=nothing.txt",
-        "nothing.txt: No such file or directory; give the list of pairs with --pairs",
+        "nothing.txt: No such file or directory; pass the list of pairs with --pairs",
     ),
-    ("pack: list that is a directory", "pack_bin --pairs=data", "data: Is a directory; give the list of pairs with --pairs"),
+    ("pack: list that is a directory", "pack_bin --pairs=data", "data: Is a directory; pass the list of pairs with --pairs"),
     ("pack: empty list", "pack_bin", "pairs.txt: lists no pairs; each line is", paired()),
     (
         "pack: flag that is 2",
@@ -716,20 +716,20 @@ TABLE = [
     (
         "pack: output without a directory",
         "pack_bin --output=nowhere/mine.bin",
-        "nowhere/mine.bin: its directory does not exist; make",
+        "nowhere/mine.bin: its directory does not exist; create",
     ),
     (
         "pack: output that is there",
         "pack_bin --output=data/tiny.bin",
-        "data/tiny.bin: exists already; give another name, or --overwrite",
+        "data/tiny.bin: exists already; pass another name, or --overwrite",
     ),
     (
         "pack: output over the list",
         "pack_bin --output=pairs.txt --overwrite",
         "pairs.txt: valid.py would not find it; name it pairs.bin",
     ),
-    # ---- python -m arcface.weights.convert
-    ("convert: no arguments", "weights", "the following arguments are required: SOURCE, DESTINATION; see --help"),
+    # ---- python -m arcface.weights
+    ("convert: no arguments", "weights", "missing arguments: SOURCE, DESTINATION; see --help"),
     ("convert: no file", f"weights a.params {BACKBONE}", "a.params: cannot be read (No such file or directory); correct the path"),
     (
         "convert: another kind",
@@ -760,7 +760,7 @@ TABLE = [
         "weights a.params x.pdparams",
         f"x.pdparams: valid.py would not find it; name it {BACKBONE}",
     ),
-    ("convert: destination that is there", f"weights a.params weights/{BACKBONE}", f"weights/{BACKBONE}: is there already; choose"),
+    ("convert: destination that is there", f"weights a.params weights/{BACKBONE}", f"weights/{BACKBONE}: exists already; choose"),
     (
         "convert: another network",
         "weights a.params ResNet.pdparams --network=ResNet",
@@ -770,7 +770,7 @@ TABLE = [
     (
         "convert: size beyond all memory",
         f"weights a.params {BACKBONE} --embedding_size=1000000000",
-        "--embedding_size: invalid Size value",
+        "--embedding_size: must be a whole number from 1 to 65536, not '1000000000'; see",
     ),
     # ---- datasets/demo.py
     (
@@ -784,12 +784,12 @@ TABLE = [
     (
         "MXNet's weights",
         "train --init_from=a.params",
-        "a.params: is an MXNet file; run python -m arcface.weights.convert a.params converted/<network>.pdparams and give",
+        "a.params: is an MXNet file; run python -m arcface.weights a.params converted/<network>.pdparams and pass",
     ),
     (
         "PyTorch's weights",
         "train --init_from='a b.pth'",
-        "a b.pth: is a PyTorch file; run python -m arcface.weights.convert 'a b.pth'",
+        "a b.pth: is a PyTorch file; run python -m arcface.weights 'a b.pth'",
     ),
     ("MXNet's weights for a directory", "valid --checkpoint=a.params", "a.params: is an MXNet file; run", file("a.params", "")),
     (
@@ -816,8 +816,8 @@ TABLE = [
     (
         "pack: backslashes",
         "pack_bin --images=data",
-        "pairs.txt line 1: images\\00000000.jpg: no such file in data, but there is"
-        f" {A}: replace the backslashes in the list by slashes",
+        "pairs.txt line 1: images\\00000000.jpg: no such file in data, but"
+        f" {A} exists: replace the backslashes in the list by slashes",
         paired(r"images\00000000.jpg images/00000001.jpg 1", r"images\00000000.jpg images\00000002.jpg 0"),
     ),
     (
@@ -857,7 +857,7 @@ TABLE = [
 # What an instruction begins with, after the ';', ':' or '?' that ends the complaint.
 INSTRUCTION = re.compile(
     r"[;:?,] (see|did you|--help lists|options are written|give|leave|take|write|remove|rename|correct|restore|replace|relabel|list"
-    r"|each line is|save|align|choose|start with|resume with|update|use|pack|fetch|name|run|make|it must be) "
+    r"|each line is|save|align|choose|start with|resume with|update|use|pack|pass|create|download|fetch|name|run|make|it must be) "
 )
 
 
