@@ -3,6 +3,7 @@
 # make test-all       what make test leaves out: every case, thirty kills, whole LFW, fuzzing, Paddle 2.6.2
 # make test-pythons   the demo and the core tests on each Python; PYTHONS='python3.12 python3.13' chooses
 # make lint           ruff and mypy
+# make docs           docs/options.md and the diagram of docs/architecture.md, from the code
 # make setup          only the virtual environment, with the package as it is in this checkout; PYTHON=python3.12 chooses its Python
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ export CORE_TESTS ?= tests/unit tests/commands/test_errors.py tests/commands/tes
 SUPPORTED := 3.10 3.11 3.12 3.13
 PYTHON_VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: setup setup-tests demo test test-all test-pythons lint
+.PHONY: setup setup-tests demo test test-all test-pythons lint docs
 
 setup: $(VENV)/ready
 setup-tests: $(VENV)/ready-tests
@@ -52,7 +53,7 @@ demo: setup
 		--log_dir $(DEMO_RUN)/launch --log_level WARNING \
 		train.py --config configs/demo_cpu.yaml --output $(DEMO_RUN) --logdir $(DEMO_RUN)/log
 	$(BIN)/python valid.py --checkpoint $(DEMO_RUN) --data_dir datasets/demo --val_targets demo
-	@echo "Curves: $(BIN)/visualdl --logdir $(DEMO_RUN)/log --language en"
+	@echo "Curves: $(DEMO_RUN)/log/curves.png; in a browser: $(BIN)/visualdl --logdir $(DEMO_RUN)/log --language en"
 
 test: setup-tests
 	$(BIN)/python $(PYTEST)
@@ -67,3 +68,6 @@ lint: setup-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup-tests
+	PYTHONPATH=. $(BIN)/python docs/make_pages.py

@@ -18,8 +18,8 @@ command resumes after an interruption. Photos without a crop are listed in OUTPU
 """
 
 from arcface.command import run
-from arcface.config import parse
 from arcface.data.align_photos import AlignOptions, align_photos
+from arcface.options.command_line import parse
 
 
 def main(arguments: list[str] | None = None) -> None:

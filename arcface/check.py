@@ -18,8 +18,8 @@ The exit code is 0 if nothing is wrong, 1 if something is (also if a copy was wr
 import sys
 
 from arcface.command import run
-from arcface.config import parse
 from arcface.data.checks import CheckOptions, check
+from arcface.options.command_line import parse
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,8 +17,8 @@ Nothing is overwritten. An interrupted run leaves OUTPUT.partial, and the same c
 """
 
 from arcface.command import run
-from arcface.config import parse
 from arcface.data.convert import ConvertOptions, convert
+from arcface.options.command_line import parse
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,8 +17,8 @@ another version of numpy or OpenCV rounds a few pixels differently.
 """
 
 from arcface.command import run
-from arcface.config import parse
 from arcface.data.synthetic import DemoOptions, make_demo
+from arcface.options.command_line import parse
 
 
 def main(arguments: list[str] | None = None, default_output: str | None = None) -> None:

@@ -21,7 +21,7 @@ into the fold before: the accuracy then compares only with that of sets that lac
 """
 
 from arcface.command import run
-from arcface.config import parse
+from arcface.options.command_line import parse
 from arcface.verification.pack_bin import PackOptions, pack_bin
 
 

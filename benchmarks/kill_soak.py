@@ -29,7 +29,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from arcface import safe_pickle  # noqa: E402
+from arcface.io import safe_pickle  # noqa: E402
 from arcface.system.processes import SECONDS_TO_STOP, without_gpus  # noqa: E402
 from arcface.system.startup import start_paddle  # noqa: E402
 

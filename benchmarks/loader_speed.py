@@ -90,11 +90,11 @@ def loop_of_simplejpeg(encoded: list[bytes]) -> Iterator[int]:
 
 
 def ours(file: Path, workers: int, decoder: Callable | None = simplejpeg.decode_jpeg) -> Iterator[int]:
-    from arcface.data.loader import Batches, load
+    from arcface.data.loader import Loader
     from arcface.io import images
 
     images.decode_jpeg = decoder
-    for batch, _ in load(Batches(open_dataset(file), BATCH_SIZE, 0, 0, 1), 0, 10**6, workers):
+    for batch, _ in Loader(open_dataset(file), BATCH_SIZE, 0, 0, 1).batches(0, 10**6, workers):
         yield len(batch)
 
 

@@ -65,7 +65,8 @@ def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
 
     paddle.set_device("cpu")
     start_ranks()
-    model = Model(TrainConfig(batch_size=BATCH_SIZE, cpu_kernels="auto" if kind == "kernels" else "off"), CLASSES)
+    config = TrainConfig(cpu_kernels="auto" if kind == "kernels" else "off")
+    model = Model(config, config, config, CLASSES)
     model.use_cpu_kernels()
     images = paddle.randint(0, 256, [BATCH_SIZE // world_size(), 3, 112, 112]).astype("uint8")
     labels = paddle.randint(0, CLASSES, [BATCH_SIZE // world_size()], dtype="int64")

@@ -1,1 +1,1 @@
-"""Training data: from a list of encoded images to batches of arrays."""
+"""Training data: datasets of encoded images, the tools that make and check them, and the loader of batches."""

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from arcface.config import Count, PathName
 from arcface.data.alignment import align
 from arcface.data.landmarks import FIRST_ROWS, complaint, wrong_order
 from arcface.errors import UserError
 from arcface.io.files import atomic_write
 from arcface.io.images import decode_any_size
+from arcface.options.kinds import Count, PathName
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 MIN_SCORE = 0.6  # of a detected face, 0 to 1

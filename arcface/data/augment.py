@@ -3,7 +3,7 @@
 Crop, low resolution and photometric are those that AdaFace was trained with, each with a probability of 0.2 there (Kim,
 Jain and Liu, CVPR 2022, arXiv:2204.00964); occlusion is Random Erasing (Zhong et al., AAAI 2020, arXiv:1708.04896), in one
 colour. Functions take an image as OpenCV has it, uint8 [height, width, 3], BGR, and return another of the same shape; they
-leave the one given as it is. What is random comes from the generator alone.
+leave the one given unchanged. What is random comes from the generator alone.
 """
 
 import math
@@ -29,7 +29,7 @@ class Augmentation:
         return any((self.photometric, self.low_resolution, self.crop, self.occlusion))
 
     def __call__(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Return the image with the changes whose turn it is; what is cut away or covered, nothing changes afterwards."""
+        """Return the image with the changes that are drawn; crop and occlusion come last, so that nothing alters their areas."""
         chances = random.random(4)
         if chances[0] < self.photometric:
             image = change_light(image, random)

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from arcface.config import PathName
 from arcface.data.datasets.base import open_dataset
 from arcface.data.duplicates import UNKNOWN, find_copies, image_hash
 from arcface.data.image_statistics import describe_identities
@@ -20,6 +19,7 @@ from arcface.errors import UserError
 from arcface.io.files import atomic_write
 from arcface.io.images import decode_crop, mostly_black
 from arcface.io.report import Report
+from arcface.options.kinds import PathName
 
 BLACK = 1  # the lowest bit of a kept hash: whether the image is black
 FORMAT = 2  # of the file of kept hashes
@@ -73,6 +73,8 @@ def check(options: CheckOptions) -> int:
             Path(options.report).mkdir(exist_ok=True)
         return _check(options)
     except OSError as error:
+        if not options.report or isinstance(error, BrokenPipeError):  # of stdout: nobody reads on
+            raise
         reason = error.strerror or error
         raise UserError(f"--report {options.report}: cannot be written ({reason}); choose another directory") from error
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from arcface.config import PathName
 from arcface.data.datasets.base import Dataset, open_dataset
 from arcface.data.datasets.listed_images import ListedImages
 from arcface.data.names import NAMES, OLD_LABELS, write_old_labels
@@ -11,6 +10,7 @@ from arcface.data.selection import Selection, relabelled, whole
 from arcface.data.writers import WriteOptions, check_absent, check_identities, check_output, describe, write
 from arcface.errors import UserError
 from arcface.io.files import atomic_write
+from arcface.options.kinds import PathName
 
 
 @dataclass(kw_only=True)

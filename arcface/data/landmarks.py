@@ -1,4 +1,4 @@
-"""Whether landmarks are those of a face, in the order of `arcface.data.alignment.TEMPLATE`, and which order would be if not."""
+"""Checks of landmarks: whether they fit a face in the order of `arcface.data.alignment.TEMPLATE`, and if not, which order does."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

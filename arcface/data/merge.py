@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from arcface.config import PathName
 from arcface.data.bin_file import read_bin
 from arcface.data.datasets.base import Dataset, open_dataset
 from arcface.data.duplicates import image_hash
@@ -15,6 +14,7 @@ from arcface.data.ordered_map import ordered_map
 from arcface.data.selection import Selection
 from arcface.data.writers import WriteOptions, check_output, write
 from arcface.errors import UserError
+from arcface.options.kinds import PathName
 
 MOST_DATASETS = 255  # their numbers are kept as uint8
 

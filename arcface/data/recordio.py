@@ -1,6 +1,6 @@
 """MXNet's RecordIO as it is used for images: how records lie in a file, a reader and the encoding of one record.
 
-A record's payload is cut wherever it holds the magic word at a multiple of four bytes; the magic word itself is left out.
+A record's payload is cut wherever it contains the magic word at a multiple of four bytes; the magic word itself is left out.
 Each piece is preceded by the magic word and a word with the kind of piece (3 bits) and its length (29 bits), and followed by
 zeros up to a multiple of four bytes. The payload of an image is a header (number of labels, or 0 and the one label, id, high
 bits of the id), the labels as float32 if they are an array, and the encoded image. All numbers are little-endian.
@@ -52,7 +52,7 @@ def encode(labels: float | Sequence[float], id: int, image: bytes) -> bytes:
     else:
         header = _HEADER.pack(len(labels), 0, id, 0) + struct.pack(f"<{len(labels)}f", *labels)
     if len(header) + len(image) > _MAX_PIECE:
-        raise ValueError(f"a record of {len(header) + len(image)} bytes; RecordIO holds {_MAX_PIECE} at most")
+        raise ValueError(f"a record of {len(header) + len(image)} bytes; RecordIO allows {_MAX_PIECE} at most")
     payload = header + image
     pieces, start, found = [], 0, payload.find(_MAGIC)
     while found >= 0:
@@ -82,7 +82,7 @@ class RecordReader:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error}); correct the path or the permissions") from error
         if self.size == 0 or self.size % 4:
-            raise UserError(f"{path}: {self.size} bytes are no RecordIO file, or one that is cut off; fetch it again")
+            raise UserError(f"{path}: {self.size} bytes are no RecordIO file, or a truncated one; download it again")
 
     def read(self, offset: int, end: int) -> Record:
         """Return the record that begins at byte `offset` and ends by byte `end`."""
@@ -119,7 +119,7 @@ class RecordReader:
 
     def error(self, offset: int, detail: str) -> UserError:
         """Return the error that names file and byte."""
-        return UserError(f"{self.path} byte {offset}: {detail}; fetch the file again, and its index")
+        return UserError(f"{self.path} byte {offset}: {detail}; download the file again, and its index")
 
     def _header(self, first_bytes: bytes, offset: int, end: int) -> tuple[Header, int]:
         """Return the header, and where the record ends, given its first bytes."""

@@ -1,4 +1,4 @@
-"""Which images a step uses, and which of them are flipped: pure functions of (seed, epoch)."""
+"""Samplers: which images a step uses, and which of them are flipped, as pure functions of (seed, epoch)."""
 
 from typing import NamedTuple
 
@@ -12,29 +12,29 @@ _FLIPS_AT_ONCE = 2**20  # a multiple of 8
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Return the number of global batches that hold every image once; the last may be padded."""
+    """Return the number of global batches that contain every image once; the last may be padded."""
     return -(-images // batch_size)
 
 
-class Rows(NamedTuple):
-    """What the rows of a batch are; arrays [n]."""
+class Draws(NamedTuple):
+    """What is drawn for the images of a batch; arrays [n]."""
 
     epoch: int
     indices: np.ndarray  # int64, of the images
     flipped: np.ndarray  # bool
-    padding: np.ndarray  # bool: the row fills up an epoch's last batch and does not count
-    keys: np.ndarray  # int64: what else is drawn for a row is keyed by seed, epoch and this
+    padding: np.ndarray  # bool: the image fills up an epoch's last batch and is not in the loss
+    keys: np.ndarray  # int64: what else is drawn for an image is keyed by seed, epoch and this
 
-    def part(self, rows: slice) -> "Rows":
-        """Return some of the rows."""
-        return Rows(self.epoch, *(values[rows] for values in self[1:]))
+    def part(self, chosen: slice) -> "Draws":
+        """Return the draws of some of the images."""
+        return Draws(self.epoch, *(values[chosen] for values in self[1:]))
 
 
-class EpochOrder:
-    """One epoch: as many rows as there are images, shuffled, cut into global batches.
+class EpochSampler:
+    """One epoch: as many draws as there are images, in a random order, cut into global batches.
 
-    The last batch is filled up with rows from the beginning of the order; `batch` says which rows are such padding. It
-    holds 4 bytes and a bit for each image (8 from 2**31 images up).
+    The last batch is filled up with images from the beginning of the order; `batch` says which are such padding. The sampler
+    takes 4 bytes and a bit per image (8 from 2**31 images up).
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class EpochOrder:
             self._order = (blocks_shuffled if shuffle == "blocks" else shuffled)(len(labels), random)
         self._flips = _flips(len(labels), rng(Stream.FLIP, seed, epoch))
 
-    def batch(self, step: int) -> Rows:
-        """Return the `batch_size` rows of the epoch's step.
+    def batch(self, step: int) -> Draws:
+        """Return the draws of the `batch_size` images of a step of the epoch.
 
         An image's draws depend on seed, epoch and its index alone; with balanced sampling, where it may come several times,
         on its position in the order instead of the index.
@@ -62,7 +62,7 @@ class EpochOrder:
         indices = self._order[positions].astype(np.int64)
         keys = positions if self._repeats else indices
         flipped = np.unpackbits(self._flips[keys // 8, None], axis=1)[np.arange(len(keys)), keys % 8].astype(bool)
-        return Rows(self.epoch, indices, flipped, padding, keys)
+        return Draws(self.epoch, indices, flipped, padding, keys)
 
 
 def shuffled(images: int, random: np.random.Generator) -> np.ndarray:
@@ -73,7 +73,7 @@ def shuffled(images: int, random: np.random.Generator) -> np.ndarray:
 
 
 def blocks_shuffled(images: int, random: np.random.Generator) -> np.ndarray:
-    """Return the indices of the images, each once, so that each WINDOW of the order comes from few places of the data set.
+    """Return the indices of the images, each once, so that each WINDOW of the order comes from few places of the dataset.
 
     Blocks of BLOCK consecutive images are shuffled, then the images of each WINDOW among one another.
     """
@@ -86,26 +86,26 @@ def blocks_shuffled(images: int, random: np.random.Generator) -> np.ndarray:
 
 
 def balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return indices of as many images as there are, of every class equally often, and within it every image.
+    """Return indices of as many images as there are, of every identity equally often, and within it every image.
 
-    "Equally often" is to one: shares that are no whole numbers are rounded up for some, drawn at random.
+    "Equally often" is to one: shares that are no whole numbers are rounded up for some identities, drawn at random.
     """
     images, index_type = len(labels), _index_type(len(labels))
-    of_class = np.bincount(labels)
-    classes = np.flatnonzero(of_class)
-    by_class = shuffled(images, random)
-    by_class = by_class[np.argsort(labels[by_class], kind="stable")]  # the members of each class, shuffled
-    draws = np.full(len(classes), images // len(classes))
-    draws[random.permutation(len(classes))[: images % len(classes)]] += 1
+    images_of = np.bincount(labels)
+    identities = np.flatnonzero(images_of)
+    by_identity = shuffled(images, random)
+    by_identity = by_identity[np.argsort(labels[by_identity], kind="stable")]  # the images of each identity, shuffled
+    draws = np.full(len(identities), images // len(identities))
+    draws[random.permutation(len(identities))[: images % len(identities)]] += 1
 
-    def of_each_draw(value_of_class: np.ndarray) -> np.ndarray:
-        return np.repeat(value_of_class.astype(index_type), draws)
+    def of_each_draw(value_of_identity: np.ndarray) -> np.ndarray:
+        return np.repeat(value_of_identity.astype(index_type), draws)
 
     order: np.ndarray = np.arange(images, dtype=index_type)
-    order -= of_each_draw(np.cumsum(draws) - draws)  # counts the draws of each class from 0
-    order %= of_each_draw(of_class[classes])  # all members come once before one comes again
-    order += of_each_draw((np.cumsum(of_class) - of_class)[classes])
-    order = by_class[order]
+    order -= of_each_draw(np.cumsum(draws) - draws)  # counts the draws of each identity from 0
+    order %= of_each_draw(images_of[identities])  # all images come once before one comes again
+    order += of_each_draw((np.cumsum(images_of) - images_of)[identities])
+    order = by_identity[order]
     random.shuffle(order)
     return order
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from arcface.config import Count, CountOrZero, PathName
 from arcface.data.bin_file import write_bin
 from arcface.data.drawn_faces import draw_identity, generator
 from arcface.errors import UserError
+from arcface.options.kinds import Count, CountOrZero, PathName
 
 VERSION = 1  # increase it when the same options begin to draw something else
 DEFAULT_OUTPUT = "datasets/demo"

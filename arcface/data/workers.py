@@ -32,7 +32,7 @@ def available() -> bool:
 
 
 class Workers:
-    """`count` processes that take turns in doing tasks. Use as a context manager.
+    """`count` processes that do tasks in turn. Use as a context manager.
 
     fill(task, slot) does a task: it writes into `slot`, uint8 [*shape], and returns what else there is to say. It is called
     in the workers, which inherit it with all that it refers to; tasks and answers are small and can be pickled.
@@ -71,7 +71,7 @@ class Workers:
         self.close()
 
     def submit(self, task: Any) -> None:
-        """Have a task done; at most `capacity` may be under way. It gets the slot that was taken the longest time ago."""
+        """Have a task done; at most `capacity` may be under way. It gets the slot that has been free the longest."""
         slot = self._free.popleft()
         self._under_way.append((slot, task))
         try:
@@ -111,8 +111,8 @@ class Workers:
         process = self._processes[self._worker(slot)]
         process.join(5)
         raise UserError(
-            f"worker process {process.pid} of --num_workers was killed (exit code {process.exitcode}): if for want of"
-            " memory, lower --num_workers or --batch_size, and go on with --resume 1"
+            f"worker process {process.pid} of --num_workers was killed (exit code {process.exitcode}); if memory ran"
+            " out, lower --num_workers or --batch_size, then --resume 1"
         )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from arcface.config import Count
 from arcface.data.datasets.base import Dataset
 from arcface.data.datasets.image_folder import ImageFolder
 from arcface.data.file_writer import write_files
@@ -15,6 +14,7 @@ from arcface.data.record_writer import write_records
 from arcface.data.selection import Selection
 from arcface.data.unfinished import partial_of
 from arcface.errors import UserError
+from arcface.options.kinds import Count
 
 Layout = Literal["rec", "label", "folder"]
 

@@ -41,8 +41,8 @@ def examine_software(report: Report, device: str, engine: str) -> None:
     mkl = "MKL" if paddle.version.mkl() == "ON" else "no MKL"
     onednn = "oneDNN" if _has_onednn() else "no oneDNN"
     report.line("paddle", f"{paddle.__version__} ({paddle.version.commit[:7]}), built with {cuda}, {mkl}, {onednn}")
-    missing = [name for name in ("jsonargparse", "visualdl", "tqdm", "matplotlib", "jinja2", "scikit-learn") if not _version(name)]
-    needed = [f"{name} {_version(name)}" for name in ("jsonargparse", "visualdl") if name not in missing]
+    missing = [name for name in ("visualdl", "tqdm", "matplotlib", "jinja2", "scikit-learn") if not _version(name)]
+    needed = [f"{name} {_version(name)}" for name in ("visualdl",) if name not in missing]
     optional = [f"{name} {_version(name)}" if _version(name) else f"no {name}" for name in OPTIONAL]
     report.line(
         "packages",

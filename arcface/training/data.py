@@ -10,7 +10,7 @@ import paddle
 from arcface.config import DataOptions
 from arcface.data.augment import Augmentation
 from arcface.data.datasets.base import open_dataset
-from arcface.data.loader import Batches, load
+from arcface.data.loader import Loader
 from arcface.distributed.process_group import all_gather, rank, world_size
 from arcface.distributed.watchdog import in_words
 from arcface.errors import UserError
@@ -31,9 +31,7 @@ class TrainingData:
         augmentation = Augmentation(
             options.augment_photometric, options.augment_low_resolution, options.augment_crop, options.augment_occlusion
         )
-        self._loader = Batches(
-            self.dataset, batch_size, seed, rank(), world_size(), options.shuffle, options.sampling, augmentation
-        )
+        self._loader = Loader(self.dataset, batch_size, seed, rank(), world_size(), options.shuffle, options.sampling, augmentation)
         self.batch_size, self.steps_per_epoch = batch_size, self._loader.steps_per_epoch
         self.seconds_waited = 0.0
         self._unreadable: set[int] = set()
@@ -53,7 +51,7 @@ class TrainingData:
         The label of a row that does not count is negative: padding, or an image that cannot be read, which is told in the log.
         """
         began = None
-        for step, (images, labels) in enumerate(load(self._loader, first, last, self.options.num_workers), first):
+        for step, (images, labels) in enumerate(self._loader.batches(first, last, self.options.num_workers), first):
             if began is not None:
                 self.seconds_waited += time.monotonic() - began
             for index, complaint in self._loader.complaints(step, labels.numpy()).items():

@@ -1,4 +1,4 @@
-"""What is trained: backbone, head and the optimizers' momentum, and their way into and out of checkpoints."""
+"""Model: backbone, head and their momentum SGD, and their arrays in a checkpoint."""
 
 import numpy as np
 import paddle
@@ -6,7 +6,7 @@ from paddle import nn
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
-from arcface.config import TrainConfig
+from arcface.config import HeadOptions, NetworkOptions, OptimizerOptions
 from arcface.distributed.process_group import before_collective, broadcast, world_size
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
@@ -17,36 +17,41 @@ from arcface.weights.state_dict import load_backbone
 
 
 class Model:
-    """Backbone (the same on every rank), head (this rank's classes) and their momentum SGD."""
+    """Backbone (the same on every rank), head (this rank's classes) and their momentum SGD.
 
-    def __init__(self, config: TrainConfig, num_classes: int):
-        paddle.seed(config.seed)
-        self.config = config
-        self.backbone = create_backbone(config.network, config.embedding_size, config.batch_norm)
-        self.head = PartialFC(
-            num_classes,
-            config.embedding_size,
-            Margin(config.margin1, config.margin2, config.margin3),
-            config.scale,
-            config.sample_rate,
-            config.seed,
-        )
+    With `may_drop`, `drop_gradients` can follow `forward_backward`: the running statistics are copied before each step.
+    """
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        head: HeadOptions,
+        optimizer: OptimizerOptions,
+        num_classes: int,
+        seed: int = 0,
+        may_drop: bool = False,
+    ):
+        paddle.seed(seed)
+        self._options, self._may_drop = optimizer, may_drop
+        self.backbone = create_backbone(network.network, network.embedding_size, optimizer.batch_norm)
+        margin = Margin(head.margin1, head.margin2, head.margin3)
+        self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
         self._optimizer = paddle.optimizer.Momentum(
-            momentum=config.momentum,
+            momentum=optimizer.momentum,
             parameters=self.backbone.parameters(),
-            weight_decay=config.weight_decay,
-            grad_clip=nn.ClipGradByGlobalNorm(config.clip_norm) if config.clip_norm else None,
+            weight_decay=optimizer.weight_decay,
+            grad_clip=nn.ClipGradByGlobalNorm(optimizer.clip_norm) if optimizer.clip_norm else None,
         )
-        # Of batch norm before this batch, each with its tensor, where they may be needed.
+        # Of batch norm before this batch, each with its tensor.
         self._statistics: list[tuple[paddle.Tensor, paddle.Tensor]] = []
         before_collective()  # DataParallel broadcasts rank 0's weights
         self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
 
     def use_cpu_kernels(self) -> None:
         """Train with the CPU kernels where the options and the device allow it; builds them unless they are in the cache."""
-        if self.config.cpu_kernels == "auto" and paddle.get_device() == "cpu":
+        if self._options.cpu_kernels == "auto" and paddle.get_device() == "cpu":
             self.head.library = load_library()
-            if self.config.batch_norm == "local":
+            if self._options.batch_norm == "local":
                 fuse_convolutions(self.backbone, self.head.library)
 
     def forward_backward(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
@@ -54,7 +59,7 @@ class Model:
 
         `update` or `drop_gradients` has to follow.
         """
-        if self.config.on_nonfinite != "stop":
+        if self._may_drop:
             self._statistics = [(tensor, tensor.clone()) for tensor in self._batch_norm_statistics()]
         embeddings = self._parallel(normalise(images))
         loss = self.head.loss(embeddings, labels, step)
@@ -67,10 +72,10 @@ class Model:
         self._optimizer.set_lr(lr)
         self._optimizer.step()
         self._optimizer.clear_grad()
-        self.head.update(lr, self.config.momentum, self.config.weight_decay)
+        self.head.update(lr, self._options.momentum, self._options.weight_decay)
 
     def drop_gradients(self) -> None:
-        """Leave everything, running statistics too, as it was before the batch; not with --on_nonfinite stop."""
+        """Leave everything, running statistics too, as it was before the batch; for models that `may_drop`."""
         self._optimizer.clear_grad()
         for tensor, before in self._statistics:
             tensor.set_value(before)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import paddle
 
-from arcface.config import HeadOptions, RunOptions
+from arcface.config import RunOptions
 from arcface.distributed.process_group import rank
 from arcface.errors import UserError
 from arcface.io.files import atomic_write
@@ -15,9 +15,7 @@ from arcface.training.model import Model
 from arcface.training.state import TrainState
 
 
-def skip_or_stop(
-    options: RunOptions, head: HeadOptions, model: Model, state: TrainState, data: TrainingData, lr: float, loss: paddle.Tensor
-) -> None:
+def skip_or_stop(options: RunOptions, model: Model, state: TrainState, data: TrainingData, lr: float, loss: paddle.Tensor) -> None:
     """Skip this step if --on_nonfinite allows it; every rank calls it, before an update.
 
     The first tensor that is not finite, the rate and the images go to nonfinite_step_<step>_rank_<rank>.json in --output. Raises
@@ -32,7 +30,7 @@ def skip_or_stop(
         "bad_tensor": culprit,
         "loss": repr(loss.item()),
         "learning_rate": lr,
-        "scale": head.scale,
+        "scale": model.head.scale,
         "images": data.names(state.step),
     }
     try:
@@ -40,7 +38,7 @@ def skip_or_stop(
             opened.write(json.dumps(known, indent=2).encode())
     except OSError as error:
         logger.error("%s: cannot be written (%s)", file, error.strerror)
-    what = f"{culprit or 'a tensor of another rank'} is not finite at step {step} (rate {lr:g}, scale {head.scale:g}; {file})"
+    what = f"{culprit or 'a tensor of another rank'} is not finite at step {step} (rate {lr:g}, scale {model.head.scale:g}; {file})"
     state.skipped += 1
     allowed = int(options.on_nonfinite.partition(":")[2] or 0)
     if state.skipped > allowed:

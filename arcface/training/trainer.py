@@ -19,7 +19,8 @@ from arcface.training.saver import CheckpointSaver, restore
 from arcface.training.schedule import Schedule
 from arcface.training.signals import Signals
 from arcface.training.state import TrainState, fingerprint_of
-from arcface.training.verifying import Verifier
+from arcface.verification.sets import read_bin_sets
+from arcface.verification.verifier import Verifier
 from arcface.weights.state_dict import load_backbone, read_state_dict
 
 
@@ -33,7 +34,7 @@ def train(config: TrainConfig) -> None:
     with output_may_be_lost(), out_of_memory_explained(config), ranks_together(config.rank_timeout):
         with busy("reading the data"):
             data = TrainingData(config, config.data_dir, config.batch_size, config.seed)
-            verifier = Verifier(config, config, config.val_interval, config.best_by)
+            verifier = Verifier(read_bin_sets(config), config, config, config.val_interval, config.best_by)
             memory_warning = check_memory(config, data.dataset.num_classes, world_size(), ranks_here(), device)
         data.check_same_on_all_ranks()
         if rank() == 0:
@@ -45,7 +46,9 @@ def train(config: TrainConfig) -> None:
 
 def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_warning: str | None) -> None:
     fingerprint = fingerprint_of(config, data.dataset)
-    model, state, missing = Model(config, data.dataset.num_classes), TrainState(), list[str]()
+    may_drop = config.on_nonfinite != "stop"
+    model = Model(config, config, config, data.dataset.num_classes, config.seed, may_drop)
+    state, missing = TrainState(), list[str]()
     if config.resume:
         state, missing = restore(Path(config.output), fingerprint, model)
     elif config.init_from:
@@ -69,7 +72,7 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
             asked = signals.sync(model.is_nonfinite(loss), data.unreadable)
             data.check_unreadable(asked.unreadable)
             if asked.nonfinite:
-                skip_or_stop(config, config, model, state, data, lr, loss)
+                skip_or_stop(config, model, state, data, lr, loss)
             else:
                 model.update(lr)
             state.step += 1

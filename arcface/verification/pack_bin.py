@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from arcface.config import CountOrZero, PathName
 from arcface.data.bin_file import check_both_kinds, check_output, write_bin
 from arcface.errors import UserError
 from arcface.io.files import atomic_write
 from arcface.io.images import decode
+from arcface.options.kinds import CountOrZero, PathName
 from arcface.verification.pair_lists import PairList, read_pairs
 
 FOLDS = 10  # of valid.py

@@ -17,18 +17,19 @@ SOURCE is, by its ending, one of:
 DESTINATION is <directory>/<network>.pdparams or <directory>/<network>.safetensors, the names that valid.py looks for.
 """
 
-import argparse
 import os
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from arcface.command import run
-from arcface.config import NetworkOptions, Size
+from arcface.config import NetworkOptions
 from arcface.errors import UserError
-from arcface.io.files import atomic_write, user_path
+from arcface.io.files import atomic_write
+from arcface.options.command_line import POSITIONAL, parse
+from arcface.options.kinds import PathName, Size
 from arcface.system.startup import start_paddle
 
 
@@ -79,40 +80,38 @@ def write(state: dict[str, np.ndarray], destination: Path) -> None:
         raise UserError(f"{destination}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
+@dataclass(kw_only=True)
+class ConvertOptions:
+    """Weights to convert"""
+
+    source: PathName = field(metadata=POSITIONAL)
+    """File of weights, see above."""
+    destination: PathName = field(metadata=POSITIONAL)
+    """File to write: DIRECTORY/NETWORK.pdparams or .safetensors."""
+    network: str = NetworkOptions.network
+    """Backbone to convert to."""
+    embedding_size: Size = NetworkOptions.embedding_size
+    """Length of its embeddings."""
+    overwrite: bool = False
+    """Replace DESTINATION if it exists."""
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = _Parser(
-        "python -m arcface.weights",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", type=user_path, metavar="SOURCE", help="file of weights, see above")
-    parser.add_argument(
-        "destination", type=user_path, metavar="DESTINATION", help="file to write: DIRECTORY/NETWORK.pdparams or .safetensors"
-    )
-    parser.add_argument("--network", default=NetworkOptions.network, help="backbone to convert to (default: %(default)s)")
-    parser.add_argument(
-        "--embedding_size",
-        type=_size,
-        default=NetworkOptions.embedding_size,
-        metavar="D",
-        help="length of its embeddings (default: %(default)s)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION if it exists")
-    options = parser.parse_args(arguments)
+    options = parse(ConvertOptions, arguments, __doc__ or "")
     start_paddle()
     from arcface.weights.run_directory import find_backbone
     from arcface.weights.state_dict import SUFFIXES
 
-    destination, expected = options.destination, [f"{options.network}{suffix}" for suffix in SUFFIXES]
+    source, destination = Path(options.source), Path(options.destination)
+    expected = [f"{options.network}{suffix}" for suffix in SUFFIXES]
     if destination.name not in expected:
         raise UserError(f"{destination}: valid.py would not find it; name it {destination.parent / expected[0]} or {expected[1]}")
     if os.path.lexists(destination) and not options.overwrite:
         raise UserError(f"{destination}: exists already; choose another directory, or replace it with --overwrite")
-    state = convert(options.source, options.network, options.embedding_size)
+    state = convert(source, options.network, options.embedding_size)
     write(state, destination)
     values = sum(array.size for array in state.values())
-    print(f"{destination}: {len(state)} tensors with {values} values, from {options.source}")
+    print(f"{destination}: {len(state)} tensors with {values} values, from {source}")
     if (first := find_backbone(destination.parent, options.network)) != destination:
         print(f"valid.py reads {first.name}, which is beside it; to verify this file, move it to another directory")
         return
@@ -120,19 +119,6 @@ def main(arguments: list[str] | None = None) -> None:
         f"verify them: python valid.py --network {options.network} --embedding_size {options.embedding_size} "
         f"--checkpoint {shlex.quote(str(destination.parent))} --data_dir MS1M_v2 --val_targets lfw"
     )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        message = message.removeprefix("argument ").replace("the following arguments are required: ", "missing arguments: ")
-        raise UserError(f"{message}; see --help")
-
-
-def _size(text: str) -> int:
-    try:
-        return Size(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {2**16}, not {text!a:.50}") from None
 
 
 def command() -> None:

@@ -209,43 +209,65 @@ TABLE = [
     ("of valid.py", "train --checkpoint=run", "unknown option --checkpoint"),
     ("of train.py", "valid --lr=1", "unknown option --lr"),
     ("label file to valid.py", "valid --label_file=label.txt", "unknown option --label_file"),
-    ("no value", "train --lr", "--lr: expected one argument"),
+    ("no value", "train --lr", "--lr: has no value; pass one or leave the option out"),
     # ---- flags: types and ranges
-    ("word for a number", "train --lr=fast", "--lr: Not of type PositiveOrZero: could not convert string to float: 'fast'"),
-    ("decimal comma", "train --lr=0,1", "--lr: Not of type PositiveOrZero: could not convert string to float: '0,1'"),
-    ("not a number", "train --lr=nan", "--lr: Not of type PositiveOrZero: nan does not"),
-    ("infinite", "train --weight_decay=inf", "--weight_decay: Not of type PositiveOrZero: inf does not"),
-    ("1e999", "train --lr=1e999", "--lr: Not of type PositiveOrZero: 1e999 does not"),
-    ("1e999 epochs of warm-up", "train --warmup_epoch=1e999", "--warmup_epoch: Not of type PositiveOrZero: 1e999"),
-    ("1e999 in a list", "train --decay_epochs=[6,1e999]", "--decay_epochs: Not of type PositiveOrZero: inf does not"),
-    ("a list without brackets", "train --decay_epochs=6,12", "--decay_epochs: Expected a list. Got value: 6,12"),
-    ("negative rate", "train --lr=-1", "--lr: Not of type PositiveOrZero: -1 does not conform to restriction v>=0"),
-    ("sample rate 0", "train --sample_rate=0", "--sample_rate: Not of type Share: 0 does not conform to restriction v>0 and v<=1"),
-    ("sample rate 1.5", "train --sample_rate=1.5", "--sample_rate: Not of type Share: 1.5 does not conform to restriction"),
-    ("momentum 1", "train --momentum=1", "--momentum: Not of type Momentum: 1 does not conform to restriction v>=0 and v<1"),
-    ("probability 1.5", "train --augment_crop=1.5", "--augment_crop: Not of type ClosedUnitInterval: 1.5 does not conform"),
-    ("margin in degrees", "train --margin2=28.6", "--margin2: Not of type Angle: 28.6 does not conform"),
-    ("margin beyond all cosines", "train --margin3=3", "--margin3: Not of type CosineDifference: 3 does not conform"),
-    ("scale 0", "train --scale=0", "--scale: Not of type Positive: 0 does not conform to restriction v>0"),
-    ("batch of 0", "train --batch_size=0", "--batch_size: Not of type Size: 0 does not conform to restriction v>0"),
-    ("batch of 1e3", "train --batch_size=1e3", "--batch_size: Not of type Size: invalid literal for int() with base 10: '1e3'"),
-    ("batch of 64.5", "train --batch_size=64.5", "--batch_size: Not of type Size: invalid literal"),
-    ("batch beyond all memory", "train --batch_size=99999999999999999999", "--batch_size: Not of type Size"),
-    ("embedding beyond all memory", "train --embedding_size=1000000000", "--embedding_size: Not of type Size: 1000000000 does not"),
-    ("more workers than processes", "train --num_workers=100000", "--num_workers: Not of type Workers: 100000 does not"),
-    ("negative seed", "train --seed=-1", "--seed: Not of type Seed: -1 does not conform"),
-    ("seed of 30 digits", f"train --seed={'9' * 30}", "--seed: Not of type Seed: 9999"),
-    ("0 classes", "train --num_classes=0", "--num_classes: Not of type Count: does not conform to restriction v>0"),
-    ("max_steps none", "train --max_steps=none", "--max_steps: Not of type Count: invalid literal for int() with base 10: 'none'"),
-    ("resume 2", "train --resume=2", "--resume: must be one of 0, 1, not 2"),
-    ("resume yes", "train --resume=yes", "--resume: Expected a int. Got value: True"),
-    ("another device", "train --device=tpu", "--device: must be one of 'auto', 'cpu', 'gpu', not tpu"),
-    ("another engine", "valid --engine=tensorrt", "--engine: must be one of 'auto', 'openvino'"),
-    ("another schedule", "train --schedule=cosine", "--schedule: must be one of 'step', 'poly', not cosine"),
-    ("skip without a number", "train --on_nonfinite=skip", "--on_nonfinite: Not of type OnNonfinite: skip does not match"),
-    ("flip 2", "valid --template_flip=2", "--template_flip: must be one of 0, 1, not 2"),
+    ("word for a number", "train --lr=fast", "--lr: must be a number from 0 up, not fast"),
+    ("decimal comma", "train --lr=0,1", "--lr: must be a number from 0 up, not 0,1"),
+    ("not a number", "train --lr=nan", "--lr: must be a number from 0 up, not nan"),
+    ("infinite", "train --weight_decay=inf", "--weight_decay: must be a number from 0 up, not inf"),
+    ("1e999", "train --lr=1e999", "--lr: must be a number from 0 up, not 1e999"),
+    ("1e999 epochs of warm-up", "train --warmup_epoch=1e999", "--warmup_epoch: must be a number from 0 up, not 1e999"),
+    ("1e999 in a list", "train --decay_epochs=[6,1e999]", "--decay_epochs: must be a number from 0 up, not 1e999"),
+    (
+        "a list without brackets",
+        "train --decay_epochs=6,12",
+        "--decay_epochs: must be a list, each a number from 0 up, as in [6,12], not 6,12",
+    ),
+    ("negative rate", "train --lr=-1", "--lr: must be a number from 0 up, not -1"),
+    ("sample rate 0", "train --sample_rate=0", "--sample_rate: must be a number above 0 and at most 1, not 0"),
+    ("sample rate 1.5", "train --sample_rate=1.5", "--sample_rate: must be a number above 0 and at most 1, not 1.5"),
+    ("momentum 1", "train --momentum=1", "--momentum: must be a number from 0 up and below 1, not 1"),
+    ("probability 1.5", "train --augment_crop=1.5", "--augment_crop: must be a number from 0 to 1, not 1.5"),
+    ("margin in degrees", "train --margin2=28.6", "--margin2: must be an angle in radians, from 0 to pi, not 28.6"),
+    ("margin beyond all cosines", "train --margin3=3", "--margin3: must be a number from 0 to 2, not 3"),
+    ("scale 0", "train --scale=0", "--scale: must be a number above 0, not 0"),
+    ("batch of 0", "train --batch_size=0", "--batch_size: must be a whole number from 1 to 65536, not 0"),
+    ("batch of 1e3", "train --batch_size=1e3", "--batch_size: must be a whole number from 1 to 65536, not 1e3"),
+    ("batch of 64.5", "train --batch_size=64.5", "--batch_size: must be a whole number from 1 to 65536, not 64.5"),
+    ("batch beyond all memory", "train --batch_size=99999999999999999999", "--batch_size: must be a whole number from 1 to 65536"),
+    (
+        "rate with digits too many",
+        "train --lr=99999999999",
+        "--lr: must be a number from 0 up, at most 1,000,000,000, not 99999999999",
+    ),
+    ("value that is the next flag", "train --lr --seed=1", "--lr: has no value; pass one"),
+    (
+        "embedding beyond all memory",
+        "train --embedding_size=1000000000",
+        "--embedding_size: must be a whole number from 1 to 65536",
+    ),
+    (
+        "more workers than processes",
+        "train --num_workers=100000",
+        "--num_workers: must be a whole number from 0 to 1024, not 100000",
+    ),
+    ("negative seed", "train --seed=-1", "--seed: must be a whole number from 0 up and below 2**63, not -1"),
+    ("seed of 30 digits", f"train --seed={'9' * 30}", "--seed: must be a whole number from 0 up and below 2**63, not 9999"),
+    ("0 classes", "train --num_classes=0", "--num_classes: must be a whole number from 1 up, not 0"),
+    ("max_steps none", "train --max_steps=none", "--max_steps: must be a whole number from 1 up, not none"),
+    ("resume 2", "train --resume=2", "--resume: must be 0 or 1, not 2"),
+    ("resume yes", "train --resume=yes", "--resume: must be 0 or 1, not yes"),
+    ("another device", "train --device=tpu", "--device: must be auto, cpu or gpu, not tpu"),
+    (
+        "another engine",
+        "valid --engine=tensorrt",
+        "--engine: must be auto, openvino, paddle-inference, onnxruntime or paddle, not tensorrt",
+    ),
+    ("another schedule", "train --schedule=cosine", "--schedule: must be step or poly, not cosine"),
+    ("skip without a number", "train --on_nonfinite=skip", "--on_nonfinite: must be stop, or skip:N with N from 1 up, not skip"),
+    ("flip 2", "valid --template_flip=2", "--template_flip: must be 0 or 1, not 2"),
     *(
-        (f"empty {name}", f"train --{name}=", f"--{name}: has no value; give one or leave the option out")
+        (f"empty {name}", f"train --{name}=", f"--{name}: has no value; pass one or leave the option out")
         for name in ("network", "data_dir", "label_file", "val_dir", "output", "logdir", "init_from")
     ),
     ("blank output", "train --output=' '", "--output: has no value"),
@@ -262,7 +284,7 @@ TABLE = [
     (
         "blocks of a balanced order",
         "train --shuffle=blocks --sampling=balanced",
-        "--shuffle blocks and --sampling balanced: the people of a balanced batch lie all over; leave out one",
+        "--shuffle blocks and --sampling balanced: the images of a balanced batch lie anywhere; leave one of them out",
     ),
     ("no GPU", "train --device=gpu", "--device gpu: this paddlepaddle", without_gpu),
     ("no such network", "train --network=ResNet", f"--network ResNet: no such backbone; did you mean {NETWORK}?"),
@@ -274,16 +296,16 @@ TABLE = [
         f"{LIST} line 4: label 3 is not below --num_classes 3; leave the option",
     ),
     # ---- the file of options
-    ("no file", "train --config", "--config: names no file; give a YAML file"),
+    ("no file", "train --config", "--config: names no file; pass a YAML file"),
     ("empty file name", "train --config=", "--config: names no file"),
-    ("two files", "train --config=a.yaml --config=b.yaml", "--config: given twice; give one file"),
-    ("missing file", "train --config=a.yaml", "--config a.yaml: No such file or directory; give a YAML file"),
-    ("directory for a file", "train --config=data", "--config data: Is a directory; give a YAML file"),
-    ("pipe for a file", "train --config=a.yaml", "--config a.yaml: Not a regular file; give", pipe("a.yaml")),
-    ("empty file", "train --config=a.yaml", "--config a.yaml: holds no options; write lines of", options("# none\n")),
-    ("list in a file", "train --config=a.yaml", "--config a.yaml: holds no options; write", options("- lr\n- 1\n")),
-    ("text in a file", "train --config=a.yaml", "--config a.yaml: holds no options; write", options("lr = 0.1\n")),
-    ("binary file", "train --config=a.yaml", "--config a.yaml: byte 0 is not UTF-8 text; give", options(b"\xff\xfe\0l")),
+    ("two files", "train --config=a.yaml --config=b.yaml", "--config: given twice; pass one file"),
+    ("missing file", "train --config=a.yaml", "--config a.yaml: No such file or directory; pass a YAML file"),
+    ("directory for a file", "train --config=data", "--config data: Is a directory; pass a YAML file"),
+    ("pipe for a file", "train --config=a.yaml", "--config a.yaml: Not a regular file; pass", pipe("a.yaml")),
+    ("empty file", "train --config=a.yaml", "--config a.yaml: contains no options; write lines of", options("# none\n")),
+    ("list in a file", "train --config=a.yaml", "--config a.yaml: contains no options; write", options("- lr\n- 1\n")),
+    ("text in a file", "train --config=a.yaml", "--config a.yaml: contains no options; write", options("lr = 0.1\n")),
+    ("binary file", "train --config=a.yaml", "--config a.yaml: byte 0 is not UTF-8 text; pass", options(b"\xff\xfe\0l")),
     ("not YAML", "train --config=a.yaml", "--config a.yaml line 2: expected ',' or ']'", options("lr: [1\n")),
     ("tab in YAML", "train --config=a.yaml", "--config a.yaml line 2: found character '\\t'", options("lr: 1\n\tseed: 2\n")),
     ("option twice", "train --config=a.yaml", "--config a.yaml line 2: lr is given twice; remove", options("lr: 0.1\nlr: 0.2\n")),
@@ -295,14 +317,32 @@ TABLE = [
         options("lr: !!python/object/apply:os.system ['touch attacked']\n"),
     ),
     ("unknown in a file", "train --config=a.yaml", "a.yaml: unknown option lrr; did you mean lr?", options("lrr: 1\n")),
-    ("word in a file", "train --config=a.yaml", "a.yaml: --lr: Not of type PositiveOrZero: could not", options("lr: fast\n")),
-    ("list for a number", "train --config=a.yaml", "a.yaml: --lr: Not of type PositiveOrZero", options("lr: [1]\n")),
+    ("word in a file", "train --config=a.yaml", "a.yaml: --lr: must be a number from 0 up, not fast", options("lr: fast\n")),
+    ("list for a number", "train --config=a.yaml", "a.yaml: --lr: must be a number from 0 up, not a list", options("lr: [1]\n")),
     ("number for a path", "train --config=a.yaml", "a.yaml: --output: must be text; put it in quotes", options("output: 123\n")),
-    ("list of sets", "train --config=a.yaml", "a.yaml: --val_targets: Expected a str", options("val_targets: [lfw, cfp_fp]\n")),
-    ("null", "train --config=a.yaml", "a.yaml: --lr: has no value; give one", options("lr: null\n")),
-    ("zero byte", "train --config=a.yaml", "a.yaml: --output: holds a zero byte; correct", options('output: "a\\0b"\n')),
+    (
+        "list of sets",
+        "train --config=a.yaml",
+        "a.yaml: --val_targets: must be names separated by commas, not a list",
+        options("val_targets: [lfw, cfp_fp]\n"),
+    ),
+    (
+        "off for text",
+        "train --config=a.yaml",
+        "a.yaml: --cpu_kernels: must be auto or off, in quotes",
+        options("cpu_kernels: off\n"),
+    ),
+    (
+        "list with null",
+        "train --config=a.yaml",
+        "--decay_epochs: must be a number from 0 up, not null",
+        options("decay_epochs: [~]\n"),
+    ),
+    ("mapping for a number", "train --config=a.yaml", "--lr: must be a number from 0 up, not a mapping", options("lr: {a: 1}\n")),
+    ("null", "train --config=a.yaml", "a.yaml: --lr: has no value; pass one", options("lr: null\n")),
+    ("zero byte", "train --config=a.yaml", "a.yaml: --output: contains a zero byte; correct", options('output: "a\\0b"\n')),
     # ---- the list of training images
-    ("no list", "train --data_dir=nowhere", "nowhere/label.txt: No such file or directory; give the data set with --data_dir"),
+    ("no list", "train --data_dir=nowhere", "nowhere/label.txt: No such file or directory; give the dataset with --data_dir"),
     ("no list of that name", "train --label_file=nothing.txt", "data/nothing.txt: No such file"),
     ("data set that is a file", "train --data_dir=data/tiny.bin", "data/tiny.bin/label.txt: Not a directory; give"),
     ("list that is a directory", "train", f"{LIST}: Is a directory; give", directory(LIST)),
@@ -335,7 +375,7 @@ TABLE = [
         f"{LIST} line 1: labels must count up from 0 without a gap, but no line has label 0 (the highest is 2); relabel",
         listed(f"{A}\t1", f"{B}\t2"),
     ),
-    ("one person", "train", f"{LIST}: all images are of one person, label 0; list", listed(LINE_A, f"{B}\t0")),
+    ("one person", "train", f"{LIST}: all images are of one identity, label 0; list", listed(LINE_A, f"{B}\t0")),
     (
         "image with two labels",
         "train",
@@ -361,8 +401,8 @@ TABLE = [
     (
         "backslashes",
         "train",
-        f"{LIST} line 1: images\\00000000.jpg: no such file; there is one with slashes in place of"
-        f" its backslashes: replace them in the list, as in: sed -i 's|\\\\|/|g' {LIST}",
+        f"{LIST} line 1: images\\00000000.jpg: no such file; one with slashes in place of"
+        f" its backslashes exists: replace them in the list, as in: sed -i 's|\\\\|/|g' {LIST}",
         listed("images\\00000000.jpg\t0", LINE_B),
     ),
     ("name that commands a terminal", "train", f"{LIST} line 1: \\x1b[2J.jpg: no such file", listed("\033[2J.jpg\t0", LINE_B)),
@@ -389,7 +429,7 @@ TABLE = [
     (
         "page of an error for a record file",
         "train",
-        f"{RECORDS} byte 0: no record begins here; fetch the file again, and its index",
+        f"{RECORDS} byte 0: no record begins here; download the file again, and its index",
         recorded,
         file(RECORDS, "<html>404 Not Found</html>  "),
         file("data/train.idx", "0\t0\n"),
@@ -397,26 +437,26 @@ TABLE = [
     (
         "three numbers in an index",
         "train",
-        "data/train.idx line 2: '3 4 5' is not a key, a tab and a byte offset; fetch",
+        "data/train.idx line 2: '3 4 5' is not a key, a tab and a byte offset; download",
         recorded,
         file("data/train.idx", "0\t0\n3\t4 5\n"),
     ),
     (
         "index of another record file",
         "train",
-        f"{RECORDS} byte 8: no record begins here; fetch",
+        f"{RECORDS} byte 8: no record begins here; download",
         recorded,
         file("data/train.idx", "0\t8\n1\t0\n"),
     ),
     (
         "property of another data set",
         "train",
-        "data/property: '5,112,112' where the records say '4,112,112'; fetch",
+        "data/property: '5,112,112' where the records say '4,112,112'; download",
         recorded,
         file("data/property", "5,112,112\n"),
     ),
     ("fewer classes than records' labels", "train --num_classes=3", "label 3 is not below --num_classes 3; leave", recorded),
-    ("folder of one person", "train --data_dir=images", "images: all images are of one person, label 0; list", people(1)),
+    ("folder of one person", "train --data_dir=images", "images: all images are of one identity, label 0; list", people(1)),
     (
         "folders with an image that is none",
         "train --data_dir=images --val_targets=",
@@ -729,7 +769,7 @@ TABLE = [
         "pairs.txt: valid.py would not find it; name it pairs.bin",
     ),
     # ---- python -m arcface.weights
-    ("convert: no arguments", "weights", "missing arguments: SOURCE, DESTINATION; see --help"),
+    ("convert: no arguments", "weights", "SOURCE, DESTINATION: required; see --help"),
     ("convert: no file", f"weights a.params {BACKBONE}", "a.params: cannot be read (No such file or directory); correct the path"),
     (
         "convert: another kind",
@@ -770,7 +810,7 @@ TABLE = [
     (
         "convert: size beyond all memory",
         f"weights a.params {BACKBONE} --embedding_size=1000000000",
-        "--embedding_size: must be a whole number from 1 to 65536, not '1000000000'; see",
+        "--embedding_size: must be a whole number from 1 to 65536, not 1000000000",
     ),
     # ---- datasets/demo.py
     (
@@ -803,7 +843,7 @@ TABLE = [
         (
             f"folders of .{ending}",
             "train --data_dir=images",
-            "images: holds folders, but no images in them whose names end in .jpg, .jpeg, .png, .bmp, .webp; there is"
+            "images: contains folders, but no images in them whose names end in .jpg, .jpeg, .png, .bmp, .webp, only"
             f" images/p0/0.{ending};"
             " save such images as PNG, or rename",
             people(0),
@@ -853,12 +893,6 @@ TABLE = [
         lambda monkeypatch: monkeypatch.setattr(memory, "room_on", lambda _: Room(2**31, 2**31, "a small machine")),
     ),
 ]
-
-# What an instruction begins with, after the ';', ':' or '?' that ends the complaint.
-INSTRUCTION = re.compile(
-    r"[;:?,] (see|did you|--help lists|options are written|give|leave|take|write|remove|rename|correct|restore|replace|relabel|list"
-    r"|each line is|save|align|choose|start with|resume with|update|use|pack|pass|create|download|fetch|name|run|make|it must be) "
-)
 
 
 @pytest.fixture(scope="module")
@@ -924,7 +958,7 @@ def test_a_mistake_ends_in_one_line_that_instructs_and_writes_nothing(here, refu
     before = everything(here)
     error = refused(called(monkeypatch, line))
     assert complaint in error
-    assert INSTRUCTION.search(error), error
+    assert re.search(r"must be |must count |[;:?,] [-a-z]+ ", error.removeprefix("error: ")), error
     assert error.rstrip("\n").isprintable() and len(error) < 1000
     assert everything(here) == before
 

@@ -13,11 +13,12 @@ import pytest
 from image_lists import write_list
 
 from arcface import check as command
-from arcface.config import parse
+from arcface.command import CLOSED_PIPE
 from arcface.data import checks as check
 from arcface.data.datasets.base import open_dataset
 from arcface.data.recordio import encode
 from arcface.errors import UserError
+from arcface.options.command_line import parse
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
@@ -240,3 +241,12 @@ def test_help_shows_commands_that_work(tmp_path):
     done = script("--help", folder=tmp_path)
     commands = [line for line in done.stdout.splitlines() if "python datasets/check.py" in line]
     assert [parse(check.CheckOptions, line.split()[2:]).without_copies for line in commands] == [False, True]
+
+
+def test_output_that_nobody_reads_is_no_mistake_of_the_report(tmp_path):
+    write_list(tmp_path / "source", LABELS, bad_images())
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, SCRIPT, "--source=source"], stdout=write, stderr=subprocess.PIPE, cwd=tmp_path)
+    os.close(write)
+    assert done.returncode == CLOSED_PIPE and done.stderr == b""

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from image_lists import write_list
 
-from arcface.config import parse
 from arcface.convert import main
 from arcface.data import ordered_map, record_writer
 from arcface.data.convert import ConvertOptions
@@ -23,6 +22,7 @@ from arcface.data.datasets.base import open_dataset
 from arcface.data.recordio import encode
 from arcface.data.unfinished import locked_partial
 from arcface.errors import UserError
+from arcface.options.command_line import parse
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 

@@ -1,11 +1,10 @@
 """~ at the start of a path option is the home directory, in every command, as a shell has it."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from arcface.config import PathName, TrainConfig, ValidConfig, parse
+from arcface.config import TrainConfig, ValidConfig, parse
 from arcface.data.align_photos import AlignOptions
 from arcface.data.checks import CheckOptions
 from arcface.data.convert import ConvertOptions
@@ -13,6 +12,8 @@ from arcface.data.merge import MergeOptions
 from arcface.data.synthetic import DemoOptions
 from arcface.errors import UserError
 from arcface.io.files import user_path
+from arcface.options.command_line import options_of
+from arcface.options.kinds import FilePath, Text
 from arcface.verification.pack_bin import PackOptions
 
 NO_PATHS = {"network", "val_targets", "best_by"}  # of the options that are text; val_targets has paths in it
@@ -34,12 +35,13 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def path_options(config_class) -> list[str]:
-    return [option.name for option in fields(config_class) if PathName in (option.type, *getattr(option.type, "__args__", ()))]
+    return [option.name for option in options_of(config_class).values() if isinstance(option.kind, FilePath)]
 
 
 @pytest.mark.parametrize("config_class", [TrainConfig, ValidConfig])
 def test_every_option_that_is_text_is_a_path_or_known_as_none(config_class):
-    text = {option.name for option in fields(config_class) if str in (option.type, *getattr(option.type, "__args__", ()))}
+    kinds = {option.name: option.kind for option in options_of(config_class).values()}
+    text = {name for name, kind in kinds.items() if type(kind) is Text and kind.pattern == Text.pattern}
     assert text <= NO_PATHS
     assert {"data_dir", "val_dir"} <= set(path_options(config_class))
 
@@ -73,7 +75,7 @@ def test_in_the_tools(home, options_class):
 
 @pytest.mark.parametrize("options_class", TOOLS)
 def test_the_tools_know_no_other_kind_of_path(options_class):
-    assert str not in [option.type for option in fields(options_class)]
+    assert Text not in [type(option.kind) for option in options_of(options_class).values()]
 
 
 def test_a_home_that_nobody_knows_is_named(monkeypatch):

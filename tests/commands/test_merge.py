@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from image_lists import write_records
 
-from arcface.config import parse
 from arcface.data.bin_file import write_bin
 from arcface.data.datasets.base import open_dataset
 from arcface.data.merge import MergeOptions
 from arcface.errors import UserError
 from arcface.merge import main
+from arcface.options.command_line import parse
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "merge.py"
 

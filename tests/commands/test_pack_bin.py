@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from arcface import pack_bin as command
-from arcface.config import parse
 from arcface.data.bin_file import read_bin
 from arcface.errors import UserError
+from arcface.options.command_line import parse
 from arcface.verification import pack_bin
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "pack_bin.py"
@@ -172,7 +172,7 @@ def test_an_error_is_one_line_and_exit_code_2(crops, pairs, tmp_path):
     (crops / crop(4)).write_bytes(b"")
     for arguments, words in [
         (options(crops, pairs, tmp_path / "mine.bin"), "not an image"),
-        (["--images", "crops"], "pairs, output"),
+        (["--images", "crops"], "--pairs, --output: required"),
         ([*options(crops, pairs, tmp_path / "mine.bin"), "--pear"], "--pear"),
     ]:
         done = script(*arguments, folder=tmp_path)

@@ -22,7 +22,7 @@ STEPS = 2  # later ones take no more
 num_classes, config = int(sys.argv[1]), parse(TrainConfig, sys.argv[2:])
 paddle.set_device("cpu")
 estimated = estimate(config, num_classes, 1, "cpu").total
-model = Model(config, num_classes)
+model = Model(config, config, config, num_classes)
 model.use_cpu_kernels()
 draw = np.random.default_rng(0)
 for step in range(STEPS):

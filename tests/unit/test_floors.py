@@ -10,6 +10,7 @@ import pytest
 FLOORS = [
     ["errors", "rng"],
     ["io", "extras"],
+    ["options"],
     ["config", "command", "system"],
     ["distributed", "ops", "data"],
     ["backbones", "head"],

@@ -1,1 +1,1 @@
-"""Kinds of training sets: lists, tables, folders and RecordIO files, all with the same methods."""
+"""Datasets of training images: lists, tables, folders and RecordIO files, all with the same methods."""

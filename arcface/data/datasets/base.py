@@ -1,4 +1,4 @@
-"""Where training images come from: one protocol for every layout of a data set."""
+"""The protocol that datasets of every layout follow, and the function that opens one."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ class Dataset(Protocol):
     """Training images and their labels.
 
     labels: int64 [number of images], every class 0 .. num_classes - 1 occurs unless the user gave more classes. file: what
-    the data set is called, a file or a directory. A source holds no file offset and no Python object for each image:
+    the dataset is called, a file or a directory. A dataset has no position in a file and no Python object per image:
     threads and forked processes share it, and its memory, however long they read.
     """
 
@@ -34,13 +34,13 @@ class Dataset(Protocol):
         """Return what messages call an image: which it is and where to find it."""
 
     def encoded(self, index: int) -> bytes:
-        """Return the image's bytes (JPEG, PNG, ...); raises UserError if they cannot be had."""
+        """Return the image's bytes (JPEG, PNG, ...); raises UserError if they cannot be read."""
 
     def repeated(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of images that were there before, ascending, and for each the index where it is first."""
+        """Return the indices of images that are listed again, ascending, and for each the index where it is first."""
 
     def scan(self, images: int) -> None:
-        """Check what takes too long for every process, and decode `images` of the images, spread evenly.
+        """Check what would take too long in every process, and decode `images` of the images, spread evenly.
 
         Raises UserError for the first that is missing or not a 112x112 image.
         """
@@ -53,13 +53,12 @@ def open_dataset(
     outside_paths: bool = False,
     gaps: bool = False,
 ) -> Dataset:
-    """Open a data set, in whichever of these layouts it is.
+    """Open a dataset, in whichever of these layouts it is.
 
-    data_dir is a .rec file, a list (.txt, .lst, .csv, .parquet), or a directory. In a directory, `label_file` is taken where
-    it is there; only in place of a missing label.txt, train.rec is looked for, then train.lst, and then folders, one for each
-    person.
-    `outside_paths` is for lists: whether their paths may lead out of the directory. With `gaps`, labels need not be all numbers
-    from 0 up, which a source promises otherwise.
+    data_dir is a .rec file, a list (.txt, .lst, .csv, .parquet), or a directory. In a directory, `label_file` is used if it
+    exists; only in place of a missing label.txt, train.rec is looked for, then train.lst, and then folders, one for each
+    identity. `outside_paths` is for lists: whether their paths may lead out of the directory. With `gaps`, labels need not be
+    all numbers from 0 up, which a dataset promises otherwise.
 
     Raises UserError that says where something is wrong: file and line, byte or row.
     """
@@ -84,7 +83,7 @@ def _open_list(directory: Path, name: str, num_classes: int | None, outside_path
 
 
 def _has_folders(directory: Path) -> bool:
-    """Whether there are two folders or more: images/ alone is half of a data set with a label.txt."""
+    """Whether there are two folders or more: images/ alone is half of a dataset with a label.txt."""
     try:
         with os.scandir(directory) as entries:
             folders = (entry for entry in entries if not entry.name.startswith(".") and entry.is_dir())

@@ -15,7 +15,7 @@ _SUFFIXES = (*map(str.encode, ENDINGS), _ONE_IMAGE_RECORD)
 
 
 def is_image_name(name: bytes) -> bool:
-    """Whether a file of this name is taken for an image, or for a one-image record."""
+    """Whether a file of this name counts as an image or a one-image record."""
     return name.lower().endswith(_SUFFIXES)
 
 
@@ -45,5 +45,5 @@ def _unpack(content: bytes, name: str) -> bytes:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         image = image.tobytes()
     if not isinstance(image, bytes):
-        raise UserError(f"{name}: the record holds {type(image).__name__}, not the bytes of an image; write it again")
+        raise UserError(f"{name}: the record contains {type(image).__name__}, not the bytes of an image; write it again")
     return image

@@ -1,4 +1,4 @@
-"""Training images in a folder for each person: <person>/<image>."""
+"""The dataset of a directory with a folder for each identity: <identity>/<image>."""
 
 import logging
 import os
@@ -17,39 +17,39 @@ logger = logging.getLogger("arcface")
 
 
 class ImageFolder:
-    """The images in the folders of a directory: people are labelled 0, 1, ... by the order of their folders' names.
+    """The images in the folders of a directory: identities are labelled 0, 1, ... by the order of their folders' names.
 
-    labels: int64 [number of images]; an image's place is by person and name. Hidden files are passed over. What else is no
+    labels: int64 [number of images]; images are ordered by identity and name. Hidden files are ignored. What else is no
     image by its name, and folders without images, are left out, and `scan` warns of them. The names are kept as one run
     of bytes, so that worker processes share them however long they run.
     """
 
     def __init__(self, directory: str | Path, num_classes: int | None = None):
-        """List all folders; raises UserError if one cannot be read, or there are not two people with images."""
+        """List all folders; raises UserError if one cannot be read, or fewer than two identities have images."""
         self.file = Path(directory)
         self._left_out, self._odd_one = 0, ""
-        people, counts, sizes = [], [], []
+        identities, counts, sizes = [], [], []
         names, lengths = bytearray(), bytearray()
-        for person, images in self._folders():
-            people.append(person)
+        for identity, images in self._folders():
+            identities.append(identity)
             counts.append(len(images))
             lengths += bytes(map(len, images))
             names += (joined := b"".join(images))
             sizes.append(len(joined))
-        if not people:
+        if not identities:
             raise self._error_no_images()
-        self._people = np.array(people)
+        self._identities = np.array(identities)
         self._names, self._lengths = np.frombuffer(names, np.uint8), np.frombuffer(lengths, np.uint8)
         self._first_names, self._first_images = np.cumsum([0, *sizes]), np.cumsum([0, *counts])
-        self.labels = np.repeat(np.arange(len(people)), counts)
+        self.labels = np.repeat(np.arange(len(identities)), counts)
         self.num_classes = check_labels(self.labels, num_classes, self.file, self.name, "folder")
 
     def _error_no_images(self) -> UserError:
         if not self._odd_one or self._odd_one.endswith("/"):
-            return UserError(f"{self.file}: holds no folders of images; give a directory with a folder for each person")
+            return UserError(f"{self.file}: contains no folders of images; give a directory with a folder for each identity")
         return UserError(
-            f"{self.file}: holds folders, but no images in them whose names end in {', '.join(ENDINGS)}; there is {self._odd_one};"
-            " save such images as PNG, or rename them if they are of one of these kinds"
+            f"{self.file}: contains folders, but no images in them whose names end in {', '.join(ENDINGS)}, only {self._odd_one};"
+            " save such images as PNG, or rename them if they are one of these kinds"
         )
 
     def __len__(self) -> int:
@@ -77,22 +77,22 @@ class ImageFolder:
             decode(self.encoded(index), self.name(index))
 
     def _path(self, index: int) -> bytes:
-        person = self.labels[index]
-        start = self._first_names[person] + self._lengths[self._first_images[person] : index].sum(dtype=np.int64)
+        label = self.labels[index]
+        start = self._first_names[label] + self._lengths[self._first_images[label] : index].sum(dtype=np.int64)
         name = self._names[start : start + self._lengths[index]].tobytes()
-        return os.path.join(os.fsencode(self.file), self._people[person], name)
+        return os.path.join(os.fsencode(self.file), self._identities[label], name)
 
     def _folders(self) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Yield the name of each person's folder and the names of the images in it, both sorted."""
+        """Yield the name of each identity's folder and the names of the images in it, both sorted."""
         root = os.fsencode(self.file)
-        for person in _listed(root):
-            folder = os.path.join(root, person)
+        for identity in _listed(root):
+            folder = os.path.join(root, identity)
             if not os.path.isdir(folder):
                 continue  # lists, verification sets and the like lie beside the folders
             names = _listed(folder)
             images = [name for name in names if is_image_name(name)]
             if images:
-                yield person, images
+                yield identity, images
             if not images or len(images) < len(names):
                 self._left_out += len(names) - len(images) or 1
                 odd = next((name for name in names if not is_image_name(name)), b"")

@@ -1,4 +1,4 @@
-"""The MS1M-style data set: a directory of images and a list with a line 'images/00000000.jpg<TAB>0' for each, or a .lst."""
+"""The MS1M-style dataset: a directory of images and a list with a line 'images/00000000.jpg<TAB>0' for each, or a .lst."""
 
 import os
 from collections.abc import Iterator
@@ -15,18 +15,22 @@ from arcface.errors import UserError
 from arcface.io.files import open_file
 from arcface.io.text import LONGEST_LINE, Block, blocks, count_lines
 
-_ROWS_AT_ONCE = 1 << 14
+_LINES_AT_ONCE = 1 << 14
 
 
-class _Rows(NamedTuple):
-    """The lines of a list that name images: where each begins in the file (uint32, or int64 in a list of 4 GiB or more), its
-    label (int64). For each line that is passed over, how many rows are above it. Rows whose path may lead out of a directory.
-    The form of the lines.
+class _Listed(NamedTuple):
+    """The images of a list.
+
+    starts: where each image's line begins in the file, uint32, or int64 in a list of 4 GiB or more.
+    labels: int64.
+    ignored: for each line that names no image, how many images are above it.
+    suspects: indices of images whose path may lead out of the directory.
+    form: of the lines.
     """
 
     starts: np.ndarray
     labels: np.ndarray
-    passed_over: np.ndarray
+    ignored: np.ndarray
     suspects: np.ndarray
     form: Form
 
@@ -58,10 +62,10 @@ class LabelFile(ListedImages):
         self.file = self.directory / label_file
         try:
             self._list = open_file(self.file)
-            self._starts, self.labels, self._passed_over, suspects, self._form = _read(self._list)
+            self._starts, self.labels, self._ignored, suspects, self._form = _read(self._list)
         except OSError as error:
             detail = error.strerror or error
-            raise UserError(f"{self.file}: {detail}; give the data set with --data_dir and --label_file") from error
+            raise UserError(f"{self.file}: {detail}; give the dataset with --data_dir and --label_file") from error
         for index in suspects if not outside_paths else ():
             if leads_out(self._path(index)):
                 raise self.error_outside(index)
@@ -69,7 +73,7 @@ class LabelFile(ListedImages):
 
     def number(self, index: int) -> int:
         """Return the number of an image's line, from 1."""
-        return int(index + 1 + np.searchsorted(self._passed_over, index, side="right"))
+        return int(index + 1 + np.searchsorted(self._ignored, index, side="right"))
 
     def _path(self, index: int) -> bytes:
         start, end = int(self._starts[index]), self._end(index)
@@ -77,12 +81,12 @@ class LabelFile(ListedImages):
         content = self._read_list(start - before, end)
         path, label = self._split(content[before:])
         if content[:before] not in (b"", b"\n", b"\r") or label != self.labels[index]:
-            raise UserError(f"{self.place(index)}: the list has been changed since it was opened; start again with --resume 1")
+            raise UserError(f"{self.place(index)}: the list was changed after it was opened; resume with --resume 1")
         return path
 
     def _paths(self) -> Iterator[bytes]:
-        for first in range(0, len(self), _ROWS_AT_ONCE):
-            starts = self._starts[first : first + _ROWS_AT_ONCE].tolist()
+        for first in range(0, len(self), _LINES_AT_ONCE):
+            starts = self._starts[first : first + _LINES_AT_ONCE].tolist()
             content = self._read_list(starts[0], self._end(first + len(starts) - 1))
             for start, end in pairwise([*starts, starts[0] + len(content)]):
                 yield self._split(content[start - starts[0] : end - starts[0]])[0]
@@ -95,7 +99,7 @@ class LabelFile(ListedImages):
             return b"", -1
 
     def _end(self, index: int) -> int:
-        """Return a place behind the image's line, which may be one behind lines that are passed over."""
+        """Return a place behind the image's line, which may be behind lines that are ignored."""
         longest = int(self._starts[index]) + LONGEST_LINE
         return min(int(self._starts[index + 1]), longest) if index + 1 < len(self) else longest
 
@@ -106,38 +110,38 @@ class LabelFile(ListedImages):
             raise UserError(f"{self.file}: {error.strerror or error}; restore the list") from error
 
 
-def _read(file: BinaryIO) -> _Rows:
-    lines = count_lines(file)
-    starts = np.empty(lines, np.uint32 if os.fstat(file.fileno()).st_size < 2**32 else np.int64)
-    labels = np.empty(lines, np.int64)
-    filled, passed_over, suspects = 0, [], []
+def _read(file: BinaryIO) -> _Listed:
+    count = count_lines(file)
+    starts = np.empty(count, np.uint32 if os.fstat(file.fileno()).st_size < 2**32 else np.int64)
+    labels = np.empty(count, np.int64)
+    filled, ignored, suspects = 0, [], []
     form: Form | None = None if file.name.endswith(".lst") else PathAndLabel()
     for block in blocks(file):
         counts, first = np.diff(block.first_words), block.first_words[:-1]
         first = np.minimum(first, len(block.starts) - 1)  # of a last line without words: not used
         named = counts > 0
         named[named] = block.text[block.starts[first[named]]] != ord("#")
-        rows = np.flatnonzero(named)
-        passed_over.append(filled + np.cumsum(named)[~named])
-        stop = filled + len(rows)
-        starts[filled:stop] = block.offset + block.lines[rows]
-        if len(rows):
-            form = form or lst_form(block.line(rows[0]), f"{file.name} line {block.number + rows[0]}")
-            labels[filled:stop] = form.labels(block, rows, file.name)
-            suspects.append(filled + _suspects(block, rows, form.path_word))
+        lines = np.flatnonzero(named)
+        ignored.append(filled + np.cumsum(named)[~named])
+        stop = filled + len(lines)
+        starts[filled:stop] = block.offset + block.lines[lines]
+        if len(lines):
+            form = form or lst_form(block.line(lines[0]), f"{file.name} line {block.number + lines[0]}")
+            labels[filled:stop] = form.labels(block, lines, file.name)
+            suspects.append(filled + _suspects(block, lines, form.path_word))
         filled = stop
     if not filled or form is None:
         example = f"{MxnetList.example} or {InsightFaceList.example}" if form is None else form.example
         raise UserError(f"{file.name}: lists no images; each line is {example}")
     starts.resize(filled, refcheck=False)
     labels.resize(filled, refcheck=False)
-    return _Rows(starts, labels, np.concatenate(passed_over), np.concatenate(suspects), form)
+    return _Listed(starts, labels, np.concatenate(ignored), np.concatenate(suspects), form)
 
 
-def _suspects(block: Block, rows: np.ndarray, path_word: int) -> np.ndarray:
-    """Return the positions in `rows` of the lines whose path begins with a slash, or that hold two dots."""
-    suspect = block.text[block.starts[block.first_words[rows] + path_word]] == ord("/")
+def _suspects(block: Block, lines: np.ndarray, path_word: int) -> np.ndarray:
+    """Return the positions in `lines` of those whose path begins with a slash, or that contain two dots."""
+    suspect = block.text[block.starts[block.first_words[lines] + path_word]] == ord("/")
     if b".." in block.content:
         dots = np.flatnonzero((block.text[:-1] == ord(".")) & (block.text[1:] == ord(".")))
-        suspect |= np.isin(rows, np.searchsorted(block.lines, dots, side="right") - 1)
+        suspect |= np.isin(lines, np.searchsorted(block.lines, dots, side="right") - 1)
     return np.flatnonzero(suspect)

@@ -1,4 +1,4 @@
-"""What every source checks of its labels, and how it picks a sample."""
+"""What every dataset checks of its labels, and how it chooses a sample."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,19 +23,19 @@ def check_labels(
     if num_classes is not None and num_classes <= highest:
         raise UserError(
             f"{place(int(np.argmax(labels >= num_classes)))}: label {highest} is not below --num_classes {num_classes};"
-            f" leave the option out to take {highest + 1} from the labels"
+            f" leave the option out to use {highest + 1} from the labels"
         )
     if max(num_classes or 0, highest + 1) < 2:
-        raise UserError(f"{file}: all images are of one person, label 0; list at least two people")
+        raise UserError(f"{file}: all images are of one identity, label 0; list at least two identities")
     return num_classes or highest + 1
 
 
 def _check_no_gap(labels: np.ndarray, highest: int, place: Callable[[int], str], unit: str) -> None:
     # A label beyond the number of images leaves a gap below it; to mark all up to one of two billion would take 2 GB.
-    there = np.zeros(min(highest, len(labels)) + 1, bool)
-    there[labels if highest <= len(labels) else labels[labels <= len(labels)]] = True
-    if not there.all():
-        missing = int(np.argmin(there))
+    present = np.zeros(min(highest, len(labels)) + 1, bool)
+    present[labels if highest <= len(labels) else labels[labels <= len(labels)]] = True
+    if not present.all():
+        missing = int(np.argmin(present))
         raise UserError(
             f"{place(int(np.argmax(labels > missing)))}: labels must count up from 0 without a gap, but no {unit} has"
             f" label {missing} (the highest is {highest}); relabel the identities with datasets/convert.py --relabel"

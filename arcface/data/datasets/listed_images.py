@@ -83,7 +83,7 @@ class ListedImages:
             yield b"%b\t%d\n" % (path, label)
 
     def scan(self, images: int) -> None:
-        """Check that every listed file is there, and decode `images` of them, spread evenly over the list.
+        """Check that every listed file exists, and decode `images` of them, spread evenly over the list.
 
         Raises UserError for the first that is missing or not a 112x112 image, and if an image is listed with two labels.
         Images that are listed again with the same label are a warning.
@@ -139,7 +139,7 @@ class ListedImages:
         """Raise UserError for the first image whose file is missing, given the paths' hashes in ascending order."""
         if not (different := np.append(True, hashes[1:] != hashes[:-1])).all():
             hashes = hashes[different]
-        # One listing of each directory instead of a look at each file: data sets lie on network file systems.
+        # One listing of each directory instead of a look at each file: datasets lie on network file systems.
         present = (hash(directory + name) for directory in directories for name in self._listed(directory))
         found = np.zeros(len(hashes), bool)
         with tqdm(None, f"looking for the files of {self.file}", unit=" files", mininterval=1, disable=None) as bar:
@@ -155,11 +155,11 @@ class ListedImages:
                     raise UserError(f"{self.name(index)}: no such file; {self._remedy(path)}")
 
     def _remedy(self, missing: bytes) -> str:
-        """Return what to do about a path that is not there."""
+        """Return what to do about a path that does not exist."""
         with_slashes = missing.replace(b"\\", b"/")
         if with_slashes != missing and os.path.lexists(os.path.join(os.fsencode(self.directory), with_slashes)):
             as_in = f", as in: sed -i 's|\\\\|/|g' {shlex.quote(str(self.file))}" if self.unit == "line" else ""
-            return f"there is one with slashes in place of its backslashes: replace them in the list{as_in}"
+            return f"one with slashes in place of its backslashes exists: replace them in the list{as_in}"
         return f"restore it or remove the {self.unit}"
 
     def _listed(self, directory: bytes) -> Iterator[bytes]:

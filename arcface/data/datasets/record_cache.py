@@ -1,4 +1,4 @@
-"""What a pass over a .rec file found, kept in a file beside it that is good for this very .rec and its .idx file only."""
+"""Cache of the images in a .rec file: a file beside it, valid only for this very .rec and its .idx file."""
 
 import os
 import struct
@@ -10,7 +10,7 @@ import numpy as np
 
 from arcface.io.files import atomic_write, open_file
 
-# The file: a mark of the format, sizes and times of change of .rec and .idx, number of rows; then the columns.
+# The file: a mark of the format, sizes and times of change of .rec and .idx, number of images; then the columns.
 _FORMAT = b"arcface1"
 _HEADER = struct.Struct("<8s5q")
 _COLUMNS: tuple[np.dtype, ...] = (np.dtype("<i8"), np.dtype("<i4"))  # byte offsets, labels
@@ -20,14 +20,14 @@ def read_cache(record_file: Path) -> list[np.ndarray] | None:
     """Return byte offsets (int64) and labels (int32) of the images, each [number of images], if they are known."""
     try:
         with open_file(_cache_of(record_file)) as file:
-            *stamp, rows = _HEADER.unpack(file.read(_HEADER.size))
+            *stamp, images = _HEADER.unpack(file.read(_HEADER.size))
             size = os.fstat(file.fileno()).st_size
-            if stamp != _stamp(record_file) or rows < 1 or size != _HEADER.size + rows * sum(c.itemsize for c in _COLUMNS):
+            if stamp != _stamp(record_file) or images < 1 or size != _HEADER.size + images * sum(c.itemsize for c in _COLUMNS):
                 return None
-            offsets, labels = (np.fromfile(file, column, rows) for column in _COLUMNS)
+            offsets, labels = (np.fromfile(file, column, images) for column in _COLUMNS)
     except (OSError, struct.error):
         return None
-    # Whatever else is written there: these would lead out of the file, and all other checks are made when a record is read.
+    # These would lead out of the file; whatever else is wrong is found when a record is read.
     sound = labels.min() >= 0 and offsets.min() >= 0 and offsets.max() < stamp[1]
     return [offsets, labels] if sound else None
 

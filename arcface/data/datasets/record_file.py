@@ -1,4 +1,4 @@
-"""Training images in MXNet's train.rec with train.idx and property, the way InsightFace hands data sets around."""
+"""The dataset of a .rec file of MXNet with its .idx and property, as InsightFace hands datasets around."""
 
 import re
 from array import array
@@ -18,8 +18,8 @@ from arcface.io.images import SIZE, decode
 from arcface.io.text import Block, blocks, count_lines, shown, whole_numbers
 
 _COMPARED = 1000  # images whose own label is compared with that of the identity records
-_EXACT = 2**24  # float32, in which the file has its numbers, holds every whole number up to here
-_ROWS_AT_ONCE = 1 << 17
+_EXACT = 2**24  # float32, in which the file has its numbers, represents every whole number up to here
+_AT_ONCE = 1 << 17
 _MAX_EXTENT = 2**32 - 1
 
 
@@ -48,7 +48,7 @@ class RecordFile:
     def __init__(self, path: str | Path, num_classes: int | None = None, gaps: bool = False):
         """Read index, labels and property; raises UserError that names file and byte, or line, for what is wrong in them.
 
-        With `gaps`, numbers may be left out between the labels, and the number of people in property is not compared.
+        With `gaps`, numbers may be left out between the labels, and the number of identities in property is not compared.
         """
         self.file = Path(path)
         self._reader = RecordReader(self.file)
@@ -95,14 +95,14 @@ def _read_index(reader: RecordReader) -> _Index | None:
             lines, filled = count_lines(opened), 0
             index = _Index(np.empty(lines, np.uint32), np.empty(lines, np.int64))
             for block in blocks(opened):
-                rows = slice(filled, filled := filled + len(block.lines))
-                _parse_index(block, index.keys[rows], index.offsets[rows], reader)
+                part = slice(filled, filled := filled + len(block.lines))
+                _parse_index(block, index.keys[part], index.offsets[part], reader)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error}); correct the permissions, or remove it") from error
     if not filled:
-        raise UserError(f"{file}: lists no records; fetch it again, or remove it")
+        raise UserError(f"{file}: lists no records; download it again, or remove it")
     return index
 
 
@@ -119,7 +119,7 @@ def _parse_index(block: Block, keys: np.ndarray, offsets: np.ndarray, reader: Re
         line = int(np.argmin(sound))
         raise UserError(
             f"{reader.path.with_suffix('.idx')} line {block.number + line}: '{shown(block.line(line))}' {complaint};"
-            " fetch the index of this very file, or remove it"
+            " download the index of this very file, or remove it"
         )
 
 
@@ -152,9 +152,9 @@ def _from_identities(reader: RecordReader) -> _Images | None:
     if last > _EXACT or index.keys.max() >= len(index.keys):
         return None
     offsets = np.full(len(index.keys), -1)
-    for start in range(0, len(offsets), _ROWS_AT_ONCE):  # at once, the keys would take twice their memory
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        offsets[index.keys[rows]] = index.offsets[rows]
+    for start in range(0, len(offsets), _AT_ONCE):  # at once, the keys would take twice their memory
+        part = slice(start, start + _AT_ONCE)
+        offsets[index.keys[part]] = index.offsets[part]
     del index  # as large as all that is left
     if offsets.min() < 0:
         return None
@@ -197,7 +197,7 @@ def _from_headers(reader: RecordReader) -> _Images:
         labels.append(int(header.label))
     ids.check()
     if not offsets:
-        raise UserError(f"{reader.path}: holds no images; fetch it again")
+        raise UserError(f"{reader.path}: contains no images; download it again")
     return _Images(np.frombuffer(offsets, np.int64), np.frombuffer(labels, np.int32))
 
 
@@ -242,8 +242,8 @@ def _headers(reader: RecordReader) -> Iterator[tuple[int, int, Header]]:
 def _extents(offsets: np.ndarray, reader: RecordReader) -> np.ndarray:
     """Return how many bytes there are from each record to the next one in the file, or to the file's end, as uint32."""
     extents = np.empty(len(offsets), np.uint32)
-    for start in range(0, len(offsets), _ROWS_AT_ONCE):
-        gaps = np.diff(offsets[start : start + _ROWS_AT_ONCE + 1], append=[reader.size] * (start + _ROWS_AT_ONCE >= len(offsets)))
+    for start in range(0, len(offsets), _AT_ONCE):
+        gaps = np.diff(offsets[start : start + _AT_ONCE + 1], append=[reader.size] * (start + _AT_ONCE >= len(offsets)))
         if gaps.min() < 0:
             order = np.argsort(offsets)
             extents[order] = _extents(offsets[order], reader)
@@ -255,7 +255,7 @@ def _extents(offsets: np.ndarray, reader: RecordReader) -> np.ndarray:
 
 
 def _check_property(file: Path, classes: int) -> None:
-    """Raise UserError if InsightFace's file of 'people,height,width' is there and disagrees."""
+    """Raise UserError if InsightFace's file of 'identities,height,width' exists and disagrees."""
     try:
         with open_file(file) as opened:
             content = opened.read(100)
@@ -268,5 +268,5 @@ def _check_property(file: Path, classes: int) -> None:
     if not numbers or tuple(map(int, numbers.groups())) != expected:
         raise UserError(
             f"{file}: '{shown(b' '.join(content.split()))}' where the records say"
-            f" '{','.join(map(str, expected))}'; fetch the files that belong together, or remove this one"
+            f" '{','.join(map(str, expected))}'; download the files that belong together, or remove this one"
         )

@@ -14,7 +14,7 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 class TableFile(ListedImages):
-    """The training images of a table, in its order; other columns than path and label are passed over.
+    """The training images of a table, in its order; other columns than path and label are ignored.
 
     labels: int64 [number of images], every class 0 .. num_classes - 1 occurs. The paths stay in pyarrow's array.
     """

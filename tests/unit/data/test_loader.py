@@ -7,7 +7,7 @@ import pytest
 from arcface.data import loader, sampler
 from arcface.data.augment import Augmentation
 from arcface.data.datasets.label_list import LabelFile
-from arcface.data.loader import NOT_COUNTED, UNREADABLE, Batches, load
+from arcface.data.loader import PADDING, UNREADABLE, Loader
 from arcface.errors import UserError
 from arcface.rng import Stream, rng
 
@@ -22,12 +22,12 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def source(make_data_set):
+def dataset(make_data_set):
     return LabelFile(str(make_data_set(22, 3)))
 
 
-def loaded(batches, first, last, workers):
-    return [(images.numpy(), labels.numpy()) for images, labels in load(batches, first, last, workers)]
+def loaded(loader, first, last, workers):
+    return [(images.numpy(), labels.numpy()) for images, labels in loader.batches(first, last, workers)]
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(sampler, "WINDOW", 8)
 
 
-def slow_epoch(source, batch_size, seed, epoch, shuffle="global", sampling="natural", augmentation=Augmentation()):
+def slow_epoch(dataset, batch_size, seed, epoch, shuffle="global", sampling="natural", augmentation=Augmentation()):
     """One epoch's global batches, an image after the other."""
-    random, images = rng(Stream.ORDER, seed, epoch), len(source)
+    random, images = rng(Stream.ORDER, seed, epoch), len(dataset)
     if sampling == "balanced":
-        indices = [int(index) for index in sampler.balanced(source.labels, random)]
+        indices = [int(index) for index in sampler.balanced(dataset.labels, random)]
     elif shuffle == "blocks":
         indices = [int(index) for index in sampler.blocks_shuffled(images, random)]
     else:
@@ -49,27 +49,27 @@ def slow_epoch(source, batch_size, seed, epoch, shuffle="global", sampling="natu
     made = []
     for position, index in enumerate(indices):
         key = position if sampling == "balanced" else index
-        image = cv2.imdecode(np.frombuffer(source.encoded(index), np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(dataset.encoded(index), np.uint8), cv2.IMREAD_COLOR)
         if flips[key]:
             image = image[:, ::-1]
         image = augmentation(np.ascontiguousarray(image), rng(Stream.AUGMENTATION, seed, epoch, key))
-        made.append((image[:, :, ::-1].transpose(2, 0, 1), int(source.labels[index])))
+        made.append((image[:, :, ::-1].transpose(2, 0, 1), int(dataset.labels[index])))
     batches = []
     while made[len(batches) * batch_size :]:
         part = made[len(batches) * batch_size :][:batch_size]
-        padding = [(image, NOT_COUNTED) for image, _ in made[: batch_size - len(part)]]
+        padding = [(image, PADDING) for image, _ in made[: batch_size - len(part)]]
         batches.append((np.stack([image for image, _ in part + padding]), [label for _, label in part + padding]))
     return batches
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-def test_batches_are_those_of_a_slow_loop_whatever_the_number_of_ranks_and_workers(source, small_blocks, setting, workers):
+def test_batches_are_those_of_a_slow_loop_whatever_the_number_of_ranks_and_workers(dataset, small_blocks, setting, workers):
     setting = SETTINGS[setting]
-    expected = [batch for epoch in range(2) for batch in slow_epoch(source, 12, 1, epoch, **setting)]
+    expected = [batch for epoch in range(2) for batch in slow_epoch(dataset, 12, 1, epoch, **setting)]
     assert len(expected) == 4
     for world_size in range(1, 5):
-        ranks = [Batches(source, 12, 1, rank, world_size, **setting) for rank in range(world_size)]
+        ranks = [Loader(dataset, 12, 1, rank, world_size, **setting) for rank in range(world_size)]
         results = [loaded(batches, 0, 4, workers) for batches in ranks]
         for step, (images, labels) in enumerate(expected):
             ours, our_labels = (np.concatenate([result[step][part] for result in results]) for part in range(2))
@@ -78,8 +78,8 @@ def test_batches_are_those_of_a_slow_loop_whatever_the_number_of_ranks_and_worke
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_the_number_of_workers_and_where_a_run_starts_change_nothing(source, workers):
-    batches = Batches(source, 8, seed=1, rank=0, world_size=1)
+def test_the_number_of_workers_and_where_a_run_starts_change_nothing(dataset, workers):
+    batches = Loader(dataset, 8, seed=1, rank=0, world_size=1)
     results = loaded(batches, 2, 7, workers)
     assert len(results) == 5
     for step, (images, labels) in enumerate(results, 2):
@@ -88,11 +88,11 @@ def test_the_number_of_workers_and_where_a_run_starts_change_nothing(source, wor
 
 def test_an_image_that_turns_bad_is_left_out_of_the_loss_and_reported_by_name(make_data_set):
     directory = make_data_set(8, 2)
-    source = LabelFile(str(directory))
+    dataset = LabelFile(str(directory))
     (directory / "images" / "00000005.jpg").write_bytes(b"damaged")
-    batches = Batches(source, 8, 0, 0, 1)
+    batches = Loader(dataset, 8, 0, 0, 1)
     for step, (images, labels) in enumerate(loaded(batches, 0, 6, 1)):  # later ones are where others were before
-        row = batches.rows(step).indices.tolist().index(5)
+        row = batches.draws(step).indices.tolist().index(5)
         assert labels[row] == UNREADABLE and (np.delete(labels, row) >= 0).all()
         assert not images[row].any() and np.delete(images, row, 0).any(axis=(1, 2, 3)).all()
     ((index, complaint),) = batches.complaints(step, labels).items()
@@ -100,24 +100,24 @@ def test_an_image_that_turns_bad_is_left_out_of_the_loss_and_reported_by_name(ma
     assert "label.txt line 6: images/00000005.jpg: not an image" in complaint
 
 
-def test_a_global_batch_that_the_ranks_do_not_divide_is_refused(source):
-    with pytest.raises(UserError, match="--batch_size 8 .* divisible by the 3 ranks; take 6"):
-        Batches(source, 8, 0, 0, 3)
+def test_a_global_batch_that_the_ranks_do_not_divide_is_refused(dataset):
+    with pytest.raises(UserError, match="--batch_size 8 .* divisible by the 3 ranks; use 6"):
+        Loader(dataset, 8, 0, 0, 3)
 
 
-def test_blocks_of_balanced_classes_are_refused(source):
-    with pytest.raises(UserError, match="--shuffle blocks and --sampling balanced: .* leave out one"):
-        Batches(source, 8, 0, 0, 1, "blocks", "balanced")
+def test_blocks_of_balanced_classes_are_refused(dataset):
+    with pytest.raises(UserError, match="--shuffle blocks and --sampling balanced: .* leave one of them out"):
+        Loader(dataset, 8, 0, 0, 1, "blocks", "balanced")
 
 
-def test_a_batch_stays_what_it_is_while_later_ones_come(source):
-    batches = Batches(source, 8, 1, 0, 1)
-    kept = list(load(batches, 0, 12, 2))  # more than the workers have room for
+def test_a_batch_stays_what_it_is_while_later_ones_come(dataset):
+    batches = Loader(dataset, 8, 1, 0, 1)
+    kept = list(batches.batches(0, 12, 2))  # more than the workers have room for
     for step, (images, labels) in enumerate(kept):
         assert np.array_equal(images.numpy(), batches[step][0]) and np.array_equal(labels.numpy(), batches[step][1])
 
 
-def test_workers_end_when_the_loop_over_their_batches_does(source, monkeypatch):
+def test_workers_end_when_the_loop_over_their_batches_does(dataset, monkeypatch):
     started = []
 
     class Watched(loader.Workers):
@@ -126,22 +126,22 @@ def test_workers_end_when_the_loop_over_their_batches_does(source, monkeypatch):
             started.extend(self._processes)
 
     monkeypatch.setattr(loader, "Workers", Watched)
-    for _ in load(Batches(source, 8, 1, 0, 1), 0, 1000, 2):
+    for _ in Loader(dataset, 8, 1, 0, 1).batches(0, 1000, 2):
         assert all(process.is_alive() for process in started)
         break
     assert len(started) == 2 and not any(process.is_alive() for process in started)
 
 
-def test_without_fork_batches_are_made_when_they_are_asked_for(source, monkeypatch):
+def test_without_fork_batches_are_made_when_they_are_asked_for(dataset, monkeypatch):
     monkeypatch.setattr(loader, "available", lambda: False)
     monkeypatch.setattr(loader, "Workers", None)
-    batches = Batches(source, 8, 1, 0, 1)
+    batches = Loader(dataset, 8, 1, 0, 1)
     for step, (images, labels) in enumerate(loaded(batches, 0, 3, 2)):
         assert np.array_equal(images, batches[step][0]) and np.array_equal(labels, batches[step][1])
 
 
 @pytest.mark.parametrize("batch_size, advice", [(4, 3), (2, 3), (11, 9)])
-def test_a_batch_that_the_ranks_cannot_share_is_told_with_one_that_they_can(source, batch_size, advice):
-    complaint = f"--batch_size {batch_size} is the global batch and must be divisible by the 3 ranks; take {advice}$"
+def test_a_batch_that_the_ranks_cannot_share_is_told_with_one_that_they_can(dataset, batch_size, advice):
+    complaint = f"--batch_size {batch_size} is the global batch and must be divisible by the 3 ranks; use {advice}$"
     with pytest.raises(UserError, match=complaint):
-        Batches(source, batch_size, 1, 0, 3)
+        Loader(dataset, batch_size, 1, 0, 3)

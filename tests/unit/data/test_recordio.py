@@ -144,7 +144,7 @@ def test_a_record_that_is_none_is_named_by_its_byte(tmp_path, content, complaint
 
 @pytest.mark.parametrize("content", [b"", bytes(3), encode(0, 0, b"abcd")[:-1]])
 def test_a_file_that_cannot_be_whole_is_refused(tmp_path, content):
-    with pytest.raises(UserError, match=f"a.rec: {len(content)} bytes are no RecordIO file, or one that is cut off"):
+    with pytest.raises(UserError, match=f"a.rec: {len(content)} bytes are no RecordIO file, or a truncated one"):
         reader_of(tmp_path, content)
 
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_an_error_and_not_a_crash(tmp
 
 
 def test_a_record_that_is_too_long_to_be_written_is_refused():
-    with pytest.raises(ValueError, match="a record of 536870912 bytes; RecordIO holds 536870911 at most"):
+    with pytest.raises(ValueError, match="a record of 536870912 bytes; RecordIO allows 536870911 at most"):
         encode(0, 0, bytes(2**29 - 24))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arcface.data import sampler
-from arcface.data.sampler import EpochOrder, balanced, blocks_shuffled, steps_per_epoch
+from arcface.data.sampler import EpochSampler, balanced, blocks_shuffled, steps_per_epoch
 from arcface.rng import Stream, rng
 
 ORDERS = [("global", "natural"), ("blocks", "natural"), ("global", "balanced")]
@@ -19,13 +19,13 @@ def small_blocks(monkeypatch):
 
 
 def labels_of(images, seed=0):
-    """Labels of 7 people, of whom one (number 5) has no images and one (number 0) has most."""
-    people = np.array([0, 0, 0, 0, 1, 2, 3, 4, 6])
-    return np.sort(people[np.random.default_rng(seed).integers(len(people), size=images)])
+    """Labels of 7 identities, of whom one (number 5) has no images and one (number 0) has most."""
+    identities = np.array([0, 0, 0, 0, 1, 2, 3, 4, 6])
+    return np.sort(identities[np.random.default_rng(seed).integers(len(identities), size=images)])
 
 
 def whole_epoch(images, batch_size, seed, epoch, *how):
-    order = EpochOrder(labels_of(images), batch_size, seed, epoch, *how)
+    order = EpochSampler(labels_of(images), batch_size, seed, epoch, *how)
     batches = [order.batch(step) for step in range(steps_per_epoch(images, batch_size))]
     assert all(batch.epoch == epoch for batch in batches)
     return [np.concatenate(parts) for parts in zip(*(batch[1:] for batch in batches))]
@@ -66,7 +66,7 @@ def test_flips_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
 
 @pytest.mark.parametrize("how", ORDERS, ids=" ".join)
 def test_an_order_takes_little_more_than_four_bytes_a_row(how):
-    order = EpochOrder(labels_of(100_000), 8, 0, 0, *how)
+    order = EpochSampler(labels_of(100_000), 8, 0, 0, *how)
     held = sum(value.nbytes for value in vars(order).values() if isinstance(value, np.ndarray))
     assert held <= 4.2 * 100_000
 
@@ -109,19 +109,19 @@ def test_balanced_sampling_draws_classes_and_their_images_equally_often(images, 
     of_class = Counter(labels[drawn].tolist())
     assert of_class.keys() == set(labels.tolist()) and max(of_class.values()) - min(of_class.values()) <= 1
     of_image = Counter(drawn.tolist())
-    for person in of_class:
-        counts = [of_image[index] for index in np.flatnonzero(labels == person)]
+    for identity in of_class:
+        counts = [of_image[index] for index in np.flatnonzero(labels == identity)]
         assert max(counts) - min(counts) <= 1
 
 
 def test_balanced_sampling_draws_other_images_of_a_large_class_in_each_epoch():
     labels = np.repeat([0, 1], [90, 10])
-    epochs = [set(EpochOrder(labels, 100, 0, epoch, sampling="balanced").batch(0).indices.tolist()) for epoch in range(12)]
+    epochs = [set(EpochSampler(labels, 100, 0, epoch, sampling="balanced").batch(0).indices.tolist()) for epoch in range(12)]
     assert all(len([index for index in epoch if index < 90]) == 50 for epoch in epochs)
     assert set(range(90)) <= set.union(*epochs) and epochs[0] != epochs[1]
 
 
 def test_an_image_drawn_several_times_is_not_always_flipped_alike():
-    rows = EpochOrder(np.repeat([0, 1], [90, 10]), 100, 0, 0, sampling="balanced").batch(0)
+    rows = EpochSampler(np.repeat([0, 1], [90, 10]), 100, 0, 0, sampling="balanced").batch(0)
     flips = {index: set(rows.flipped[rows.indices == index].tolist()) for index in range(90, 100)}
     assert {False, True} in flips.values() and len(set(rows.keys.tolist())) == 100

@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_is_told_in_one_line(at_work):
         killed = pids(workers)[0]
         os.kill(killed, signal.SIGKILL)
         assert workers._connections[0].poll(20)  # its end of the pipe is closed
-        with pytest.raises(UserError, match=f"worker process {killed} of --num_workers was killed .exit code -9.: .*lower"):
+        with pytest.raises(UserError, match=f"worker process {killed} of --num_workers was killed .exit code -9.; .*lower"):
             workers.take() if at_work else workers.submit(1000)
 
 

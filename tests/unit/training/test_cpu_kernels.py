@@ -14,7 +14,8 @@ RATE = 5e-5  # the first activation that rounding puts on the other side of PReL
 
 def trained(cpu_kernels: str) -> tuple[list[float], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Losses, and the backbone's arrays before and after."""
-    model = Model(TrainConfig(batch_size=BATCH_SIZE, cpu_kernels=cpu_kernels), CLASSES)
+    config = TrainConfig(cpu_kernels=cpu_kernels)
+    model = Model(config, config, config, CLASSES)
     model.use_cpu_kernels()
     before = {name: tensor.numpy().copy() for name, tensor in model.backbone.state_dict().items()}
     rng = np.random.default_rng(0)

@@ -7,8 +7,8 @@ import paddle
 import pytest
 
 from arcface.config import TrainConfig
+from arcface.data.loader import Loader
 from arcface.io.log import start_log
-from arcface.training import data as training_data
 from arcface.training.data import TrainingData
 from arcface.training.log import TrainLog
 from arcface.training.state import TrainState
@@ -30,7 +30,7 @@ def run(tmp_path, monkeypatch, make_data_set):
 
         config = TrainConfig(num_workers=3, log_interval=2, logdir=str(tmp_path))
         data, state = TrainingData(config, make_data_set(9, 3), 8, 0), TrainState()
-        monkeypatch.setattr(training_data, "load", batches)
+        monkeypatch.setattr(Loader, "batches", batches)
         start_log(tmp_path / "training.log")
         with TrainLog(config, state, data, len(steps), None) as log:
             for (_, work), _ in zip(steps, data.batches(0, len(steps)), strict=True):

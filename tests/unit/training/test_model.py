@@ -46,7 +46,8 @@ def reads(monkeypatch):
     ],
 )
 def test_a_step_reads_a_tensor_once_and_sampling_once_more(reads, options, expected):
-    model = Model(TrainConfig(batch_size=4, cpu_kernels="off", **options), 9)
+    config = TrainConfig(cpu_kernels="off", **options)
+    model = Model(config, config, config, 9, may_drop=config.on_nonfinite != "stop")
     images = paddle.to_tensor(np.random.default_rng(0).integers(0, 256, (4, 3, 112, 112), np.uint8))
     labels = paddle.to_tensor([0, 8, -1, 3], "int64")
     for step in range(2):

@@ -255,10 +255,8 @@ def test_wrong_arguments_are_one_line(tmp_path, refused):
         )
     assert "pass one of these" in refused(lambda: main(["y1.onnx", good]))
     assert "y1.params: cannot be read (No such file" in refused(lambda: main(["y1.params", good]))
-    assert "missing arguments: DESTINATION; see --help" in refused(lambda: main(["y1.params"]))
-    assert "--embedding_size: must be a whole number from 1 to 65536" in refused(
-        lambda: main(["y1.params", good, "--embedding_size", "0"])
-    )
+    assert "DESTINATION: required; see --help" in refused(lambda: main(["y1.params"]))
+    assert "--embedding_size: must be a whole number from 1" in refused(lambda: main(["y1.params", good, "--embedding_size", "0"]))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         write({}, tmp_path / "file" / f"{NETWORK}.pdparams")

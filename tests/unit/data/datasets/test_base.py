@@ -11,7 +11,7 @@ from arcface.data.datasets.base import open_dataset
 from arcface.data.datasets.image_folder import ImageFolder
 from arcface.data.datasets.label_list import LabelFile
 from arcface.data.datasets.record_file import RecordFile
-from arcface.data.loader import Batches, load
+from arcface.data.loader import Loader
 from arcface.errors import UserError
 
 LABELS = [0, 0, 0, 1, 2, 2, 2, 2, 3, 3]
@@ -42,16 +42,16 @@ def layouts(tmp_path_factory, make_data_set) -> dict[str, tuple[Path, type]]:
 
 
 def test_every_layout_is_opened_and_gives_the_same_batches(layouts):
-    expected = [Batches(open_dataset(layouts["list"][0]), 4, 1, 0, 1)[step] for step in range(5)]
+    expected = [Loader(open_dataset(layouts["list"][0]), 4, 1, 0, 1)[step] for step in range(5)]
     for name, (path, kind) in layouts.items():
         for given in (path, str(path)):
-            source = open_dataset(given)
-            assert type(source) is kind, name
-            assert source.labels.dtype == np.int64 and source.labels.tolist() == LABELS and source.num_classes == 4
-            assert len(source) == 10 and source.file.exists() and str(path.parent) in source.name(9)
-            assert [len(indices) for indices in source.repeated()] == [0, 0]
-            source.scan(10)
-            batches = Batches(source, 4, 1, 0, 1)
+            dataset = open_dataset(given)
+            assert type(dataset) is kind, name
+            assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == LABELS and dataset.num_classes == 4
+            assert len(dataset) == 10 and dataset.file.exists() and str(path.parent) in dataset.name(9)
+            assert [len(indices) for indices in dataset.repeated()] == [0, 0]
+            dataset.scan(10)
+            batches = Loader(dataset, 4, 1, 0, 1)
             for step, (images, labels) in enumerate(expected):
                 assert np.array_equal(batches[step][0], images) and np.array_equal(batches[step][1], labels), name
 
@@ -62,9 +62,9 @@ def test_a_table_is_opened_by_its_suffix(layouts, tmp_path):
     rows = "".join(line.replace("\t", ",") for line in (root / "label.txt").read_text().splitlines(keepends=True))
     (root / "list.csv").write_text("path,label\n" + rows)
     for arguments in ((root / "list.csv",), (root, "list.csv")):
-        source = open_dataset(*arguments)
-        assert source.labels.tolist() == LABELS and source.encoded(3) == open_dataset(root).encoded(3)
-    listed, tabled = (load(Batches(source, 4, 1, 0, 1), 0, 3, 1) for source in (open_dataset(root), source))
+        dataset = open_dataset(*arguments)
+        assert dataset.labels.tolist() == LABELS and dataset.encoded(3) == open_dataset(root).encoded(3)
+    listed, tabled = (Loader(dataset, 4, 1, 0, 1).batches(0, 3, 1) for dataset in (open_dataset(root), dataset))
     for (images, labels), (others, other_labels) in zip(listed, tabled, strict=True):  # out of a worker process
         assert (images == others).all() and (labels == other_labels).all()
 
@@ -83,10 +83,10 @@ def test_a_label_file_goes_before_other_layouts_and_one_that_is_asked_for_is_not
         open_dataset(tmp_path / "all")
 
 
-def test_half_of_a_data_set_is_not_taken_for_folders_of_people(tmp_path):
+def test_half_of_a_dataset_is_not_taken_for_folders_of_identities(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "00000000.jpg").touch()
-    with pytest.raises(UserError, match="label.txt: No such file or directory; give the data set with --data_dir"):
+    with pytest.raises(UserError, match="label.txt: No such file or directory; give the dataset with --data_dir"):
         open_dataset(tmp_path)
 
 

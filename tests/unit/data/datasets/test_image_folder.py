@@ -1,4 +1,4 @@
-"""A folder for each person is a data set, and what is no image in it is left out with a warning."""
+"""A folder for each identity is a dataset, and what is no image in it is left out with a warning."""
 
 import os
 import re
@@ -11,8 +11,8 @@ from arcface.errors import UserError
 
 
 @pytest.fixture
-def people(tmp_path, make_data_set):
-    """Three people with 2, 1 and 3 images, in folders that do not sort by number; returns the directory and the images."""
+def identities(tmp_path, make_data_set):
+    """Three identities with 2, 1 and 3 images, in folders that do not sort by number; returns the directory and the images."""
     images = [path.read_bytes() for path in sorted((make_data_set(6, 2) / "images").iterdir())]
     paths = ["10/b.jpg", "10/a.PNG", "9/x y.jpeg", "anna/2.jpg", "anna/10.jpg", "anna/1.jpg"]
     for path, image in zip(paths, images, strict=True):
@@ -21,46 +21,46 @@ def people(tmp_path, make_data_set):
     return tmp_path, {str(tmp_path / path): image for path, image in zip(paths, images)}
 
 
-def test_people_and_images_are_in_the_order_of_their_names(people):
-    directory, images = people
-    source = ImageFolder(directory)
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == [0, 0, 1, 2, 2, 2]
-    assert len(source) == 6 and source.num_classes == 3 and source.file == directory
+def test_identities_and_images_are_in_the_order_of_their_names(identities):
+    directory, images = identities
+    dataset = ImageFolder(directory)
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == [0, 0, 1, 2, 2, 2]
+    assert len(dataset) == 6 and dataset.num_classes == 3 and dataset.file == directory
     names = ["10/a.PNG", "10/b.jpg", "9/x y.jpeg", "anna/1.jpg", "anna/10.jpg", "anna/2.jpg"]
-    assert [source.name(index) for index in range(6)] == [str(directory / name) for name in names]
-    assert [source.encoded(index) for index in range(6)] == [images[source.name(index)] for index in range(6)]
-    source.scan(6)
+    assert [dataset.name(index) for index in range(6)] == [str(directory / name) for name in names]
+    assert [dataset.encoded(index) for index in range(6)] == [images[dataset.name(index)] for index in range(6)]
+    dataset.scan(6)
 
 
-def test_a_person_may_have_many_images_with_long_names(tmp_path):
-    names = [f"{person}/{'x' * 200}{number:03d}.jpg" for person in range(2) for number in range(300)]
+def test_a_identity_may_have_many_images_with_long_names(tmp_path):
+    names = [f"{identity}/{'x' * 200}{number:03d}.jpg" for identity in range(2) for number in range(300)]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    source = ImageFolder(tmp_path)
-    assert [source.name(index) for index in range(600)] == [str(tmp_path / name) for name in names]
+    dataset = ImageFolder(tmp_path)
+    assert [dataset.name(index) for index in range(600)] == [str(tmp_path / name) for name in names]
 
 
-def test_hidden_files_and_files_beside_the_folders_are_passed_over(people, caplog):
-    directory, _ = people
+def test_hidden_files_and_files_beside_the_folders_are_ignored(identities, caplog):
+    directory, _ = identities
     (directory / ".cache").mkdir()
     (directory / ".cache" / "a.jpg").touch()
     (directory / "anna" / ".DS_Store").touch()
     (directory / "lfw.bin").touch()
-    source = ImageFolder(directory)
-    source.scan(6)
-    assert len(source) == 6 and not caplog.records
+    dataset = ImageFolder(directory)
+    dataset.scan(6)
+    assert len(dataset) == 6 and not caplog.records
 
 
-def test_what_is_no_image_is_left_out_with_one_warning(people, caplog):
-    directory, _ = people
+def test_what_is_no_image_is_left_out_with_one_warning(identities, caplog):
+    directory, _ = identities
     (directory / "10" / "notes.txt").touch()
     (directory / "9" / "more").mkdir()
     (directory / "empty").mkdir()
-    source = ImageFolder(directory)
-    assert source.labels.tolist() == [0, 0, 1, 2, 2, 2]
+    dataset = ImageFolder(directory)
+    assert dataset.labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert not caplog.records  # every rank opens the data set, one scans it
-    source.scan(0)
+    dataset.scan(0)
     (record,) = caplog.records
     assert record.getMessage() == f"{directory}: left out 3 files and folders without an image, such as {directory}/10/notes.txt"
 
@@ -69,30 +69,30 @@ def test_what_is_no_image_is_left_out_with_one_warning(people, caplog):
 def test_a_directory_without_folders_of_images_is_refused(tmp_path, entry):
     (tmp_path / entry).parent.mkdir(exist_ok=True)
     (tmp_path / entry).touch()
-    with pytest.raises(UserError, match="holds no folders of images; give a directory with a folder for each person"):
+    with pytest.raises(UserError, match="contains no folders of images; give a directory with a folder for each identity"):
         ImageFolder(tmp_path)
 
 
-def test_one_person_is_refused_and_num_classes_can_be_more(people):
-    directory, _ = people
+def test_one_identity_is_refused_and_num_classes_can_be_more(identities):
+    directory, _ = identities
     assert ImageFolder(directory, num_classes=5).num_classes == 5
     with pytest.raises(UserError, match="anna/1.jpg: label 2 is not below --num_classes 2"):
         ImageFolder(directory, num_classes=2)
     for path in (*(directory / "anna").iterdir(), directory / "9" / "x y.jpeg"):
         path.unlink()
-    with pytest.raises(UserError, match="all images are of one person"):
+    with pytest.raises(UserError, match="all images are of one identity"):
         ImageFolder(directory)
 
 
-def test_a_file_that_goes_away_or_is_no_image_is_named(people):
-    directory, _ = people
-    source = ImageFolder(directory)
+def test_a_file_that_goes_away_or_is_no_image_is_named(identities):
+    directory, _ = identities
+    dataset = ImageFolder(directory)
     (directory / "anna" / "10.jpg").write_bytes(b"text")
     with pytest.raises(UserError, match="anna/10.jpg: not an image"):
-        source.scan(6)
+        dataset.scan(6)
     (directory / "anna" / "10.jpg").unlink()
     with pytest.raises(UserError, match="anna/10.jpg: No such file or directory; restore the file"):
-        source.encoded(4)
+        dataset.encoded(4)
 
 
 def test_a_directory_that_cannot_be_listed_is_named(tmp_path):
@@ -100,8 +100,8 @@ def test_a_directory_that_cannot_be_listed_is_named(tmp_path):
         ImageFolder(tmp_path / "no")
 
 
-def test_names_need_not_be_text(people):
-    directory, images = people
+def test_names_need_not_be_text(identities):
+    directory, images = identities
     os.rename(os.fsencode(directory / "10"), os.fsencode(directory) + b"/\xff\xfe")
     assert ImageFolder(directory).name(4).endswith("\udcff\udcfe/a.PNG")
     assert ImageFolder(directory).encoded(4) == images[str(directory / "10/a.PNG")]

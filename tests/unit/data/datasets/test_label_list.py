@@ -34,10 +34,10 @@ def listed(tmp_path, content: bytes, **options) -> LabelFile:
     ids=["tab", "spaces", "comments", "windows"],
 )
 def test_tabs_spaces_comments_and_windows_line_ends_are_read_alike(tmp_path, content):
-    source = listed(tmp_path, content)
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == [0, 1]
-    assert source.num_classes == 2 and len(source) == 2
-    assert [source.name(index).rpartition(": ")[2] for index in range(2)] == ["images/a.jpg", "images/b c.jpg"]
+    dataset = listed(tmp_path, content)
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == [0, 1]
+    assert dataset.num_classes == 2 and len(dataset) == 2
+    assert [dataset.name(index).rpartition(": ")[2] for index in range(2)] == ["images/a.jpg", "images/b c.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_paths_that_lead_outside_are_read_when_that_is_allowed(tmp_path, make_da
     (images.parent.parent / "elsewhere").mkdir()
     with pytest.raises(UserError, match="line 1: /.*jpg: leads out of --data_dir; correct it, or allow it with --outside_paths 1"):
         listed(images.parent.parent / "elsewhere", content)
-    source = listed(images.parent.parent / "elsewhere", content, outside_paths=True)
-    source.scan(2)
-    assert [source.encoded(index) for index in range(2)] == [path.read_bytes() for path in sorted(images.iterdir())]
+    dataset = listed(images.parent.parent / "elsewhere", content, outside_paths=True)
+    dataset.scan(2)
+    assert [dataset.encoded(index) for index in range(2)] == [path.read_bytes() for path in sorted(images.iterdir())]
 
 
 def test_lines_that_repeat_another_are_found_and_two_labels_are_refused(tmp_path):
@@ -88,7 +88,7 @@ def test_lines_that_repeat_another_are_found_and_two_labels_are_refused(tmp_path
 
 
 def test_a_missing_list_is_named(tmp_path):
-    with pytest.raises(UserError, match="label.txt: No such file or directory; give the data set with --data_dir"):
+    with pytest.raises(UserError, match="label.txt: No such file or directory; give the dataset with --data_dir"):
         LabelFile(str(tmp_path))
 
 
@@ -109,29 +109,29 @@ def test_a_list_is_read_as_a_loop_over_its_lines_reads_it(tmp_path_factory, rows
     (directory / "label.txt").write_bytes((line_end.join(written) + line_end * ends).encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "_BLOCK", block_size)
-        patch.setattr(label_list, "_ROWS_AT_ONCE", rows_at_once)
-        source = LabelFile(directory, outside_paths=True)
-        assert source.labels.tolist() == [label for *_, label in images]
-        assert list(source._paths()) == [name.encode() for _, name, _ in images]
+        patch.setattr(label_list, "_LINES_AT_ONCE", rows_at_once)
+        dataset = LabelFile(directory, outside_paths=True)
+        assert dataset.labels.tolist() == [label for *_, label in images]
+        assert list(dataset._paths()) == [name.encode() for _, name, _ in images]
         for index, (number, name, _) in enumerate(images):
-            assert source.name(index) == f"{directory}/label.txt line {number}: {name}"
+            assert dataset.name(index) == f"{directory}/label.txt line {number}: {name}"
 
 
 def test_a_list_that_is_replaced_stays_what_it_was_and_one_that_is_changed_is_noticed(tmp_path):
-    source = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\n")
+    dataset = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\n")
     (tmp_path / "new.txt").write_bytes(b"x.jpg\t0\n")
     os.replace(tmp_path / "new.txt", tmp_path / "label.txt")
-    assert [source._path(index) for index in range(3)] == [b"a.jpg", b"b.jpg", b"c.jpg"]
-    source = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\n")
+    assert [dataset._path(index) for index in range(3)] == [b"a.jpg", b"b.jpg", b"c.jpg"]
+    dataset = listed(tmp_path, b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\n")
     other_order, longer = b"b.jpg\t1\na.jpg\t0\nc.jpg\t1\n", b"a.jpg\t0\nlonger.jpg\t1\nc.jpg\t1\n"
     within_a_path = b"a\t0\nbbbbb.jpg\t1\nc.jpg\t1\n"
     for content in (other_order, longer, within_a_path, b"aa.jpg\t0\nb.jpg\t1\n", b""):
         (tmp_path / "label.txt").write_bytes(content)
-        with pytest.raises(UserError, match="label.txt line [123]: the list has been changed since it was opened; start again"):
+        with pytest.raises(UserError, match="label.txt line [123]: the list was changed after it was opened; resume with"):
             for index in range(3):
-                source._path(index)
+                dataset._path(index)
     (tmp_path / "label.txt").write_bytes(b"a.jpg\t0\nb.jpg\t1\nc.jpg\t1\nd.jpg\t2\n")
-    assert [source._path(index) for index in range(3)] == [b"a.jpg", b"b.jpg", b"c.jpg"]
+    assert [dataset._path(index) for index in range(3)] == [b"a.jpg", b"b.jpg", b"c.jpg"]
 
 
 @pytest.mark.parametrize("missing", [[0], [699], [350, 351], range(0, 700, 7)])
@@ -154,10 +154,10 @@ def test_the_first_of_many_files_that_is_missing_is_found(tmp_path, monkeypatch,
 def test_a_list_is_kept_in_twelve_bytes_an_image(tmp_path):
     """Whatever the length of its paths; a list of Python strings would take ten times as much."""
     content = b"".join(b"%s/%08d.jpg\t%d\n" % (b"x" * 80, number, number % 2) for number in range(50_000))
-    source = listed(tmp_path, content)
-    assert source.labels.nbytes + source._starts.nbytes == 12 * 50_000
+    dataset = listed(tmp_path, content)
+    assert dataset.labels.nbytes + dataset._starts.nbytes == 12 * 50_000
     tracemalloc.start()
-    source = listed(tmp_path, content)
+    dataset = listed(tmp_path, content)
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 15 * 50_000 and peak < 20_000_000
@@ -200,10 +200,10 @@ def one_image_record(value: bytes) -> bytes:
 
 def test_the_2021_toolkit_s_one_image_records_are_read(tmp_path, make_data_set):
     encoded = (make_data_set(1, 1) / "images" / "00000000.jpg").read_bytes()
-    source = listed(tmp_path, b"a.bin\t0\nb.bin\t1\n")
+    dataset = listed(tmp_path, b"a.bin\t0\nb.bin\t1\n")
     (tmp_path / "a.bin").write_bytes(one_image_record(pickle.dumps(encoded)))
     (tmp_path / "b.bin").write_bytes(one_image_record(pickle.dumps(np.frombuffer(encoded, np.uint8))))
-    assert source.encoded(0) == source.encoded(1) == encoded
+    assert dataset.encoded(0) == dataset.encoded(1) == encoded
 
 
 class Attack:
@@ -216,13 +216,13 @@ class Attack:
     [
         (b"\0\0", "not a one-image record"),
         (one_image_record(pickle.dumps(b"x" * 50))[:-9], "ends 9 bytes early"),
-        (one_image_record(pickle.dumps({"a": 1})), "holds dict"),
+        (one_image_record(pickle.dumps({"a": 1})), "contains dict"),
         (one_image_record(pickle.dumps(Attack())), "exit"),
     ],
     ids=["short", "truncated", "type", "attack"],
 )
 def test_a_one_image_record_that_is_not_one_is_refused(tmp_path, content, complaint):
-    source = listed(tmp_path, b"a.bin\t0\n", num_classes=2)
+    dataset = listed(tmp_path, b"a.bin\t0\n", num_classes=2)
     (tmp_path / "a.bin").write_bytes(content)
     with pytest.raises(UserError, match=complaint):
-        source.encoded(0)
+        dataset.encoded(0)

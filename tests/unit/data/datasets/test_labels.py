@@ -26,9 +26,9 @@ def test_the_classes_are_counted(labels, num_classes, classes):
         ([1, 1], None, "list place 0: .* no thing has label 0"),
         ([0, 1, 3], None, "list place 2: .* no thing has label 2"),
         ([0, 1, 4], None, "list place 2: .* no thing has label 2"),
-        ([0, 1, 2], 2, "list place 2: label 2 is not below --num_classes 2; leave the option out to take 3 from the labels"),
-        ([0, 0], None, "list: all images are of one person, label 0; list at least two people"),
-        ([0, 0], 1, "list: all images are of one person"),
+        ([0, 1, 2], 2, "list place 2: label 2 is not below --num_classes 2; leave the option out to use 3 from the labels"),
+        ([0, 0], None, "list: all images are of one identity, label 0; list at least two identities"),
+        ([0, 0], 1, "list: all images are of one identity"),
     ],
 )
 def test_other_labels_are_refused(labels, num_classes, complaint):

@@ -43,39 +43,39 @@ def listed(directory, *rows: str, name="train.lst", line_end="\n") -> LabelFile:
     return open_dataset(directory / name)
 
 
-def paths_of(source: LabelFile) -> list[str]:
-    return [source.name(index).split(": ", 1)[1] for index in range(len(source))]
+def paths_of(dataset: LabelFile) -> list[str]:
+    return [dataset.name(index).split(": ", 1)[1] for index in range(len(dataset))]
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 @pytest.mark.parametrize("form", FORMS)
 def test_both_forms_are_read_alike(tmp_path, form, line_end):
     rows = [form(number, path, label) for number, (path, label) in enumerate(zip(PATHS, LABELS, strict=True))]
-    source = listed(tmp_path, "# a comment", rows[0], "", *rows[1:], line_end=line_end)
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == LABELS and source.num_classes == 3
-    assert paths_of(source) == PATHS and [path.decode() for path in source._paths()] == PATHS
-    assert source.place(1) == f"{tmp_path}/train.lst line 4"
+    dataset = listed(tmp_path, "# a comment", rows[0], "", *rows[1:], line_end=line_end)
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == LABELS and dataset.num_classes == 3
+    assert paths_of(dataset) == PATHS and [path.decode() for path in dataset._paths()] == PATHS
+    assert dataset.place(1) == f"{tmp_path}/train.lst line 4"
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_long_lists_are_read_as_a_loop_over_their_lines_reads_them(tmp_path, monkeypatch, form):
     monkeypatch.setattr(text, "_BLOCK", 500)
-    monkeypatch.setattr(label_list, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(label_list, "_LINES_AT_ONCE", 7)
     rng = np.random.default_rng(0)
     paths = [f"{'d e' if odd else 'de'}/{number}.jpg" for number, odd in enumerate(rng.random(400) < 0.1)]
     labels = [*range(120), *rng.integers(0, 120, 280).tolist()]
-    source = listed(tmp_path, *(form(number, path, label) for number, (path, label) in enumerate(zip(paths, labels, strict=True))))
-    assert source.labels.tolist() == labels and [path.decode() for path in source._paths()] == paths
-    assert paths_of(source) == paths
+    dataset = listed(tmp_path, *(form(number, path, label) for number, (path, label) in enumerate(zip(paths, labels, strict=True))))
+    assert dataset.labels.tolist() == labels and [path.decode() for path in dataset._paths()] == paths
+    assert paths_of(dataset) == paths
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_images_are_those_that_the_paths_name(tmp_path, make_data_set, form):
     directory = make_data_set(4, 2)
     rows = [form(number, f"images/{number:08d}.jpg", number % 2) for number in range(4)]
-    source, expected = listed(directory, *rows), open_dataset(directory)
-    source.scan(4)
-    assert [source.encoded(index) for index in range(4)] == [expected.encoded(index) for index in range(4)]
+    dataset, expected = listed(directory, *rows), open_dataset(directory)
+    dataset.scan(4)
+    assert [dataset.encoded(index) for index in range(4)] == [expected.encoded(index) for index in range(4)]
     assert type(open_dataset(directory, "train.lst")) is LabelFile  # by --label_file
     (directory / "label.txt").rename(tmp_path / "label.txt")
     assert open_dataset(directory).file.name == "train.lst"  # by the directory alone
@@ -136,7 +136,7 @@ def test_a_wrong_line_is_named(tmp_path, rows, complaint):
 
 
 def test_a_list_that_is_changed_is_noticed(tmp_path):
-    source = listed(tmp_path, "0\t0\ta.jpg", "1\t1\tb.jpg")
+    dataset = listed(tmp_path, "0\t0\ta.jpg", "1\t1\tb.jpg")
     (tmp_path / "train.lst").write_text("0\t1\ta.jpg\n1\t1\tb.jpg\n")
-    with pytest.raises(UserError, match="line 1: the list has been changed"):
-        source.encoded(0)
+    with pytest.raises(UserError, match="line 1: the list was changed"):
+        dataset.encoded(0)

@@ -17,8 +17,8 @@ from arcface.data.datasets.record_file import RecordFile
 from arcface.data.recordio import RecordReader, encode
 from arcface.errors import UserError
 
-SIZES = [3, 1, 4, 2]  # images of each person
-LABELS = [person for person, size in enumerate(SIZES) for _ in range(size)]
+SIZES = [3, 1, 4, 2]  # images of each identity
+LABELS = [identity for identity, size in enumerate(SIZES) for _ in range(size)]
 IMAGES = [cv2.imencode(".png", np.full((112, 112, 3), number, np.uint8))[1].tobytes() for number in range(len(LABELS))]
 
 
@@ -62,14 +62,14 @@ def sequential_arrays(directory: Path) -> Path:
 
 def identities() -> list[tuple[int, bytes]]:
     starts = np.cumsum([1, *SIZES])
-    return [(11 + person, encode(starts[person : person + 2].tolist(), 11 + person, b"")) for person in range(len(SIZES))]
+    return [(11 + identity, encode(starts[identity : identity + 2].tolist(), 11 + identity, b"")) for identity in range(len(SIZES))]
 
 
-def assert_is_whole(source: RecordFile) -> None:
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == LABELS
-    assert len(source) == len(LABELS) and source.num_classes == len(SIZES)
-    assert [source.encoded(index) for index in range(len(source))] == IMAGES
-    source.scan(len(source))
+def assert_is_whole(dataset: RecordFile) -> None:
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == LABELS
+    assert len(dataset) == len(LABELS) and dataset.num_classes == len(SIZES)
+    assert [dataset.encoded(index) for index in range(len(dataset))] == IMAGES
+    dataset.scan(len(dataset))
 
 
 def test_a_data_set_is_written_byte_for_byte_as_insightface_has_it(tmp_path):
@@ -102,19 +102,19 @@ def test_shuffled_records_keep_the_order_of_the_index_and_need_not_call_themselv
     file = write_layout(tmp_path, [(key, encode(LABELS[number], number + 1, IMAGES[number])) for key, number in enumerate(order)])
     lines = (tmp_path / "train.idx").read_text().splitlines()
     (tmp_path / "train.idx").write_text("\n".join(reversed(lines)) + "\n")
-    source = RecordFile(file)
+    dataset = RecordFile(file)
     order.reverse()
-    assert source.labels.tolist() == [LABELS[number] for number in order]
-    assert [source.encoded(index) for index in range(10)] == [IMAGES[number] for number in order]
+    assert dataset.labels.tolist() == [LABELS[number] for number in order]
+    assert [dataset.encoded(index) for index in range(10)] == [IMAGES[number] for number in order]
 
 
 def test_what_is_written_is_read_back(written):
-    source = RecordFile(written)
-    assert_is_whole(source)
-    assert source.name(3) == f"{written} byte {sum(len(encode(0, 0, image)) for image in IMAGES[:3])}"
+    dataset = RecordFile(written)
+    assert_is_whole(dataset)
+    assert dataset.name(3) == f"{written} byte {sum(len(encode(0, 0, image)) for image in IMAGES[:3])}"
     again = written.parent / "again" / "train.rec"
     again.parent.mkdir()
-    write_records(again, ((int(source.labels[index]), source.encoded(index)) for index in range(10)))
+    write_records(again, ((int(dataset.labels[index]), dataset.encoded(index)) for index in range(10)))
     assert again.read_bytes() == written.read_bytes()
     assert again.with_suffix(".idx").read_bytes() == written.with_suffix(".idx").read_bytes()
 
@@ -140,7 +140,7 @@ def test_ranges_that_float32_may_have_rounded_are_not_relied_on(written, monkeyp
 )
 def test_where_identities_are_wrong_the_images_own_labels_count(tmp_path, ranges):
     images = [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
-    records = [(11 + person, encode(ranges[person : person + 2], 11 + person, b"")) for person in range(4)]
+    records = [(11 + identity, encode(ranges[identity : identity + 2], 11 + identity, b"")) for identity in range(4)]
     assert_is_whole(RecordFile(write_layout(tmp_path, [*images, (0, encode([11, 15], 0, b"")), *records])))
 
 
@@ -159,7 +159,7 @@ def test_records_that_have_no_ids_are_read_and_one_that_has_another_is_refused(t
     assert_is_whole(RecordFile(write_layout(tmp_path, [*images, *about])))
     ids = [1, 2, 3, 4, 5, 7, 6, 8, 9, 10]
     images = [(key, encode(LABELS[key - 1], id, IMAGES[key - 1])) for key, id in enumerate(ids, 1)]
-    with pytest.raises(UserError, match=r"byte \d+: the index has record 6 here, which calls itself 7; fetch"):
+    with pytest.raises(UserError, match=r"byte \d+: the index has record 6 here, which calls itself 7; download"):
         RecordFile(write_layout(tmp_path, [*images, *about]))
 
 
@@ -176,11 +176,11 @@ def test_a_label_that_the_sample_missed_is_found_when_the_image_is_read(written,
     offset = int(RecordFile(written)._offsets[5])
     content[offset + 12 : offset + 16] = struct.pack("<f", 3)
     written.write_bytes(content)
-    source = RecordFile(written)
+    dataset = RecordFile(written)
     with pytest.raises(UserError, match=f"train.rec byte {offset}: its label is 3, not 2"):
-        source.encoded(5)
+        dataset.encoded(5)
     with pytest.raises(UserError, match=f"byte {offset}"):
-        source.scan(10)
+        dataset.scan(10)
 
 
 def test_no_pass_is_made_twice_unless_a_file_has_changed(tmp_path, monkeypatch):
@@ -245,8 +245,8 @@ def test_offsets_beyond_four_gigabytes_are_read(tmp_path):
         file.seek(5 * 2**30)
         file.write(second)
     (tmp_path / "train.idx").write_text(f"0\t0\n1\t{5 * 2**30}\n")
-    source = RecordFile(tmp_path / "train.rec")
-    assert [source.encoded(0), source.encoded(1)] == IMAGES[:2] and source.labels.tolist() == [0, 1]
+    dataset = RecordFile(tmp_path / "train.rec")
+    assert [dataset.encoded(0), dataset.encoded(1)] == IMAGES[:2] and dataset.labels.tolist() == [0, 1]
 
 
 def index_of(file: Path, change) -> None:
@@ -303,8 +303,8 @@ def test_a_header_record_that_names_no_range_of_identities_leaves_it_to_the_imag
     assert_same_without_its_index(write_layout(tmp_path, [(0, encode(labels, 0, b"")), *images, *about]))
 
 
-def images_and_people(directory: Path) -> Path:
-    """A public packer's: record 0 comes last and says (1 + images, people)."""
+def images_and_identities(directory: Path) -> Path:
+    """A public packer's: record 0 comes last and says (1 + images, identities)."""
     images = [(key, encode(label, key, image)) for key, (label, image) in enumerate(zip(LABELS, IMAGES), 1)]
     return write_layout(directory, [*images, (0, encode([11, 4], 0, b""))])
 
@@ -328,12 +328,12 @@ def assert_same_without_its_index(file: Path) -> None:
     assert_is_whole(RecordFile(file))
 
 
-@pytest.mark.parametrize("packer", [images_and_people, twice_the_number, no_identities])
+@pytest.mark.parametrize("packer", [images_and_identities, twice_the_number, no_identities])
 def test_what_public_packers_write_without_identities_is_read_with_and_without_its_index(tmp_path, packer):
     assert_same_without_its_index(packer(tmp_path))
 
 
-@pytest.mark.parametrize("packer", [images_and_people, twice_the_number, no_identities])
+@pytest.mark.parametrize("packer", [images_and_identities, twice_the_number, no_identities])
 def test_an_index_of_fewer_images_than_such_a_header_counts_is_refused(tmp_path, packer):
     file = packer(tmp_path)
     index_of(file, lambda lines: [line for line in lines if line[0] != "7"])
@@ -356,7 +356,7 @@ def test_a_header_record_that_counts_more_images_than_the_index_lists_is_refused
         ([0, float("inf")], "byte 36: its label inf is not a class number"),
         ([0, 2.0**24], "byte 36: its label 1.67772e"),
         ([0, 2], "byte 36: labels must count up from 0 without a gap, but no record has label 1"),
-        ([0, 0], "train.rec: all images are of one person"),
+        ([0, 0], "train.rec: all images are of one identity"),
     ],
 )
 def test_labels_that_are_no_class_numbers_are_named_by_their_byte(tmp_path, labels, complaint):
@@ -373,7 +373,7 @@ def test_an_id_may_be_any_that_the_format_holds(tmp_path):
 
 
 def test_a_file_without_images_is_refused(tmp_path):
-    with pytest.raises(UserError, match="train.rec: holds no images"):
+    with pytest.raises(UserError, match="train.rec: contains no images"):
         RecordFile(write_layout(tmp_path, [(1, encode(0, 1, b""))]))
 
 
@@ -412,7 +412,7 @@ def test_every_cut_of_the_file_is_refused(written, index):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True, database=None)
 @given(st.data())
-def test_damage_is_one_line_or_leaves_the_image_as_it_was_or_another_of_the_person(written, data):
+def test_damage_is_one_line_or_leaves_the_image_as_it_was_or_another_of_the_identity(written, data):
     content = SOUND_FILES.setdefault("rec", written.read_bytes())
     index = SOUND_FILES.setdefault("idx", written.with_name("train.idx").read_bytes())
     damaged = {"rec": bytearray(content), "idx": bytearray(index)}
@@ -422,9 +422,9 @@ def test_damage_is_one_line_or_leaves_the_image_as_it_was_or_another_of_the_pers
     written.write_bytes(damaged["rec"])
     written.with_name("train.idx").write_bytes(damaged["idx"])
     try:
-        source = RecordFile(written)
-        for index in range(len(source)):
-            source.encoded(index)
+        dataset = RecordFile(written)
+        for index in range(len(dataset)):
+            dataset.encoded(index)
     except UserError as error:
         assert "\n" not in str(error) and str(written.parent) in str(error)
 

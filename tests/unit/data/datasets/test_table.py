@@ -31,19 +31,19 @@ def parquet(tmp_path, columns: dict, **options) -> TableFile:
     ],
 )
 def test_a_csv_file_may_have_other_columns_and_quotes(tmp_path, content):
-    source = csv(tmp_path, content)
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == [0, 1, 1]
-    assert len(source) == 3 and source.num_classes == 2
-    names = [source.name(row).removeprefix(f"{tmp_path}/list.csv row ") for row in range(3)]
+    dataset = csv(tmp_path, content)
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == [0, 1, 1]
+    assert len(dataset) == 3 and dataset.num_classes == 2
+    names = [dataset.name(row).removeprefix(f"{tmp_path}/list.csv row ") for row in range(3)]
     assert names == ["2: a.jpg", "3: b, c.jpg", "4: \udcff.jpg"]
 
 
 @pytest.mark.parametrize("type_name", ["int64", "int32", "uint8"])
 def test_a_parquet_file_may_hold_any_whole_numbers(tmp_path, type_name):
     labels = pyarrow.array([0, 1, 0, 1, 2], type_name)
-    source = parquet(tmp_path, {"x": [1.5] * 5, "label": labels, "path": [f"{row}.jpg" for row in range(5)]})
-    assert source.labels.dtype == np.int64 and source.labels.tolist() == [0, 1, 0, 1, 2]
-    names = [source.name(row).removeprefix(f"{tmp_path}/list.parquet row ") for row in (0, 4)]
+    dataset = parquet(tmp_path, {"x": [1.5] * 5, "label": labels, "path": [f"{row}.jpg" for row in range(5)]})
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == [0, 1, 0, 1, 2]
+    names = [dataset.name(row).removeprefix(f"{tmp_path}/list.parquet row ") for row in (0, 4)]
     assert names == ["1: 0.jpg", "5: 4.jpg"]
 
 
@@ -59,7 +59,7 @@ def test_a_parquet_file_may_hold_any_whole_numbers(tmp_path, type_name):
         (b"path,label\na.jpg,0\nb.jpg,-1\n", "list.csv row 3: label -1 is no class number from 0 up"),
         (b"path,label\na.jpg,0\nb.jpg,2147483648\n", "list.csv row 3: label 2147483648 is no class number"),
         (b"path,label\na.jpg,0\nb.jpg,2\n", "list.csv row 3: labels must count up from 0 without a gap, but no row has label 1"),
-        (b"path,label\na.jpg,0\nb.jpg,0\n", "list.csv: all images are of one person"),
+        (b"path,label\na.jpg,0\nb.jpg,0\n", "list.csv: all images are of one identity"),
         (b"path,label\na.jpg,0\n../b.jpg,1\n", "list.csv row 3: ../b.jpg: leads out of --data_dir"),
         (b"path,label\n/a.jpg,0\nb.jpg,1\n", "list.csv row 2: /a.jpg: leads out of --data_dir"),
     ],
@@ -94,9 +94,9 @@ def test_paths_may_lead_out_when_allowed(tmp_path):
 def test_files_of_a_table_are_looked_for_and_repeats_told(make_data_set, caplog):
     directory = make_data_set(3, 2)
     rows = b"path,label\n" + b"".join(b"images/%08d.jpg,%d\n" % (row, row % 2) for row in range(3))
-    source = csv(directory, rows)
-    source.scan(3)
-    assert source.encoded(2) == (directory / "images" / "00000002.jpg").read_bytes()
+    dataset = csv(directory, rows)
+    dataset.scan(3)
+    assert dataset.encoded(2) == (directory / "images" / "00000002.jpg").read_bytes()
     csv(directory, rows + b"images/00000000.jpg,0\n").scan(0)
     assert [record.getMessage() for record in caplog.records] == [
         f"{directory}/list.csv: 1 rows repeat an earlier row; such an image counts as often as it is listed"

@@ -1,0 +1,1 @@
+"""Options of commands: kinds of values, flags, and files of options."""

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Write docs/options.md from the options' dataclasses, and the diagram of docs/architecture.md from the floors: `make docs`.
+
+tests/commands/test_docs.py says whether the pages are current.
+"""
+
+import ast
+import inspect
+import re
+import runpy
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from arcface.config import TrainConfig, ValidConfig
+from arcface.data.align_photos import AlignOptions
+from arcface.data.checks import CheckOptions
+from arcface.data.convert import ConvertOptions
+from arcface.data.merge import MergeOptions
+from arcface.data.synthetic import DemoOptions
+from arcface.verification.pack_bin import PackOptions
+
+DOCS = Path(__file__).parent
+TOOLS = {
+    "convert": ConvertOptions,
+    "check": CheckOptions,
+    "merge": MergeOptions,
+    "align": AlignOptions,
+    "pack_bin": PackOptions,
+    "demo": DemoOptions,
+}
+# What a floor is for, by its first room.
+FLOORS_FOR = {
+    "errors": "what needs nothing else",
+    "io": "files, locks, images; missing packages",
+    "config": "options, errors as one line, the process and the machine",
+    "distributed": "ranks; kernels; batches",
+    "backbones": "images to embeddings; embeddings to the loss",
+    "weights": "published weights, and those of a run",
+    "inference": "engines, export",
+    "verification": "pairs, templates, metrics, report",
+    "training": "the loop, checkpoints, logs",
+    "doctor": "examines all of it",
+    "train": "commands",
+}
+
+HEAD = """# Options
+
+<!-- Made by docs/make_pages.py from the dataclasses of the options: `make docs`. -->
+
+Every option is a flag, `--lr 0.2` or `--lr=0.2`, and a key of the YAML file that `--config` names; flags override the file.
+`--help` of each command explains the same. Ranges are checked: a wrong value ends in one line that says which values are allowed.
+
+`train.py` has the groups down to "The run"; `valid.py` has Network, Verification, and the groups after "The run".
+"""
+TOOLS_HEAD = """# Options of the tools
+
+Each tool is one command with three names, such as `python datasets/pack_bin.py`, `python -m arcface.pack_bin` and
+`arcface-pack-bin`. What an option calls "above" is at the head of the tool's `--help`.
+"""
+
+
+def options_page() -> str:
+    """Return the text of docs/options.md."""
+    train = [group for group in reversed(TrainConfig.__mro__) if own(group)]
+    valid = [group for group in reversed(ValidConfig.__mro__) if own(group) and group not in train]
+    parts = [HEAD, *(table(heading(group), group, own(group)) for group in train)]
+    parts += [table("Only valid.py" if group is ValidConfig else heading(group), group, own(group)) for group in valid]
+    parts += [TOOLS_HEAD, *(table(name, group, list(fields(group))) for name, group in TOOLS.items())]
+    return "\n".join(parts)
+
+
+def own(group: type) -> list[Field]:
+    """Return the fields that a dataclass adds to those of its bases."""
+    names = vars(group).get("__annotations__", {})
+    return [field for field in getattr(group, "__dataclass_fields__", {}).values() if field.name in names]
+
+
+def heading(group: type) -> str:
+    """Return the first line of a group's docstring."""
+    return inspect.cleandoc(group.__doc__ or "").splitlines()[0]
+
+
+def table(title: str, group: type, options: list[Field]) -> str:
+    """Return a heading and a table with a row for each of some options of a group."""
+    help_of = {name: text for base in reversed(group.__mro__) if base is not object for name, text in sentences(base)}
+    rows = [f"| `{field.name}` | {default(field)} | {choices(field.type)} | {help_of[field.name]} |" for field in options]
+    return "\n".join([f"## {title}", "", "| option | default | values | |", "| --- | --- | --- | --- |", *rows, ""])
+
+
+def sentences(group: type) -> Iterator[tuple[str, str]]:
+    """Yield name and help of each option: the string below its line in the source."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(group))).body
+    assert isinstance(tree, ast.ClassDef)
+    for line, below in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            assert isinstance(line.target, ast.Name)
+            yield line.target.id, " ".join(str(below.value.value).split()).replace("|", r"\|").replace("<", "&lt;")
+
+
+def default(field: Field) -> str:
+    """Return a default as a flag would give it."""
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    if value is MISSING:
+        return "*required*"
+    if value is None or value == []:
+        return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "`" + (f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")) + "`"
+
+
+def choices(kind: Any) -> str:
+    """Return the values of an option that has a few, and "" for others."""
+    literal = next((part for part in (kind, *get_args(kind)) if get_origin(part) is Literal), None)
+    return ", ".join(f"`{value}`" for value in get_args(literal))
+
+
+def diagram(floors: list[list[str]]) -> str:
+    """Return the floors, ground first, as a mermaid diagram with the ground at its foot."""
+    boxes = [f'    floor{n}["<b>{" · ".join(rooms)}</b><br/>{FLOORS_FOR[rooms[0]]}"]' for n, rooms in enumerate(floors)]
+    arrows = [f"    floor{n} --> floor{n - 1}" for n in range(len(floors) - 1, 0, -1)]
+    return "\n".join(["```mermaid", "flowchart TD", *reversed(boxes), *arrows, "```"])
+
+
+def architecture_page(text: str) -> str:
+    """Return the text of docs/architecture.md with the diagram of the floors that tests/unit/test_floors.py knows."""
+    floors = runpy.run_path(str(DOCS.parent / "tests" / "unit" / "test_floors.py"))["FLOORS"]
+    return re.sub("```mermaid.*?```", lambda _: diagram(floors), text, flags=re.DOTALL)
+
+
+def main() -> None:
+    (DOCS / "options.md").write_text(options_page(), encoding="utf-8")
+    architecture = DOCS / "architecture.md"
+    architecture.write_text(architecture_page(architecture.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
