@@ -19,7 +19,7 @@ from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.distributed.process_group import unused_launcher, world_size
 from arcface.distributed.self_check import round_trip
 from arcface.extras import how_to_install, how_to_install_base
-from arcface.inference.engines import choose_engine
+from arcface.inference.engines import candidates
 from arcface.io.images import SIZE
 from arcface.io.report import Report
 from arcface.system import hardware
@@ -62,7 +62,7 @@ def examine_software(report: Report, device: str, engine: str) -> None:
         chosen = choose_device(device)
     report.line("device", chosen)
     with report.examining("engine"):
-        report.line("engine", choose_engine(engine))
+        report.line("engine", candidates(engine)[0])
 
 
 def examine_ranks(report: Report, device: str) -> None:

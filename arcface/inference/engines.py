@@ -63,11 +63,6 @@ def candidates(name: str) -> list[str]:
     return [name]
 
 
-def choose_engine(name: str) -> str:
-    """Return the first of the `candidates`."""
-    return candidates(name)[0]
-
-
 @contextmanager
 def open_engine(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Iterator[Embed]:
     """Open a function that embeds images with the backbone's present weights, in evaluation mode.
