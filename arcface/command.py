@@ -1,4 +1,4 @@
-"""Start of every command: an error that the user can fix is one line on stderr and exit code 2."""
+"""How commands end: errors that the user can fix are one line on stderr and exit code 2."""
 
 import errno
 import os
@@ -9,16 +9,15 @@ from contextlib import suppress
 from typing import NoReturn, TextIO
 
 from arcface.errors import UserError
-from arcface.extras import no_paddle
+from arcface.extras import paddle_not_installed
 
-CLOSED_PIPE = 141  # the exit code that a shell shows for a process ended by SIGPIPE
+CLOSED_PIPE = 141  # a shell's exit code for a process that SIGPIPE ended
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; a UserError ends the process with its message in one line and exit code 2, without a traceback.
+    """Call `main`; a UserError ends the process with its message on one line and exit code 2, without a traceback.
 
-    So do a missing Paddle and a lack of memory. If nobody reads the output any more, as in `valid.py | head -1`, the process ends
-    silently.
+    So does the import of a Paddle that is not installed. If the output is closed, as in `valid.py | head -1`, it ends quietly.
     """
     try:
         main()
@@ -27,10 +26,10 @@ def run(main: Callable[[], None]) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "paddle":
             raise
-        _end_with_error(no_paddle())
+        _end_with_error(paddle_not_installed())
     except MemoryError as error:
-        detail = " ".join(str(error).split())[:200] or "none left"
-        _end(f"error: out of memory ({_printable(detail)}); process less at a time or end other programs", 2)
+        detail = " ".join(str(error).split())[:200] or "no details"
+        _end(f"error: out of memory ({_printable(detail)}); reduce the size of the task or close other programs", 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except OSError as error:
@@ -38,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         sys.exit(CLOSED_PIPE)
     finally:
-        _discard_closed_output()
+        _flush_or_discard()
 
 
 def _end_with_error(error: UserError) -> NoReturn:
@@ -51,8 +50,8 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _discard_closed_output() -> None:
-    """Flush stdout and stderr; if one is closed, keep Python from trying again at its end, with a traceback."""
+def _flush_or_discard() -> None:
+    """Write out what is buffered, or discard it if the output is closed; otherwise Python would try again and print a traceback."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -65,12 +64,12 @@ def _is_closed(stream: TextIO) -> bool:
     """Whether a stream is a pipe without a reader or a closed terminal."""
     try:
         poll = select.poll()
-        poll.register(stream.fileno(), 0)  # errors are reported in any case
+        poll.register(stream.fileno(), 0)  # errors are always reported
         return bool(poll.poll(0))
-    except (OSError, ValueError, AttributeError):  # no file, as in a test or a notebook
+    except (OSError, ValueError, AttributeError):  # in a test or a notebook it is not a file
         return False
 
 
 def _printable(text: str) -> str:
-    """Escape control characters: messages quote files and names from strangers, which could command a terminal."""
+    """Escape control characters: messages quote untrusted file names and contents, which could send commands to a terminal."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -1,1 +1,1 @@
-"""Doctor: examines this machine, and the data and directories of a training command."""
+"""Doctor: checks a machine, and the data and directories of a training command (`python -m arcface.doctor`)."""

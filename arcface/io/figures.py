@@ -1,4 +1,4 @@
-"""Figures: colours and a plain style for all, and conversion to pixels or PNG."""
+"""Figures with matplotlib: colours, a plain style, and export to pixels or PNG."""
 
 import io
 
@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart too.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 def plain(figure: Figure) -> Figure:
-    """Return the figure with a light grid behind the data and no box around it."""
+    """Return the figure, with a light grid behind the data and without the box around it."""
     for axes in figure.axes:
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)

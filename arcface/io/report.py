@@ -1,4 +1,4 @@
-"""Report: lines printed as name and value, with findings below them: what is wrong and what to do."""
+"""A text report in two columns, with findings (what is wrong and what to do) marked by arrows and counted."""
 
 import sys
 import textwrap
@@ -12,24 +12,24 @@ INDENT = 16  # of the values
 
 
 class Report:
-    """A report on stdout. Each line is printed at once, so that a crash shows what was being examined.
+    """Prints line by line, so that a crash shows what was being examined.
 
-    findings: how many have been printed so far.
+    findings: the number of findings so far.
     """
 
     def __init__(self):
         self.findings = 0
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
 
     def line(self, name: str, value: str, *advice: str | None) -> None:
-        """Print a name with its value, and below it the findings that are not None."""
+        """Print a name and a value, and below it each finding that is not None."""
         self._print(name, value)
         for finding in filter(None, advice):
             self.advise("", finding)
 
     def advise(self, name: str, finding: str) -> None:
-        """Print a finding."""
+        """Print a finding on its own line."""
         self.findings += 1
         self._print(name, f"-> {finding}")
 
@@ -38,12 +38,12 @@ class Report:
         print()
 
     def end(self) -> None:
-        """Print how many findings there are."""
-        self._print("findings", f"{self.findings}, after the arrows above" if self.findings else "none")
+        """Print the number of findings."""
+        self._print("findings", f"{self.findings}, marked by arrows above" if self.findings else "none")
 
     @contextmanager
     def examining(self, name: str) -> Iterator[None]:
-        """Report a UserError of the block as a finding, and continue after the block."""
+        """Report a UserError raised in the block as a finding, and continue after the block."""
         try:
             yield
         except UserError as error:

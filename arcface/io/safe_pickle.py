@@ -1,10 +1,10 @@
-"""Restricted unpickler: reads pickles of plain data and NumPy arrays, and refuses everything else by name before it runs.
+"""Restricted unpickler: reads plain data and NumPy arrays, and refuses everything else by name before it runs.
 
 Why not a `pickle.Unpickler` whose `find_class` has an allow-list: a list that admits NumPy admits attackers.
-`numpy.dtype.__setstate__` accepts flags and field offsets unchecked, so a pickle can declare an object array to consist of raw
-bytes, which NumPy then follows as pointers. The C unpickler also allocates for any memo index (tens of GiB for five bytes) and
-hashes nested tuples as dict keys, in exponential time. Here an instruction does what is written below and no more, and a length
-that a file claims costs nothing.
+`numpy.dtype.__setstate__` does not check flags and field offsets, so a pickle can declare raw bytes to be an
+object array, and NumPy then follows them as pointers. The C unpickler also allocates for any memo index (tens
+of GiB for five bytes) and hashes nested tuples as dict keys, in exponential time. This interpreter runs the
+instructions below and no others, and never allocates for a length that a file only claims.
 
 The standard library's `pickletools` decodes the arguments of the instructions.
 """
@@ -18,27 +18,28 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from arcface.errors import UserError
-from arcface.io.pickled_arrays import Refused, check_content, checked_dtype, set_byte_order, size_of
+from arcface.io.pickle_arrays import DTYPE_CODES, Refused, array_size, check_array, set_byte_order
 
-# Their hash needs no more time than their size, unlike a nested tuple's.
+# Keys that are hashed in time linear in their size, unlike nested tuples.
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 _HIGHEST_PROTOCOL = 5
 
 
 def load(source: bytes | BinaryIO, name: str) -> object:
-    """Return the content of a pickle of plain data.
+    """Read one pickle of plain data.
 
-    Admitted are None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict with keys that are not containers, and NumPy
-    arrays, scalars and dtypes of numbers, bool, fixed-length bytes and, in arrays, objects from this list; pickle protocols 0 to 5.
-    This covers InsightFace's `.bin` files and what `paddle.save` writes of tensors in dicts, lists and tuples. Outside of a plain
-    state dict a tensor is returned as Paddle pickles it, (name, array). What Python 2 wrote as `str` is returned as bytes.
+    Accepts None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict (whose keys are not
+    containers), and NumPy arrays, scalars and dtypes of numbers, bool and fixed-length bytes; arrays may also
+    contain objects of these types. Pickle protocols 0 to 5. That covers InsightFace's `.bin` files and tensors
+    that `paddle.save` writes in dicts, lists and tuples. Outside a plain state dict, a tensor is returned as
+    Paddle pickles it: (name, array). A `str` of Python 2 is returned as bytes.
 
     Args:
-        source: the pickle, or a seekable binary stream at its first byte.
+        source: the pickle, or a seekable binary stream positioned at its first byte.
         name: what messages call the file, usually its path.
 
     Raises:
-        UserError: the pickle is truncated or damaged, or asks for anything that is not admitted.
+        UserError: the pickle is truncated or damaged, or asks for anything else.
     """
     try:
         return _Interpreter(_Reader(io.BytesIO(source) if isinstance(source, bytes) else source)).run()
@@ -47,13 +48,13 @@ def load(source: bytes | BinaryIO, name: str) -> object:
             f"{name}: refused, because it asks for {_printable(str(refusal))}; only plain data and NumPy "
             "arrays are loaded: get the file from a trusted source, or convert it"
         ) from refusal
-    except Exception as error:  # garbage makes the decoders raise ten types, from EOFError to MemoryError
+    except Exception as error:  # on garbage the decoders raise ten types, from EOFError to MemoryError
         detail = _printable(str(error) or type(error).__name__)
         raise UserError(f"{name}: truncated, damaged or not a pickle ({detail}); download it again") from error
 
 
 class _Reader:
-    """A stream whose reads are checked against its size, so that a false length costs no memory."""
+    """A stream that refuses reads beyond its size, so that a false length allocates no memory."""
 
     def __init__(self, stream: BinaryIO):
         start = stream.tell()
@@ -64,19 +65,19 @@ class _Reader:
 
     def read(self, count: int) -> bytes:
         if count > self.size:
-            raise EOFError("it ends early")
+            raise EOFError("unexpected end of file")
         return self._stream.read(count)
 
 
 class _Global(NamedTuple):
-    """An admitted global: REDUCE calls `build` in its place, or refuses if that is None."""
+    """An accepted global: REDUCE calls `build` instead of it, or is refused if `build` is None."""
 
     name: str
     build: Callable | None
 
 
 class _Interpreter:
-    """The pickle machine: a stack, split at each MARK, and a memo."""
+    """The pickle machine: a stack that each MARK divides, and a memo."""
 
     def __init__(self, reader: _Reader):
         self.reader = reader
@@ -84,10 +85,10 @@ class _Interpreter:
         self.below_marks: list[list] = []
         self.memo: dict[int, object] = {}
         self.unfilled: dict[int, np.ndarray] = {}  # arrays by id, from `_reconstruct` until their BUILD
-        # Bytes that arrays and copies may still use, or a loop of GET and REDUCE could fill the memory, here or where arrays that
-        # share theirs are joined. An honest file needs at most twice its size: protocol 2 encodes the bytes of an array, which
-        # may copy them again.
-        self.allowance = 4 * reader.size
+        # Bytes that arrays and copies may still allocate; without a limit, a loop of GET and REDUCE could fill the
+        # memory, here or where arrays that share memory are concatenated. A valid file needs at most twice its
+        # size: protocol 2 encodes the bytes of an array, which may copy them again.
+        self.allocatable = 4 * reader.size
 
     def run(self) -> object:
         while True:
@@ -134,7 +135,7 @@ class _Interpreter:
             case "APPEND" | "APPENDS":
                 items = [stack.pop()] if name == "APPEND" else self.pop_mark()
                 if type(self.stack[-1]) is not list:
-                    raise TypeError("an item for a value that is no list")
+                    raise TypeError("an item for a value that is not a list")
                 self.stack[-1].extend(items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
@@ -146,7 +147,7 @@ class _Interpreter:
                     raise ValueError(f"pickle protocol {argument}")
             case "FRAME":
                 if argument > self.reader.size:
-                    raise EOFError("it ends early")
+                    raise EOFError("unexpected end of file")
             case "GLOBAL":
                 self.push_global(*argument.split(" ", 1))
             case "STACK_GLOBAL":
@@ -155,7 +156,7 @@ class _Interpreter:
             case "REDUCE":
                 arguments, target = stack.pop(), stack.pop()
                 if type(target) is not _Global or type(arguments) is not tuple:
-                    raise TypeError("a call of a value that is no function")
+                    raise TypeError("a call of a value that is not a function")
                 if target.build is None:
                     raise Refused(f"a call of {target.name}")
                 stack.append(target.build(self, *arguments))
@@ -166,12 +167,12 @@ class _Interpreter:
                 elif isinstance(target, np.dtype):
                     set_byte_order(target, state)
                 else:
-                    raise Refused("a change to the state of a value that is no array")
+                    raise Refused("a change to the state of a value that is not an array")
             case "PERSID" | "BINPERSID":
                 raise Refused("an object outside the file, by a persistent id")
             case "INST":
                 raise Refused(argument.replace(" ", ".", 1))
-            case _:  # OBJ, NEWOBJ, EXT1, sets, out-of-band buffers, POP, DUP and others: our files have none
+            case _:  # OBJ, NEWOBJ, EXT1, sets, out-of-band buffers, POP, DUP and others, which no file of ours uses
                 raise Refused(f"the pickle instruction {name}")
 
     def pop_mark(self) -> list:
@@ -181,24 +182,25 @@ class _Interpreter:
     def set_items(self, items: list) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise TypeError("a key for a value that is no dict")
+            raise TypeError("a key for a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in _KEY_TYPES:
                 raise Refused(f"a dict key of type {type(key).__name__}")
             target[key] = value
 
     def push_global(self, module: str, attribute: str) -> None:
-        """Push an admitted global, by one flat look-up: nothing is imported, and a dotted name is not resolved."""
+        """Push an accepted global, by a plain dict look-up that imports nothing and resolves no dotted names."""
         if type(module) is not str or type(attribute) is not str:
-            raise TypeError("a global that is not named by text")
-        if (module, attribute) not in _ADMITTED:
+            raise TypeError("a global whose name is not text")
+        if (module, attribute) not in _ACCEPTED:
             raise Refused(f"{module}.{attribute}")
-        self.stack.append(_Global(f"{module}.{attribute}", _ADMITTED[module, attribute]))
+        self.stack.append(_Global(f"{module}.{attribute}", _ACCEPTED[module, attribute]))
 
-    def pay(self, size: int) -> None:
-        self.allowance -= size
-        if self.allowance < 0:
-            raise MemoryError("it would use far more memory than its size")
+    def allocate(self, size: int) -> None:
+        """Subtract an allocation from what is still allowed; raises MemoryError."""
+        self.allocatable -= size
+        if self.allocatable < 0:
+            raise MemoryError("it would need far more memory than its size")
 
     # What REDUCE and BUILD call instead of the globals that a pickle names.
 
@@ -206,7 +208,7 @@ class _Interpreter:
         """`_codecs.encode`: how Python 3 writes bytes in protocols 0 to 2."""
         if encoding not in ("latin1", "latin-1"):
             raise Refused("_codecs.encode with an encoding that is not latin1")
-        self.pay(len(text))
+        self.allocate(len(text))
         return text.encode("latin-1")
 
     def no_bytes(self) -> bytes:
@@ -214,34 +216,37 @@ class _Interpreter:
         return b""
 
     def tuple_of(self, items: tuple) -> tuple:
-        """`tuple(items)`: how Paddle writes a tensor's name and array."""
+        """`tuple(items)`: how Paddle writes a tensor's (name, array)."""
         if type(items) is not tuple:
-            raise TypeError("a call of tuple with another value")
+            raise TypeError("a call of tuple with a value that is not a tuple")
         return items
 
     def ordered_dict(self, items: Sequence = ()) -> OrderedDict:
-        """`collections.OrderedDict`; Python 2 gives it a list of pairs."""
-        self.pay(len(items))
+        """`collections.OrderedDict`; Python 2 passes a list of pairs."""
+        self.allocate(len(items))
         self.stack.append(OrderedDict())
         self.set_items([part for key, value in items for part in (key, value)])
         return self.stack.pop()
 
     def dtype(self, code: str | bytes, *_) -> np.dtype:
         """`numpy.dtype`. Always a copy, because BUILD sets its byte order in place."""
-        return checked_dtype(code.decode("ascii") if isinstance(code, bytes) else code)
+        text = code.decode("ascii") if isinstance(code, bytes) else code
+        if not DTYPE_CODES.fullmatch(text):
+            raise Refused(f"a NumPy array of dtype {text}")
+        return np.dtype(text, copy=True)
 
     def scalar(self, dtype: np.dtype, content: bytes) -> np.generic:
         """`scalar`: one NumPy number or bytes."""
-        check_content(content, dtype, ())
-        self.pay(len(content))
+        check_array(content, dtype, ())
+        self.allocate(len(content))
         return np.frombuffer(content, dtype)[0]
 
     def from_buffer(
         self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: Literal["C", "F", "K"], axes: tuple | None = None
     ) -> np.ndarray:
         """`_frombuffer`: contiguous arrays in protocol 5. Recent NumPy 2 also writes order "K" with axes."""
-        check_content(content, dtype, shape)
-        self.pay(len(content))
+        check_array(content, dtype, shape)
+        self.allocate(len(content))
         array = np.frombuffer(content, dtype)
         return array.reshape(shape).transpose(axes) if order == "K" else array.reshape(shape, order=order)
 
@@ -254,43 +259,44 @@ class _Interpreter:
         return array
 
     def fill_array(self, array: np.ndarray, state: tuple) -> None:
-        """`numpy.ndarray.__setstate__`, once for each array, and only with a checked state."""
-        shape, dtype, fortran_order, content = state[-4:]  # before them NumPy writes a version
+        """`numpy.ndarray.__setstate__`, once for each array, after checking the state."""
+        shape, dtype, fortran_order, content = state[-4:]  # preceded by a version
         if isinstance(dtype, np.dtype) and dtype == np.dtype(object):
-            if type(content) is not list or len(content) != size_of(shape):
-                raise ValueError("an array and its shape do not agree")
-            # NumPy frees object arrays in object arrays by recursion; a deep nest overflows the C stack.
+            if type(content) is not list or len(content) != array_size(shape):
+                raise ValueError("the content of an array does not fit its shape")
+            # NumPy frees nested object arrays recursively; deep nesting overflows the C stack.
             if any(type(item) is np.ndarray and (item.dtype == np.dtype(object) or id(item) in self.unfilled) for item in content):
                 raise Refused("an object array in an object array")
         else:
-            check_content(content, dtype, shape)
-        self.pay(len(content))
+            check_array(content, dtype, shape)
+        self.allocate(len(content))
         unfilled: Any = array
         unfilled.__setstate__((1, shape, dtype, bool(fortran_order), content))
         del self.unfilled[id(array)]
 
 
 def _python2_string(reader: _Reader) -> bytes:
-    """Return Python 2's `str` of protocol 0, which is its repr on one line.
+    """Python 2's `str` in protocol 0: its repr, on one line.
 
-    Bytes here and for its binary forms, like `pickle.load(..., encoding="bytes")`, because older `.bin` files have their JPEGs in
-    it. "ASCII", the default, fails at the first JPEG; "latin1" would return text that looks like real text.
+    Returned as bytes, as are its binary forms, like `pickle.load(..., encoding="bytes")`, because older `.bin`
+    files store JPEGs in it. "ASCII", the default, fails at the first JPEG; "latin1" would return text that
+    cannot be distinguished from real text.
     """
     line = reader.readline().strip()
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
-        raise ValueError("a string without its quotes")
+        raise ValueError("a string without quotes")
     return line[1:-1].decode("unicode_escape").encode("latin-1")
 
 
 def _printable(text: str) -> str:
-    """Return text from a file as a message can quote it: one short line of ASCII."""
+    """Return text from a file as one short line of ASCII, for a message."""
     text = ascii(text)[1:-1]
     return text if len(text) <= 100 else text[:97] + "..."
 
 
 _INSTRUCTIONS: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
     opcode.code.encode("latin-1"): (opcode.name, opcode.arg.reader if opcode.arg else None) for opcode in pickletools.opcodes
-} | {b"S": ("STRING", _python2_string)}  # pickletools admits only ASCII there
+} | {b"S": ("STRING", _python2_string)}  # pickletools accepts only ASCII there
 
 _LITERALS = frozenset(
     """
@@ -299,7 +305,7 @@ _LITERALS = frozenset(
 """.split()
 )
 
-_ADMITTED = {
+_ACCEPTED = {
     ("_codecs", "encode"): _Interpreter.encode,
     ("__builtin__", "bytes"): _Interpreter.no_bytes,
     ("builtins", "bytes"): _Interpreter.no_bytes,

@@ -1,4 +1,4 @@
-"""Output that survives a closed terminal and a pipe without a reader."""
+"""Output to a closed terminal or to a pipe without a reader, which a run survives."""
 
 import errno
 import os
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-CLOSED = (errno.EIO, errno.EPIPE)  # of a terminal, of a pipe
+CLOSED = (errno.EIO, errno.EPIPE)  # a terminal, a pipe
 
 
 @contextmanager
-def output_may_be_lost() -> Iterator[None]:
-    """Let print, logging and progress bars continue in the block when nobody can read stdout or stderr any more."""
+def survive_closed_output() -> Iterator[None]:
+    """Discard what is written to stdout and stderr after they were closed, instead of raising: print, logging, progress bars."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Output(stream) for stream in before)
+    sys.stdout, sys.stderr = (stream and _DiscardingStream(stream) for stream in before)
     try:
         yield
     finally:
@@ -23,7 +23,7 @@ def output_may_be_lost() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-class _Output:
+class _DiscardingStream:
     """A stream that becomes the null device when its terminal or pipe is closed."""
 
     def __init__(self, stream: TextIO):

@@ -28,7 +28,7 @@ import valid
 from arcface import backbones, demo, pack_bin
 from arcface.data.datasets.label_list import LabelFile
 from arcface.io.images import decode
-from arcface.system.hardware import Room
+from arcface.system.hardware import DeviceMemory
 from arcface.training import memory
 from arcface.weights import convert
 
@@ -286,7 +286,7 @@ TABLE = [
         "train --shuffle=blocks --sampling=balanced",
         "--shuffle blocks and --sampling balanced: the images of a balanced batch lie anywhere; leave one of them out",
     ),
-    ("no GPU", "train --device=gpu", "--device gpu: this paddlepaddle", without_gpu),
+    ("no GPU", "train --device=gpu", "--device gpu: paddlepaddle", without_gpu),
     ("no such network", "train --network=ResNet", f"--network ResNet: no such backbone; did you mean {NETWORK}?"),
     ("a path for a network", "valid --network=../x", f"--network ../x: no such backbone; did you mean {NETWORK}?"),
     ("long network", f"valid --network={'x' * 300}", f"--network {'x' * 300}: no such backbone"),
@@ -638,7 +638,7 @@ TABLE = [
     (
         "truncated set",
         "valid",
-        "data/tiny.bin: truncated, damaged or not a pickle (it ends early); download it again",
+        "data/tiny.bin: truncated, damaged or not a pickle (unexpected end of file); download it again",
         cut("data/tiny.bin"),
     ),
     (
@@ -890,7 +890,7 @@ TABLE = [
         "batch that no memory holds",
         "train --batch_size=512",
         "of it activations, more than 2 GiB of a small machine; use --batch_size ",
-        lambda monkeypatch: monkeypatch.setattr(memory, "room_on", lambda _: Room(2**31, 2**31, "a small machine")),
+        lambda monkeypatch: monkeypatch.setattr(memory, "device_memory", lambda _: DeviceMemory(2**31, 2**31, "a small machine")),
     ),
 ]
 

@@ -40,7 +40,7 @@ def test_a_command_that_prints_into_a_closed_pipe_ends_without_a_word(lines, flu
 
 
 @pytest.mark.parametrize("end, code", [("", 0), ("sys.exit(1)", 1)])
-def test_what_python_would_write_out_at_its_end_is_discarded(end, code):
+def test_what_python_would_write_out_at_its_end_is_let_go(end, code):
     assert end_of("-c", PRINTS.format(lines=1, flush=False, end=end)) == (code, "")
 
 
@@ -59,7 +59,7 @@ def test_memory_that_runs_out_is_one_line():
     program = PRINTS.format(lines=0, flush=False, end="raise MemoryError('no 9 GiB')")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == "error: out of memory (no 9 GiB); process less at a time or end other programs\n"
+    assert done.stderr == "error: out of memory (no 9 GiB); reduce the size of the task or close other programs\n"
 
 
 @pytest.mark.parametrize("command", ["train.py", "datasets/convert.py"])

@@ -16,9 +16,7 @@ def left(directory) -> dict:
 def test_a_held_directory_is_refused_with_its_owner_and_is_free_afterwards(tmp_path):
     with locked(tmp_path, "--logdir"):
         assert owner(tmp_path).startswith(f"process {os.getpid()} on ")
-        complaint = (
-            rf"^--logdir {tmp_path}: process {os.getpid()} on .* is writing here; wait for it, end it or choose another --logdir$"
-        )
+        complaint = rf"^--logdir {tmp_path}: process {os.getpid()} on .* is writing here; wait, end it or choose another --logdir$"
         with pytest.raises(UserError, match=complaint):
             check_free(tmp_path, "--logdir")
         with pytest.raises(UserError, match=complaint), locked(tmp_path, "--logdir"):
