@@ -36,11 +36,11 @@ class NetworkOptions:
     network: str = "MobileFaceNet_128"
     """Name of the backbone in the registry (arcface/backbones)."""
     embedding_size: Size = 128
-    """Length of the embedding, the vector of a face."""
+    """Length of an embedding, the vector that a face becomes."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Device that computes; auto uses a GPU if Paddle can."""
+    """Where to compute; auto uses a GPU if Paddle can use one."""
     rank_timeout: Count = 600
-    """Seconds that ranks wait for one that makes no progress; they then end with an error that names it."""
+    """Seconds without progress after which a rank is named in an error and the run ends."""
 
 
 @dataclass
@@ -48,19 +48,19 @@ class VerificationOptions:
     """Verification on InsightFace .bin sets"""
 
     data_dir: PathName = "MS1M_v2"
-    """The dataset: a directory with label.txt, with train.rec or with a folder for each identity, or a .rec file or list itself."""
+    """The dataset: a directory with label.txt, train.rec or a folder for each identity, or a .rec file or list by itself."""
     val_dir: PathName | None = None
-    """Directory of the verification .bin files; when not given data_dir or, if that is a file, its directory."""
+    """Directory of the verification .bin files; when not given, data_dir, or the directory of a data_dir that is a file."""
     val_targets: Names = "lfw,cfp_fp,agedb_30"
     """Verification sets: lfw and lfw.bin both read lfw.bin; '' verifies nothing."""
     val_batch_size: Size = 16
     """Faces embedded at once in verification, each plain and flipped."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
-    """Engine that computes embeddings in verification; auto uses the fastest that can be built (arcface/inference/engines.py)."""
+    """What computes embeddings in verification; auto uses the fastest that can be built (arcface/inference/engines.py)."""
 
     @property
     def val_files(self) -> list[Path]:
-        """The files of the verification sets."""
+        """The verification sets' files."""
         names = [name.strip().removesuffix(".bin") for name in self.val_targets.split(",") if name.strip()]
         directory = Path(self.val_dir or self.data_dir)
         if not self.val_dir and os.path.isfile(directory):
@@ -85,7 +85,7 @@ class DataOptions:
     num_workers: Workers = 2
     """Processes per rank that read and decode images (on Linux); 0 decodes in the training process."""
     shuffle: Literal["global", "blocks"] = "global"
-    """How an epoch is shuffled: all images, or in blocks of neighbouring images, which slow disks read faster."""
+    """How an epoch is shuffled: all images, or so that images read together lie near each other, for slow disks."""
     sampling: Literal["natural", "balanced"] = "natural"
     """What an epoch contains: every image once, or as many images, of every identity equally often."""
     augment_photometric: Probability = 0.0
@@ -93,7 +93,7 @@ class DataOptions:
     augment_low_resolution: Probability = 0.0
     """Probability that an image is shrunk and enlarged again."""
     augment_crop: Probability = 0.0
-    """Probability that only a part of an image is kept and the rest is black."""
+    """Probability that a part of an image is kept and the rest made black."""
     augment_occlusion: Probability = 0.0
     """Probability that a rectangle of an image is covered."""
     scan_images: CountOrZero = 10000
@@ -104,7 +104,7 @@ class DataOptions:
 
 @dataclass
 class HeadOptions:
-    """Head: cos(margin1 * angle + margin2) - margin3 on the target class, times scale"""
+    """Head: cos(margin1 * angle + margin2) - margin3 on the target, times scale"""
 
     margin1: Positive = 1.0
     """Multiplies the angle (SphereFace)."""
@@ -115,7 +115,7 @@ class HeadOptions:
     scale: Positive = 64.0
     """Multiplies the cosines: the radius of the hypersphere."""
     sample_rate: Share = 1.0
-    """Share of the classes used in a step (Partial FC): the batch's own and random negatives."""
+    """Share of the classes used in a step (Partial FC): the batch's own and random others."""
 
 
 @dataclass
@@ -135,7 +135,7 @@ class OptimizerOptions:
     num_epoch: Count = 32
     """Passes over the training images."""
     max_steps: Count | None = None
-    """Stop after this many steps in total, with a checkpoint; the schedule remains that of num_epoch."""
+    """Stop after this many steps in total, with a checkpoint; the schedule stays that of num_epoch."""
     schedule: Literal["step", "poly"] = "step"
     """How the rate falls after the warm-up: by decay_rate at decay_epochs, or as a polynomial to 0."""
     warmup_epoch: PositiveOrZero = 1.0
@@ -171,7 +171,7 @@ class RunOptions:
     best_by: str | None = None
     """Verification set by whose accuracy the best checkpoint is kept; the first of val_targets when not given."""
     on_save_error: Literal["stop", "continue"] = "stop"
-    """When a checkpoint cannot be written: stop, or continue with the previous one; at the end, always stop."""
+    """When a checkpoint cannot be written: stop, or train on and keep the one before it; at the end, always stop."""
     on_nonfinite: OnNonfinite = "stop"
     """When a step's loss or gradient is not finite: stop before its update, or skip:N up to N such steps."""
     log_interval: Count = 100
@@ -206,4 +206,4 @@ class ValidConfig(TemplateOptions, VerificationOptions, NetworkOptions):
     checkpoint: PathName = "emore_arcface"
     """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
     report: PathName | None = None
-    """Directory for a report: index.html with tables, curves and the worst errors, and the curves as PNG."""
+    """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""

@@ -1,6 +1,6 @@
 """How long `valid.py` takes with each engine, and how much memory: whole processes, from start to the printed accuracy.
 
-    python -m arcface.weights.convert insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams
+    python -m arcface.weights insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams
     python benchmarks/engines.py --checkpoint pretrained --data_dir MS1M_v2 --val_targets lfw
 
 Paddle's layers come last, since they take longest: about 10 minutes for LFW on two cores. All engines have to print the

@@ -50,10 +50,10 @@ def read_bin(path: str | Path) -> VerificationSet:
         refuse_bcolz(Path(path).with_suffix(""))
         raise UserError(f"{path}: cannot be read ({error.strerror}); correct --val_targets, --val_dir or --data_dir") from error
     if not isinstance(content, (tuple, list)) or len(content) != 2:
-        raise _wrong_format(path, "it does not hold two lists")
+        raise _wrong_format(path, "it does not contain two lists")
     images, is_same = (part.tolist() if _is_list_array(part) else part for part in content)
     if not isinstance(images, (list, tuple)) or not isinstance(is_same, (list, tuple)):
-        raise _wrong_format(path, "it does not hold two lists")
+        raise _wrong_format(path, "it does not contain two lists")
     images = _as_bytes(images, path, size)
     return VerificationSet(Path(path).stem, images, _checked_flags(path, is_same, len(images)))
 
@@ -92,11 +92,11 @@ def write_bin(path: str | Path, images: Sequence[bytes], is_same: Iterable, over
 def check_output(path: Path, overwrite: bool) -> None:
     """Raise the UserError of `write_bin` for a name that it cannot write; for callers with long work before it."""
     if os.path.isdir(path):
-        raise UserError(f"{path}: is a directory; give the name of a file")
+        raise UserError(f"{path}: is a directory; pass the name of a file")
     if not os.path.isdir(path.parent):
-        raise UserError(f"{path}: its directory does not exist; make it or give another name")
+        raise UserError(f"{path}: its directory does not exist; create it or pass another name")
     if os.path.lexists(path) and not overwrite:
-        raise UserError(f"{path}: exists already; give another name, or --overwrite to replace it")
+        raise UserError(f"{path}: exists already; pass another name, or --overwrite to replace it")
 
 
 def refuse_bcolz(directory: Path) -> None:
@@ -126,7 +126,7 @@ def _checked_flags(path: str | Path, is_same: Sequence, images: int) -> np.ndarr
         if not isinstance(flag, (bool, int, float, np.generic)) or flag not in (0, 1):
             raise _wrong_format(path, f"the flag of pair {number} is neither true nor false")
     if not is_same:
-        raise UserError(f"{path}: holds no pairs; fetch or pack it again")
+        raise UserError(f"{path}: contains no pairs; download or pack it again")
     if images != 2 * len(is_same):
         raise UserError(f"{path}: {images} images for {len(is_same)} pairs, not two a pair; pack it again")
     flags = np.array(is_same, bool)
@@ -165,4 +165,4 @@ def _as_bytes(images: Sequence, path: str | Path, file_size: int) -> list[bytes]
 
 
 def _wrong_format(path: str | Path, detail: str) -> UserError:
-    return UserError(f"{path}: no verification set, pickle((images, is_same)): {detail}; fetch or pack it again")
+    return UserError(f"{path}: not a verification set, pickle((images, is_same)): {detail}; download or pack it again")

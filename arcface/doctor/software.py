@@ -12,7 +12,7 @@ from paddle import inference
 
 import arcface
 from arcface.extras import how_to_install, how_to_install_base
-from arcface.inference.engines import choose_engine
+from arcface.inference.engines import candidates
 from arcface.io.report import Report
 from arcface.system import hardware
 from arcface.system.device import choose_device
@@ -50,7 +50,7 @@ def examine_software(report: Report, device: str, engine: str) -> None:
         chosen = choose_device(device)
     report.line("device", chosen)
     with report.examining("engine"):
-        report.line("engine", choose_engine(engine))
+        report.line("engine", candidates(engine)[0])
 
 
 def _version(package: str) -> str | None:

@@ -1,1 +1,1 @@
-"""Embeddings without training: engines and export."""
+"""Embeddings of trained backbones: engines, export, and the embedder of the Python API."""

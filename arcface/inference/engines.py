@@ -1,10 +1,10 @@
-"""Engines: what computes embeddings when nothing is trained. All give the backbone's own embeddings, at their own speed.
+"""Engines that compute a backbone's embeddings outside training: the same embeddings, at different speeds.
 
     openvino           OpenVINO on the CPU; the extra engines
-    paddle-inference   Paddle Inference with oneDNN on the CPU; comes with Paddle
+    paddle-inference   Paddle Inference with oneDNN on the CPU; part of Paddle
     onnxruntime        ONNX Runtime on the CPU; the extra engines
-    paddle             Paddle's layers, on the CPU or a GPU: what trains
-    auto               on a GPU paddle, on a CPU the first of the list that is installed and can be built
+    paddle             Paddle's layers, on the CPU or a GPU: the ones that train
+    auto               on a GPU paddle, on a CPU the first of this list that is installed and can be built
 
 `benchmarks/engines.py` compares them.
 """
@@ -48,7 +48,7 @@ class _NotBuilt(Exception):
 
 
 def candidates(name: str) -> list[str]:
-    """Return the engines that `name` stands for on Paddle's present device, the fastest first: for "auto" all installed ones.
+    """Return the engines that `name` means on Paddle's current device, fastest first: for "auto" all that are installed.
 
     Raises UserError if there is no such engine, or it lacks a package.
     """
@@ -63,28 +63,23 @@ def candidates(name: str) -> list[str]:
     return [name]
 
 
-def choose_engine(name: str) -> str:
-    """Return the first of the `candidates`."""
-    return candidates(name)[0]
-
-
 @contextmanager
 def open_engine(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Iterator[Embed]:
-    """Give a function that embeds images with the backbone's weights of this moment, in evaluation mode.
+    """Open a function that embeds images with the backbone's present weights, in evaluation mode.
 
-    `name` is one of the `candidates`. Memory and files are given back at the end; the backbone goes on as it was.
+    `name` is one of the `candidates`. Memory and files are freed at the end; the backbone itself does not change.
     Raises UserError if the engine cannot be built.
     """
     try:
         embed = _build(name, backbone, network, embedding_size)
     except _NotBuilt as error:
-        raise UserError(f"--engine {name} cannot be built ({error}); take another, such as --engine paddle") from error
+        raise UserError(f"--engine {name} cannot be built ({error}); use another, such as --engine paddle") from error
     yield embed
 
 
 @contextmanager
 def open_first(names: list[str], backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Iterator[tuple[str, Embed]]:
-    """Give name and function of the first of some engines that can be built; a warning says why those before it cannot.
+    """Open the first of some engines that can be built, as its name and function; a warning says why those before it cannot.
 
     Otherwise as `open_engine`.
     """
@@ -103,7 +98,7 @@ def open_first(names: list[str], backbone: paddle.nn.Layer, network: str, embedd
 
 @contextmanager
 def open_agreed(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: int) -> Iterator[tuple[str, Embed]]:
-    """Give name and function of the first engine that rank 0 can build of those that `name` stands for; called by every rank.
+    """Open the first engine that rank 0 can build of those that `name` means, as name and function; called by every rank.
 
     Raises UserError on a rank that cannot build that one, say on a machine where it is not installed.
     """
@@ -117,7 +112,7 @@ def open_agreed(name: str, backbone: paddle.nn.Layer, network: str, embedding_si
     if chosen not in own:
         raise UserError(
             f"--engine {name}: rank 0 uses {chosen}, which is not installed for rank {rank()}; install the same packages on every"
-            f" machine, or name an engine that all have, such as --engine paddle"
+            f" machine, or choose an engine that all have, such as --engine paddle"
         )
     with open_engine(chosen, backbone, network, embedding_size) as embed:
         yield chosen, embed
@@ -134,7 +129,7 @@ def _build(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: i
             weights = Path(folder, "weights.pdparams")
             weights.write_bytes(state_dict_bytes({key: tensor.numpy() for key, tensor in backbone.state_dict().items()}))
             return builders[name](export_in_child(weights, network, embedding_size, Path(folder), format))
-    except Exception as error:  # of many types: the engines are other people's libraries, in any versions
+    except Exception as error:  # of many types: the engines are others' libraries, in any version
         raise _NotBuilt(" ".join(str(error).split()) or type(error).__name__) from error
 
 
@@ -162,7 +157,7 @@ def _with_openvino(model: Path) -> Embed:
     network = prepared.build()
 
     def compiled(streams: int) -> openvino.CompiledModel:
-        # Without the hint for f32, processors that have bfloat16 compute in it.
+        # Without the hint, processors that have bfloat16 compute in it.
         # With pinning, the ranks of a machine would all compute on its first cores.
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
@@ -180,7 +175,7 @@ def _with_openvino(model: Path) -> Embed:
     queue.set_callback(lambda request, start: parts.update({start: request.get_output_tensor().data.copy()}))
 
     def embed(images: np.ndarray) -> np.ndarray:
-        if len(images) < streams:  # for whom waits for a face, not for a set
+        if len(images) < streams:  # for a caller who waits for a face, not for a set
             return all_threads_on_one().infer(images)[0].copy()
         at_once = max(1, min(IMAGES_OF_A_STREAM, len(images) // streams))
         parts.clear()

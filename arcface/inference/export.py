@@ -1,4 +1,4 @@
-"""A backbone's forward pass as files that other runtimes load: Paddle Inference and ONNX."""
+"""Export of a backbone's forward pass to files that other runtimes load: Paddle Inference and ONNX."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def export(backbone: paddle.nn.Layer, folder: Path, format: Format) -> Path:
 def _to_onnx(model: Path) -> Path:
     import paddle2onnx
 
-    # Paddle2ONNX 2 would install packages by itself to optimise; version 1 has no such option.
+    # Paddle2ONNX 2 would install packages by itself in order to optimise; version 1 has no such option.
     options = {"optimize_tool": "None"} if paddle2onnx.__version__ >= "2" else {}
     onnx = model.with_suffix(".onnx")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -54,10 +54,10 @@ def _to_onnx(model: Path) -> Path:
 
 
 def export_in_child(state_dict: Path, network: str, embedding_size: int, folder: Path, format: Format) -> Path:
-    """Do as `export` with the weights in a .pdparams file, in a process of its own.
+    """Export the weights in a .pdparams file, as `export` does, in a process of its own.
 
-    Each `paddle.jit.save` keeps some MiB for ever, and converters leave libraries behind: a training run that verifies a
-    thousand times cannot afford either.
+    Each `paddle.jit.save` keeps some MiB permanently, and converters leave libraries loaded: a training run that verifies a
+    thousand times can afford neither.
     """
     environment = {name: value for name, value in child_environment().items() if not name.startswith(("PADDLE_", "FLAGS_selected"))}
     command = child_command(__name__, str(state_dict), network, str(embedding_size), str(folder), format)

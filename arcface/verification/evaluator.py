@@ -1,4 +1,4 @@
-"""From embeddings of a verification set to the figures that the field quotes."""
+"""Evaluation of an embedding on a verification set: the figures that the field quotes."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,9 +37,9 @@ class Verification(NamedTuple):
 
 
 def check_images(pairs: VerificationSet) -> None:
-    """Decode every image of a set once; raises UserError for one that cannot be, rather than in mid-training.
+    """Decode every image of a set once, so that a damaged one is found before the work.
 
-    So does it if scikit-learn, which the figures need, is not installed.
+    Raises UserError that names the image, or where scikit-learn, which the figures need, is not installed.
     """
     if not find_spec("sklearn"):
         raise UserError(f"verification needs scikit-learn, which is not installed; {how_to_install_base()}")
@@ -71,7 +71,10 @@ def verify(embed: Embed, pairs: VerificationSet, batch_size: int = VerificationO
 
     plain, flipped = embed_plain_and_flipped(embed, read, len(distinct), batch_size, pairs.name)
     if not (np.isfinite(plain).all() and np.isfinite(flipped).all()):
-        raise UserError(f"{pairs.name}: the backbone's embeddings are not finite; its weights are damaged or training diverged")
+        raise UserError(
+            f"{pairs.name}: the backbone's embeddings are not finite (damaged weights, or training that diverged);"
+            " choose another checkpoint"
+        )
     # The norm's mean is over the pairs' images, so that its figure is that of evaluators that embed each occurrence.
     xnorm = (mean_norm(plain[rows]) + mean_norm(flipped[rows])) / 2
     distances = squared_distances((plain + flipped)[rows])

@@ -1,7 +1,7 @@
 """A directory of a template-based verification, such as IJB-B and IJB-C, in InsightFace's layout: its lists and images.
 
 A template is a set of images of one identity, from one or more media; `templates.py` has the arithmetic. IJB-C lists 469,375
-images, 23,124 templates and 15,658,489 pairs: pairs are never held all at once.
+images, 23,124 templates and 15,658,489 pairs: pairs are never in memory all at once.
 """
 
 import math
@@ -23,7 +23,7 @@ from arcface.errors import UserError
 from arcface.io.files import open_file, read_file
 from arcface.io.images import channels_first, decode_any_size, read_image
 
-# Of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
+# Block of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
 BLOCK_BYTES = 2**16
 
 
@@ -38,7 +38,7 @@ class IjbProtocol:
         templates, media: int64 [n], the template and the media of each image.
         landmarks: float32 [n, 5, 2], x and y in pixels of the eyes, the nose and the corners of the mouth; None where the
             images are aligned 112x112 crops already.
-        detector_scores: float32 [n], how certain the face detector was; None where they are not listed.
+        detector_scores: float32 [n], how certain the face detector was; None where the files lack them.
         pairs_file: lines of "template template 1|0", 1 for one identity; for `read_pairs`.
         positives, negatives: the numbers of its pairs of one identity and of two.
     """
@@ -65,8 +65,8 @@ def read_protocol(directory: str | Path) -> IjbProtocol:
         images/                              112x112 crops, aligned; the file of landmarks then only gives detector scores
 
     <name> may be anything if meta/ has one such set, and otherwise is the directory's name, in lower case, without what is
-    neither letter nor digit. All files are read to their end and every image is looked for, so that nothing is found wrong
-    after the images have been embedded.
+    neither letter nor digit. All files are read to their end and every image is looked for, so that mistakes show
+    before the images are embedded.
 
     Raises:
         UserError: a missing file or image, a wrong line (with its number), a pair of templates that no image belongs to, no
@@ -119,7 +119,7 @@ def load_image(protocol: IjbProtocol, index: int) -> np.ndarray:
 def read_pairs(
     pairs_file: str | Path, template_ids: np.ndarray, doing: str, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read a list of pairs block by block, with a progress bar that says what is being done.
+    """Read a list of pairs block by block, with a progress bar labelled `doing`.
 
     Yields:
         rows int64 [k, 2], where in template_ids (int64 [t], ascending, t > 0) the templates of k pairs are, and is_same bool [k].
@@ -184,7 +184,7 @@ def _find_list(directory: Path) -> tuple[Path, str]:
         found = [file for file in found if file.name == own + suffix] or found
     if len(found) != 1:
         detail = "several protocols, none of the directory's name" if found else "no such file"
-        raise UserError(f"{directory / 'meta' / f'*{suffix}'}: {detail}; give a protocol directory in InsightFace's layout")
+        raise UserError(f"{directory / 'meta' / f'*{suffix}'}: {detail}; pass a protocol directory in InsightFace's layout")
     return found[0], found[0].name.removesuffix(suffix)
 
 
@@ -218,7 +218,7 @@ def _read_landmarks(file: Path, images: np.ndarray, list_file: Path) -> tuple[np
         if len(numbers) != 11 or not all(map(math.isfinite, numbers)):
             raise _wrong_line(file, number, line, "is not an image, ten coordinates and a score")
         if count < len(images) and image != images[count]:
-            raise _wrong_line(file, number, line, f"stands where {list_file.name} lists '{os.fsdecode(images[count])}'")
+            raise _wrong_line(file, number, line, f"is where {list_file.name} lists '{os.fsdecode(images[count])}'")
         values.extend(numbers)
         count += 1
     if count != len(images):

@@ -1,4 +1,4 @@
-"""The log lines of a verification, in the 2021 toolkit's words: scripts parse them."""
+"""The log lines of a verification, exactly the 2021 toolkit's, which scripts parse."""
 
 from arcface.io.log import logger
 from arcface.verification.evaluator import Verification

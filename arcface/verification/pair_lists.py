@@ -50,7 +50,7 @@ class PairList:
             line = self.lines[self.paths.index(missing[0]) // 2]
             if (with_slashes := missing[0].replace("\\", "/")) != missing[0] and self._find(directory, with_slashes):
                 raise UserError(
-                    f"{self.file} line {line}: {missing[0]}: no such file in {directory}, but there is {with_slashes}:"
+                    f"{self.file} line {line}: {missing[0]}: no such file in {directory}, but {with_slashes} exists:"
                     " replace the backslashes in the list by slashes"
                 )
             raise UserError(
@@ -66,10 +66,10 @@ class PairList:
 
 
 def read_pairs(path: str | Path) -> PairList:
-    """Read a list of pairs; whether it is LFW's is seen from its first line, which is one or two numbers there.
+    """Read a list of pairs; LFW's is recognised by its first line, which is one or two numbers there.
 
     In the other format, tabs or white space separate the two paths and the flag, 1 for one identity; with tabs, a
-    path may hold spaces. Blank lines, lines that begin with '#', a byte-order mark and CR-LF are tolerated.
+    path may contain spaces. Blank lines, lines that begin with '#', a byte-order mark and CR-LF are accepted.
 
     Raises:
         UserError: no such file; a line that is wrong, named by its number, or whose path leaves the image
@@ -79,7 +79,7 @@ def read_pairs(path: str | Path) -> PairList:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; give the list of pairs with --pairs") from error
+        raise UserError(f"{path}: {error.strerror or error}; pass the list of pairs with --pairs") from error
     lines = [
         (number, line.strip())
         for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1)
@@ -157,5 +157,5 @@ def _check_counts(pairs: PairList, header: list[int], line: int) -> None:
     if (positives, len(pairs.is_same) - positives) != (expected, expected):
         raise UserError(
             f"{pairs.file} line {line}: announces {expected} pairs of one identity and {expected} of two, but {positives} and"
-            f" {len(pairs.is_same) - positives} follow; the list is cut off or was edited: fetch it again or correct the line"
+            f" {len(pairs.is_same) - positives} follow; the list is cut off or was edited: download it again or correct the line"
         )

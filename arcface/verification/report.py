@@ -1,4 +1,4 @@
-"""A verification's figures as one HTML page that needs no other file, with its curves as PNG beside it."""
+"""The report of a verification: one self-contained HTML page, with its curves as PNG beside it."""
 
 import base64
 from collections.abc import Sequence

@@ -148,7 +148,7 @@ def score(pairs_file: str | Path, template_ids: np.ndarray, template_features: n
     norms = _norms(features)[:, 0]
     if not np.isfinite(norms).all():
         wrong = template_ids[np.flatnonzero(~np.isfinite(norms))[0]]
-        raise UserError(f"the feature of template {wrong} is not finite: the network has diverged; evaluate another checkpoint")
+        raise UserError(f"the feature of template {wrong} is not finite: the network has diverged; choose another checkpoint")
     if np.abs(norms - 1).max() > 1e-3:
         raise ValueError("template features must be L2-normalised")
     counts = np.zeros((2, 2 * BINS_PER_UNIT + 1), np.int64)  # of negatives and positives; the last bin is similarity 1

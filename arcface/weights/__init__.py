@@ -1,1 +1,1 @@
-"""State dicts, what a run's output directory holds, and conversion of published weights."""
+"""Weights as files: state dicts, what a run's output directory contains, and conversion of published weights."""

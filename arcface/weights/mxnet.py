@@ -86,7 +86,9 @@ class _Reader:
         return count
 
     def error(self, detail: str) -> UserError:
-        return UserError(f"{self.name}: byte {self.start}: {detail}; no MXNet 1.x parameter file, or a damaged one: fetch it again")
+        return UserError(
+            f"{self.name}: byte {self.start}: {detail}; not an MXNet 1.x parameter file, or a damaged one: download it again"
+        )
 
 
 def _read_list(reader: _Reader) -> dict[str, np.ndarray]:

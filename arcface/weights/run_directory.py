@@ -32,7 +32,7 @@ def find_backbone(directory: Path, network: str) -> Path:
     """
     if os.path.isfile(directory):
         check_format(directory)
-        raise UserError(f"{directory}: is a file; give the directory that it is in with --checkpoint")
+        raise UserError(f"{directory}: is a file; pass its directory with --checkpoint")
     files = [directory / f"{network}{suffix}" for suffix in SUFFIXES]
     for file in files:
         if os.path.exists(file):
@@ -42,7 +42,7 @@ def find_backbone(directory: Path, network: str) -> Path:
         check_format(other)
     raise UserError(
         f"{directory}: looked for {files[0].name} and {files[1].name}, found {', '.join(found) or 'neither kind of file'};"
-        " give the directory with --checkpoint and its network with --network"
+        " pass the directory with --checkpoint and its network with --network"
     )
 
 

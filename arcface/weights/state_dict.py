@@ -3,7 +3,7 @@
     <network>.pdparams      a pickle, what `paddle.save(layer.state_dict(), path)` writes
     <network>.safetensors   the same names and arrays in the format of https://github.com/huggingface/safetensors
 
-Either may hold float64, float32, float16 or bfloat16. NumPy has no bfloat16; as in Paddle, its two bytes are a uint16 here.
+Either may contain float64, float32, float16 or bfloat16. NumPy has no bfloat16; as in Paddle, its two bytes are a uint16 here.
 """
 
 import io
@@ -30,14 +30,14 @@ _SLICES = "UnpackBigParamInfor@@"  # Paddle's key
 def read_state_dict(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a .safetensors or, with any other ending, .pdparams file by name.
 
-    Raises UserError if it cannot be read or is something else. The memory taken is in proportion to the file's size,
-    whatever lengths it claims.
+    Raises UserError if it cannot be read or is something else. Memory is in proportion to the file's size, whatever lengths it
+    claims.
     """
     check_format(file)
     try:
         content = read_file(file)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); give a <network>.pdparams or .safetensors") from error
+        raise UserError(f"{file}: cannot be read ({error.strerror}); pass a <network>.pdparams or .safetensors") from error
     if file.suffix == SAFETENSORS:
         return _from_safetensors(content, str(file))
     return as_state_dict(safe_pickle.load(content, str(file)), str(file))
@@ -47,8 +47,8 @@ def check_format(file: Path) -> None:
     """Raise UserError for weights of other libraries, which are converted first."""
     if kind := CONVERTED.get(file.suffix):
         raise UserError(
-            f"{file}: is {kind}; run python -m arcface.weights.convert {shlex.quote(str(file))}"
-            " converted/<network>.pdparams and give what that writes"
+            f"{file}: is {kind}; run python -m arcface.weights {shlex.quote(str(file))}"
+            " converted/<network>.pdparams and pass what that writes"
         )
 
 
@@ -61,24 +61,24 @@ def as_state_dict(loaded: object, where: str) -> dict[str, np.ndarray]:
         match value:
             case np.ndarray():
                 arrays[name] = value
-            case (str(), np.ndarray()):  # of a tensor in a dict that also holds, say, the epoch: its internal name too
+            case (str(), np.ndarray()):  # of a tensor in a dict that also contains, say, the epoch: its internal name first
                 arrays[name] = value[1]
-    # What else is there, such as the table of internal names that Paddle adds, is no weight.
+    # Everything else, such as the table of internal names that Paddle adds, is not a weight.
     return _joined(arrays, loaded[_SLICES], where) if _SLICES in loaded else arrays
 
 
 def _joined(arrays: dict[str, np.ndarray], wholes: Any, where: str) -> dict[str, np.ndarray]:
-    """Put together what Paddle cuts in pickle protocols 2 and 3, which hold no 4 GiB: arrays of 1 GiB and more."""
+    """Join the slices that Paddle makes of arrays of 1 GiB and more in pickle protocols 2 and 3, which cannot store 4 GiB."""
     left = sum({id(array): array.nbytes for array in arrays.values()}.values())
     try:
         for name, whole in wholes.items():
             slices = [arrays.pop(part) for part in whole["slices"]]
             left -= sum(part.nbytes for part in slices)
             if left < 0 or len({part.dtype for part in slices}) != 1:
-                raise ValueError("the same array again and again, or dtypes that become a wider one, could fill the memory")
+                raise ValueError("one array repeated, or dtypes that widen, could fill the memory")
             arrays[name] = np.concatenate(slices).reshape(whole["OriginShape"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: the slices of its large arrays do not fit together; fetch it again") from error
+        raise UserError(f"{where}: the slices of its large arrays do not fit together; download it again") from error
     return arrays
 
 
@@ -87,15 +87,17 @@ def _from_safetensors(content: bytes, where: str) -> dict[str, np.ndarray]:
     try:
         for name, tensor in safetensors.deserialize(content):
             if tensor["dtype"] not in _SAFETENSORS_DTYPES:
-                raise UserError(f"{where}: {name!a:.100} is of type {tensor['dtype']}, not floating point; fetch the weights again")
+                raise UserError(
+                    f"{where}: {name!a:.100} is of type {tensor['dtype']}, not floating point; download the weights again"
+                )
             arrays[name] = np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-        # The library keeps the last of several tensors of one name.
+        # Of several tensors with one name the library keeps the last.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=list)
         if len({name for name, _ in header}) != len(header):
             raise ValueError("two tensors of one name")
     except (safetensors.SafetensorError, ValueError) as error:
         detail = ascii(str(error))[1:-1]
-        raise UserError(f"{where}: no safetensors file, or a damaged one ({detail:.100}); fetch it again") from error
+        raise UserError(f"{where}: not a safetensors file, or a damaged one ({detail:.100}); download it again") from error
     return arrays
 
 
@@ -117,25 +119,25 @@ def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where
     own = backbone.state_dict()
     if missing := sorted(own.keys() - state.keys()):
         raise UserError(
-            f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}; give its --network"
+            f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}; pass its --network"
         )
     if unknown := sorted(state.keys() - own.keys(), key=str):
         raise UserError(
-            f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100}; give its --network"
+            f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100}; pass its --network"
         )
     arrays = {}
     for name, tensor in own.items():
         if list(state[name].shape) != list(tensor.shape):
             raise UserError(
                 f"{where}: {name} has shape {list(state[name].shape)}, this network's is {list(tensor.shape)};"
-                " give the --network and --embedding_size that it was trained with"
+                " pass the --network and --embedding_size that it was trained with"
             )
         if state[name].dtype.kind != "f" and state[name].dtype != np.uint16:
-            raise UserError(f"{where}: {name} is of type {state[name].dtype}, not floating point; fetch the weights again")
+            raise UserError(f"{where}: {name} is of type {state[name].dtype}, not floating point; download the weights again")
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             arrays[name] = _as_float32(state[name])
         if not np.isfinite(arrays[name]).all():
-            raise UserError(f"{where}: {name!a} holds values that are no finite float32; fetch the weights again")
+            raise UserError(f"{where}: {name!a} contains values that are not finite as float32; download the weights again")
     backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in arrays.items()})
 
 

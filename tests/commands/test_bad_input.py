@@ -510,12 +510,12 @@ TABLE = [
     ),
     ("name too long", f"train --output={'x' * 300}", f"{'x' * 300} cannot be written (File name too long); choose"),
     # ---- weights to start from
-    ("no weights", "train --init_from=nothing.pdparams", "nothing.pdparams: cannot be read (No such file or directory); give a"),
-    ("weights that are a directory", "train --init_from=weights", "weights: cannot be read (Is a directory); give a"),
+    ("no weights", "train --init_from=nothing.pdparams", "nothing.pdparams: cannot be read (No such file or directory); pass a"),
+    ("weights that are a directory", "train --init_from=weights", "weights: cannot be read (Is a directory); pass a"),
     (
         "weights that are a pipe",
         f"train --init_from=weights/{BACKBONE}",
-        f"weights/{BACKBONE}: cannot be read (Not a regular file); give",
+        f"weights/{BACKBONE}: cannot be read (Not a regular file); pass",
         pipe(f"weights/{BACKBONE}"),
     ),
     (
@@ -527,13 +527,13 @@ TABLE = [
     (
         "damaged safetensors",
         "train --init_from=a.safetensors",
-        "a.safetensors: no safetensors file, or a damaged one",
+        "a.safetensors: not a safetensors file, or a damaged one",
         file("a.safetensors", b"damaged"),
     ),
     (
         "weights of another size",
         f"train --init_from=weights/{BACKBONE} --embedding_size=64",
-        f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1]; give",
+        f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1]; pass",
     ),
     (
         "weights of another network",
@@ -629,7 +629,7 @@ TABLE = [
     (
         "protocol without its lists",
         "valid --val_targets=images",
-        "data/images/meta/*_face_tid_mid.txt: no such file; give a protocol",
+        "data/images/meta/*_face_tid_mid.txt: no such file; pass a protocol",
     ),
     ("set that is a directory", "valid", "data/tiny.bin: cannot be read (Is a directory); correct", directory("data/tiny.bin")),
     ("set that is a pipe", "valid", "data/tiny.bin: cannot be read (Not a regular file); correct", pipe("data/tiny.bin")),
@@ -653,7 +653,7 @@ TABLE = [
         "data/tiny.bin: 7 images for 4 pairs, not two a pair; pack",
         set_of(lambda images, same: (images[:7], same)),
     ),
-    ("set without pairs", "valid", "data/tiny.bin: holds no pairs; fetch", set_of(lambda images, same: ([], []))),
+    ("set without pairs", "valid", "data/tiny.bin: contains no pairs; download", set_of(lambda images, same: ([], []))),
     (
         "set of one kind",
         "valid",
@@ -663,10 +663,10 @@ TABLE = [
     (
         "flag that is 2",
         "valid",
-        "data/tiny.bin: no verification set, pickle((images, is_same)): the flag of pair 3 is neither true",
+        "data/tiny.bin: not a verification set, pickle((images, is_same)): the flag of pair 3 is neither true",
         set_of(lambda images, same: (images, [1, 0, 1, 2])),
     ),
-    ("dict for a set", "valid", "data/tiny.bin: no verification set", set_of(lambda images, same: {"images": images})),
+    ("dict for a set", "valid", "data/tiny.bin: not a verification set", set_of(lambda images, same: {"images": images})),
     ("set that runs a program", "valid", "data/tiny.bin: refused, because it asks for posix.system", set_of(lambda *_: Attack())),
     (
         "truncated image in a set",
@@ -687,8 +687,8 @@ TABLE = [
         f"nowhere: looked for {BACKBONE} and {NETWORK}.safetensors, found neither",
     ),
     ("no weights in it", "valid --checkpoint=data", f"data: looked for {BACKBONE} and {NETWORK}.safetensors, found neither"),
-    ("file for its directory", f"valid --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; give the directory"),
-    ("pipe for weights", "valid", f"weights/{BACKBONE}: cannot be read (Not a regular file); give", pipe(f"weights/{BACKBONE}")),
+    ("file for its directory", f"valid --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; pass its directory"),
+    ("pipe for weights", "valid", f"weights/{BACKBONE}: cannot be read (Not a regular file); pass", pipe(f"weights/{BACKBONE}")),
     ("truncated weights", "valid", f"weights/{BACKBONE}: truncated, damaged or not a pickle", cut(f"weights/{BACKBONE}")),
     (
         "weights that run a program",
@@ -700,13 +700,13 @@ TABLE = [
     (
         "whole numbers for weights",
         "valid",
-        f"weights/{BACKBONE}: conv1.conv.weight is of type int64, not floating point; fetch",
+        f"weights/{BACKBONE}: conv1.conv.weight is of type int64, not floating point; download",
         state_of(lambda state: {**state, "conv1.conv.weight": state["conv1.conv.weight"].astype(np.int64)}),
     ),
     (
         "weights that are not finite",
         "valid",
-        f"weights/{BACKBONE}: 'conv1.conv.weight' holds values that are no finite float32; fetch",
+        f"weights/{BACKBONE}: 'conv1.conv.weight' contains values that are not finite as float32; download",
         state_of(lambda state: {**state, "conv1.conv.weight": state["conv1.conv.weight"] * np.float32(np.nan)}),
     ),
     (
@@ -732,9 +732,9 @@ TABLE = [
     (
         "pack: no list",
         "pack_bin --pairs=nothing.txt",
-        "nothing.txt: No such file or directory; give the list of pairs with --pairs",
+        "nothing.txt: No such file or directory; pass the list of pairs with --pairs",
     ),
-    ("pack: list that is a directory", "pack_bin --pairs=data", "data: Is a directory; give the list of pairs with --pairs"),
+    ("pack: list that is a directory", "pack_bin --pairs=data", "data: Is a directory; pass the list of pairs with --pairs"),
     ("pack: empty list", "pack_bin", "pairs.txt: lists no pairs; each line is", paired()),
     (
         "pack: flag that is 2",
@@ -756,19 +756,19 @@ TABLE = [
     (
         "pack: output without a directory",
         "pack_bin --output=nowhere/mine.bin",
-        "nowhere/mine.bin: its directory does not exist; make",
+        "nowhere/mine.bin: its directory does not exist; create",
     ),
     (
         "pack: output that is there",
         "pack_bin --output=data/tiny.bin",
-        "data/tiny.bin: exists already; give another name, or --overwrite",
+        "data/tiny.bin: exists already; pass another name, or --overwrite",
     ),
     (
         "pack: output over the list",
         "pack_bin --output=pairs.txt --overwrite",
         "pairs.txt: valid.py would not find it; name it pairs.bin",
     ),
-    # ---- python -m arcface.weights.convert
+    # ---- python -m arcface.weights
     ("convert: no arguments", "weights", "SOURCE, DESTINATION: required; see --help"),
     ("convert: no file", f"weights a.params {BACKBONE}", "a.params: cannot be read (No such file or directory); correct the path"),
     (
@@ -824,12 +824,12 @@ TABLE = [
     (
         "MXNet's weights",
         "train --init_from=a.params",
-        "a.params: is an MXNet file; run python -m arcface.weights.convert a.params converted/<network>.pdparams and give",
+        "a.params: is an MXNet file; run python -m arcface.weights a.params converted/<network>.pdparams and pass",
     ),
     (
         "PyTorch's weights",
         "train --init_from='a b.pth'",
-        "a b.pth: is a PyTorch file; run python -m arcface.weights.convert 'a b.pth'",
+        "a b.pth: is a PyTorch file; run python -m arcface.weights 'a b.pth'",
     ),
     ("MXNet's weights for a directory", "valid --checkpoint=a.params", "a.params: is an MXNet file; run", file("a.params", "")),
     (
@@ -856,8 +856,8 @@ TABLE = [
     (
         "pack: backslashes",
         "pack_bin --images=data",
-        "pairs.txt line 1: images\\00000000.jpg: no such file in data, but there is"
-        f" {A}: replace the backslashes in the list by slashes",
+        "pairs.txt line 1: images\\00000000.jpg: no such file in data, but"
+        f" {A} exists: replace the backslashes in the list by slashes",
         paired(r"images\00000000.jpg images/00000001.jpg 1", r"images\00000000.jpg images\00000002.jpg 0"),
     ),
     (

@@ -48,7 +48,7 @@ RUN_VALID = [
     "python valid.py --checkpoint pretrained --data_dir MS1M_v2 --val_targets lfw",
     "python valid.py --checkpoint pretrained --data_dir MS1M_v2 --val_targets lfw --report report",
 ]
-WEIGHTS = "python -m arcface.weights.convert"
+WEIGHTS = "python -m arcface.weights"
 RUN_WEIGHTS = [
     f"{WEIGHTS} emore_arcface/MobileFaceNet_128.pdparams shared/MobileFaceNet_128.safetensors",
     f"{WEIGHTS} shared/MobileFaceNet_128.safetensors pretrained/MobileFaceNet_128.pdparams",
@@ -103,7 +103,7 @@ COVERED = {
     "::test_under_a_launcher_its_ranks_take_part_and_one_reports",
     f"{WEIGHTS} insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams": "tests/unit/weights/test_convert.py"
     "::test_the_command_writes_what_its_own_advice_reads",
-    "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_verifier.py"
+    "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_checkpoint.py"
     "::test_a_protocol_directory_is_verified_by_its_templates",
     "visualdl --logdir log --language en": "tests/ranks/test_training.py"
     "::test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figures",

@@ -3,7 +3,7 @@
 import pytest
 
 from arcface.errors import UserError
-from arcface.inference.engines import choose_engine
+from arcface.inference.engines import candidates
 
 
 def engines_here(*names: str) -> list:
@@ -13,7 +13,7 @@ def engines_here(*names: str) -> list:
 
 def _marks(name: str):
     try:
-        choose_engine(name)
+        candidates(name)
     except UserError as error:
         return pytest.mark.skip(reason=str(error))
     return ()

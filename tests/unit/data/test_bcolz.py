@@ -54,7 +54,7 @@ def test_a_bin_beside_it_is_read(bcolz_set):
 
 def test_other_directories_are_still_taken_for_protocols(tmp_path):
     (tmp_path / "lfw" / "meta").mkdir(parents=True)
-    with pytest.raises(UserError, match="_face_tid_mid.txt: no such file; give a protocol directory"):
+    with pytest.raises(UserError, match="_face_tid_mid.txt: no such file; pass a protocol directory"):
         verify(tmp_path / "lfw")
     with pytest.raises(UserError, match="lfw.bin: cannot be read .No such file"):
         train(tmp_path / "lfw")

@@ -233,15 +233,15 @@ def test_arrays_of_every_layout_give_their_bytes_in_order(tmp_path):
 @pytest.mark.parametrize(
     "content, detail",
     [
-        ({"conv1.weight": np.zeros(3)}, "does not hold two lists"),
-        ((IMAGES, SAME, []), "does not hold two lists"),
-        ([], "does not hold two lists"),
-        (b"ab", "does not hold two lists"),
-        ((None, None), "does not hold two lists"),
-        ((b"ab", [True]), "does not hold two lists"),
-        ((dict.fromkeys("ab"), [True]), "does not hold two lists"),
-        ((np.array(IMAGES), SAME), "does not hold two lists"),  # NumPy's bytes lose the zeros at their end
-        ((IMAGES, np.array([SAME])), "does not hold two lists"),
+        ({"conv1.weight": np.zeros(3)}, "does not contain two lists"),
+        ((IMAGES, SAME, []), "does not contain two lists"),
+        ([], "does not contain two lists"),
+        (b"ab", "does not contain two lists"),
+        ((None, None), "does not contain two lists"),
+        ((b"ab", [True]), "does not contain two lists"),
+        ((dict.fromkeys("ab"), [True]), "does not contain two lists"),
+        ((np.array(IMAGES), SAME), "does not contain two lists"),  # NumPy's bytes lose the zeros at their end
+        ((IMAGES, np.array([SAME])), "does not contain two lists"),
         ((["text"] * 6, SAME), "image 0 is a str"),
         ((IMAGES[:3] + [None] + IMAGES[4:], SAME), "image 3 is a NoneType"),
         ((IMAGES[:5] + [np.zeros(4, np.float32)], SAME), "image 5 is a ndarray"),
@@ -255,7 +255,7 @@ def test_arrays_of_every_layout_give_their_bytes_in_order(tmp_path):
 )
 def test_other_content_is_reported_as_not_the_format(tmp_path, content, detail):
     message = refusal(write(tmp_path, content, 4))
-    assert "no verification set" in message and detail in message
+    assert "not a verification set" in message and detail in message
 
 
 def test_images_that_are_not_two_a_pair_are_reported(tmp_path):
@@ -265,8 +265,8 @@ def test_images_that_are_not_two_a_pair_are_reported(tmp_path):
 
 
 def test_no_pairs_are_reported(tmp_path):
-    assert "holds no pairs" in refusal(write(tmp_path, ([], [])))
-    assert "holds no pairs" in refusal(write(tmp_path, (IMAGES, np.array([], bool))))
+    assert "contains no pairs" in refusal(write(tmp_path, ([], [])))
+    assert "contains no pairs" in refusal(write(tmp_path, (IMAGES, np.array([], bool))))
 
 
 def test_pairs_of_one_kind_are_reported(tmp_path):
@@ -357,7 +357,7 @@ def test_an_existing_file_is_replaced_only_when_told(tmp_path):
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path):
     path = tmp_path / "new.bin"
-    assert "holds no pairs" in unwritten(path, [], [])
+    assert "contains no pairs" in unwritten(path, [], [])
     assert "5 images for 3 pairs, not two a pair" in unwritten(path, IMAGES[:5], SAME)
     assert "6 images for 2 pairs, not two a pair" in unwritten(path, IMAGES, SAME[:2])
     assert "all 3 pairs show the same identity" in unwritten(path, IMAGES, [True] * 3)

@@ -12,7 +12,7 @@ from engine_params import engines_here
 from arcface.backbones import create_backbone
 from arcface.errors import UserError
 from arcface.inference import engines
-from arcface.inference.engines import candidates, choose_engine, open_engine, open_first
+from arcface.inference.engines import candidates, open_engine, open_first
 from arcface.io.images import normalise
 
 NETWORK = "MobileFaceNet_128"
@@ -128,12 +128,12 @@ def test_a_place_or_library_that_fails_is_explained_in_a_line(backbone, tmp_path
 def test_auto_takes_the_first_that_is_installed_and_a_missing_one_is_named(monkeypatch):
     installed = {"openvino", "paddle2onnx", "onnxruntime"}
     monkeypatch.setattr(engines, "find_spec", lambda package: package in installed or None)
-    assert choose_engine("auto") == "openvino"
+    assert candidates("auto")[0] == "openvino"
     installed.discard("openvino")
-    assert choose_engine("auto") == "paddle-inference"
-    assert choose_engine("onnxruntime") == "onnxruntime"
+    assert candidates("auto")[0] == "paddle-inference"
+    assert candidates("onnxruntime") == ["onnxruntime"]
     with pytest.raises(UserError, match="--engine openvino needs openvino; (run: pip install|use Python 3.12)"):
-        choose_engine("openvino")
+        candidates("openvino")
 
 
 def test_auto_passes_over_what_cannot_be_built_with_a_line_that_names_it_and_why(backbone, monkeypatch, caplog):

@@ -168,7 +168,7 @@ def test_a_missing_list_is_named(tmp_path, name):
 
 
 def test_missing_directories_are_named(tmp_path):
-    assert "_face_tid_mid.txt: no such file; give a protocol directory" in refusal(read_protocol, tmp_path / "absent")
+    assert "_face_tid_mid.txt: no such file; pass a protocol directory" in refusal(read_protocol, tmp_path / "absent")
     directory = write(tmp_path, images=None)
     assert refusal(read_protocol, directory).startswith(f"{directory / 'loose_crop'}: No such file")
 
@@ -229,7 +229,7 @@ def test_a_wrong_line_of_the_landmarks_is_named(tmp_path, line):
 
 def test_landmarks_of_other_images_are_reported(tmp_path):
     message = refusal(read_protocol, write(tmp_path, landmarks=landmark_lines([1, 3, 2, 4, 5, 6, 7])))
-    assert "5pts_score.txt line 2: '3.jpg" in message and "stands where ijbx_face_tid_mid.txt lists '2.jpg'" in message
+    assert "5pts_score.txt line 2: '3.jpg" in message and "is where ijbx_face_tid_mid.txt lists '2.jpg'" in message
     for names, count in (range(1, 7), 6), (range(1, 9), 8), ([], 0):
         message = refusal(read_protocol, write(tmp_path, landmarks=landmark_lines(names)))
         assert f"5pts_score.txt: lists {count} images, and ijbx_face_tid_mid.txt lists 7" in message

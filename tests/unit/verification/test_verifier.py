@@ -1,198 +1,105 @@
-"""valid.py as its users run it: every engine, reports, template-based sets, any number of ranks."""
-
-import pickle
-import re
-import shutil
-import sys
+"""When a training run verifies, by which set checkpoints are compared, and what is found wrong before the first step."""
 
 import numpy as np
-import paddle
 import pytest
-from engine_params import engines_here
-from protocol_files import landmark_lines, write
 
-import valid
-from arcface.backbones import create_backbone
-from arcface.config import ValidConfig
-from arcface.data.bin_file import read_bin, write_bin
-from arcface.io.images import decode, normalise
-from arcface.verification.ijb import read_protocol
-from arcface.verification.roc import tar_at_far
-from arcface.verification.templates import aggregate, image_features, score
-
-NETWORK = "MobileFaceNet_128"
-HERE = engines_here("openvino", "paddle-inference", "onnxruntime", "paddle")
-ENGINES = [engine.values[0] for engine in HERE if not engine.marks]
-
-pytestmark = pytest.mark.usefixtures("exports_once")
+from arcface.config import NetworkOptions, VerificationOptions
+from arcface.data.bin_file import VerificationSet, write_bin
+from arcface.errors import UserError
+from arcface.inference.engines import open_engine
+from arcface.verification.evaluator import verify
+from arcface.verification.sets import read_bin_sets
+from arcface.verification.verifier import Verifier
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A directory with a backbone's weights only, as one that somebody published."""
-    directory = tmp_path_factory.mktemp("published")
+def images(make_data_set):
+    return [path.read_bytes() for path in sorted((make_data_set(24, 3) / "images").iterdir())]
+
+
+def sets_of(images, *names) -> list[VerificationSet]:
+    return [VerificationSet(name, images, np.array([True, False] * 6)) for name in names]
+
+
+def verifier(sets, val_interval=10, best_by=None, engine="paddle") -> Verifier:
+    network = NetworkOptions(network="Tiny", embedding_size=8)
+    return Verifier(sets, VerificationOptions(val_batch_size=5, engine=engine), network, val_interval, best_by)
+
+
+@pytest.mark.parametrize(
+    "val_interval, step, last, stopping, due",
+    [
+        (10, 10, False, False, True),
+        (10, 11, False, False, False),
+        (10, 20, False, True, False),  # whoever stops a run may not wait for it
+        (10, 13, True, False, True),
+        (10, 20, True, True, True),
+        (0, 10, False, False, False),
+        (0, 10, True, False, True),
+    ],
+)
+def test_it_is_due_at_the_interval_and_at_the_end_but_does_not_hold_up_a_stop(val_interval, step, last, stopping, due):
+    assert verifier([], val_interval).due(step, last, stopping) is due
+
+
+def test_the_deciding_set_is_the_first_or_the_one_named(images):
+    sets = sets_of(images, "a", "b")
+    assert verifier(sets).best_by == "a" and verifier(sets, best_by="b").best_by == "b" and verifier([]).best_by is None
+    with pytest.raises(UserError, match=r"--best_by c: not among --val_targets \(a, b\); name one of them"):
+        verifier(sets, best_by="c")
+    with pytest.raises(UserError, match=r"not among --val_targets \(none\)"):
+        verifier([], best_by="c")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_each_set_is_verified_with_the_weights_of_the_moment(images):
+    import paddle
+
+    from arcface.backbones import create_backbone
+
     paddle.seed(0)
-    paddle.save(create_backbone(NETWORK, 128).state_dict(), str(directory / f"{NETWORK}.pdparams"))
-    return directory
+    backbone, sets = create_backbone("Tiny", 8), sets_of(images, "a", "b")
+    with open_engine("paddle", backbone, "Tiny", 8) as embed:
+        expected = [verify(embed, pairs, 100).xnorm for pairs in sets]
+    ours = verifier(sets)
+    ours.choose_engine(backbone)
+    assert [(pairs.name, result.xnorm) for pairs, result in ours.run(backbone)] == [
+        (name, pytest.approx(xnorm, rel=1e-5)) for name, xnorm in zip("ab", expected)
+    ]
+    backbone.linear.weight.set_value(backbone.linear.weight * 2)
+    backbone.linear.bias.set_value(backbone.linear.bias * 2)
+    assert [result.xnorm for _, result in ours.run(backbone)] == pytest.approx([2 * xnorm for xnorm in expected], rel=1e-5)
+    assert backbone.training
 
 
-@pytest.fixture(scope="module")
-def sets(make_data_set, tmp_path_factory):
-    """A directory with tiny.bin, a set of 12 pairs, and IJB-X, a protocol of 7 images."""
-    images = make_data_set(24, 3) / "images"
-    directory = tmp_path_factory.mktemp("sets")
-    encoded = [path.read_bytes() for path in sorted(images.iterdir())]
-    (directory / "tiny.bin").write_bytes(pickle.dumps((encoded, [True, False] * 6)))
-    protocol = write(directory, landmarks=landmark_lines())
-    for number in range(1, 8):
-        (protocol / "images" / f"{number}.jpg").write_bytes(encoded[number])
-    return directory
+@pytest.mark.usefixtures("tiny")
+def test_auto_becomes_an_engine_that_can_be_built_before_the_first_step(images):
+    from arcface.backbones import create_backbone
+
+    ours = verifier(sets_of(images, "a"), engine="auto")
+    ours.choose_engine(create_backbone("Tiny", 8))  # other engines export in a process of their own, which knows no Tiny
+    assert ours.engine == "paddle"
 
 
-@pytest.fixture
-def validate(monkeypatch, capsys, published, sets):
-    """Returns a function that calls valid.py with options, and returns what it printed, without the times."""
-
-    def call(*options) -> list[str]:
-        monkeypatch.setattr(sys, "argv", ["valid.py", *arguments(published, sets), *map(str, options)])
-        valid.main()
-        return figures(capsys.readouterr().out)
-
-    return call
+def test_without_sets_nothing_is_built_or_yielded():
+    ours = verifier([], engine="auto")
+    ours.choose_engine(None)
+    assert ours.engine == "auto" and list(ours.run(None)) == []
 
 
-def arguments(published, sets) -> list[str]:
-    return [f"--checkpoint={published}", f"--data_dir={sets}", "--device=cpu", "--val_batch_size=3"]
+def test_a_damaged_image_is_named_before_the_first_step(images):
+    with pytest.raises(UserError, match="b.bin image 3: not an image"):
+        verifier([*sets_of(images, "a"), *sets_of([*images[:3], b"damaged", *images[4:]], "b")]).check_images()
 
 
-def figures(printed: str) -> list[str]:
-    return [line.partition("-[")[2] for line in printed.splitlines() if "-[" in line]
-
-
-def test_every_engine_prints_the_same_figures(validate):
-    for package in ("openvino", "onnxruntime", "paddle2onnx"):
-        pytest.importorskip(package)
-    lines = {engine: validate("--val_targets=tiny", f"--engine={engine}") for engine in ENGINES}
-    assert re.fullmatch(r"tiny\]\[0\]XNorm: \d+\.\d{6}", lines["paddle"][0]) and len(lines["paddle"]) == 3
-    for engine in ENGINES:
-        assert lines[engine][1:] == lines["paddle"][1:]
-        xnorms = [float(lines[name][0].rpartition(" ")[2]) for name in (engine, "paddle")]
-        assert xnorms[0] == pytest.approx(xnorms[1], rel=1e-5)
-
-
-@paddle.no_grad()
-def expected_points(published, sets, flip=True, norm_score=True, detector_score=True):
-    """TAR at FAR of the protocol, each image embedded by itself."""
-    protocol = read_protocol(sets / "IJB-X")
-    backbone = create_backbone(NETWORK, 128)
-    backbone.set_state_dict(paddle.load(str(published / f"{NETWORK}.pdparams")))
-    backbone.eval()
-    embeddings = []
-    for name in protocol.images.tolist():
-        image = decode((protocol.directory / name.decode()).read_bytes(), "")
-        views = np.ascontiguousarray(np.stack([image, image[:, :, ::-1]]))
-        embeddings.append(backbone(normalise(paddle.to_tensor(views))).numpy())
-    plain, flipped = np.array(embeddings).swapaxes(0, 1)
-    features = image_features(
-        plain, flipped, protocol.detector_scores, flip=flip, norm_score=norm_score, detector_score=detector_score
-    )
-    return tar_at_far(score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.media)))
-
-
-def assert_points(lines, points):
-    assert len(lines) == len(points) == 6
-    for line, point in zip(lines, points, strict=True):
-        if point.tar is None:
-            assert line == f"ijbx][0]TAR@FAR={point.far:.0e}: not enough negatives"
-        else:
-            tar, threshold = re.fullmatch(r"ijbx\]\[0\]TAR@FAR=1e-01: (\S+) \(similarity >= (\S+)\)", line).groups()
-            assert float(tar) == pytest.approx(point.tar, abs=1e-5) and float(threshold) == pytest.approx(point.threshold, abs=2e-4)
-
-
-@pytest.mark.parametrize("option", ["flip", "norm_score", "detector_score", None])
-def test_a_protocol_directory_is_verified_by_its_templates(validate, published, sets, option):
-    lines = validate("--val_targets=IJB-X", *([f"--template_{option}=0"] if option else []))
-    assert_points(lines, expected_points(published, sets, **({option: False} if option else {})))
-
-
-def test_a_protocol_without_detector_scores_is_refused_before_the_work_or_does_without(validate, refused, sets, tmp_path):
-    directory = tmp_path / "IJB-X"
-    shutil.copytree(sets / "IJB-X", directory)
-    (directory / "meta" / "ijbx_name_5pts_score.txt").unlink()
-    options = [f"--data_dir={tmp_path}", "--val_targets=IJB-X"]
-    assert "leave them out with --template_detector_score 0" in refused(lambda: validate(*options))
-    assert validate(*options, "--template_detector_score=0") == validate("--val_targets=IJB-X", "--template_detector_score=0")
-
-
-def test_two_ranks_verify_a_protocol_as_one_does(published, sets, run_ranks, repository):
-    options = [*arguments(published, sets), "--val_targets=IJB-X", "--engine=paddle"]
-    assert_points(figures(run_ranks(2, repository / "valid.py", *options).stdout), expected_points(published, sets))
-
-
-def test_a_report_covers_all_sets_and_states_the_run(validate, tmp_path):
-    lines = validate("--val_targets=tiny,IJB-X", f"--report={tmp_path / 'report'}", "--engine=paddle-inference")
-    page = (tmp_path / "report" / "index.html").read_text()
-    accuracy, deviation = re.fullmatch(r"tiny\]\[0\]Accuracy-Flip: (\S+)\+-(\S+)", lines[1]).groups()
-    assert f"{accuracy} ± {deviation}" in page
-    settings = dict(re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", page.partition('class="settings"')[2]))
-    assert settings["engine used"] == "paddle-inference" and settings["val_targets"] == "tiny,IJB-X" and settings["ranks"] == "1"
-    assert settings.keys() >= ValidConfig.__dataclass_fields__.keys()
-    assert page.index("<h2>tiny</h2>") and "<h2>IJB-X</h2>" not in page  # a protocol has no pairs of images
-
-
-def test_a_report_that_cannot_be_written_is_refused_before_the_work(validate, refused, monkeypatch, published, sets, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(sys, "argv", ["valid.py", *arguments(published, sets), f"--report={tmp_path / 'file'}"])
-    monkeypatch.setattr("arcface.verification.checkpoint.verify", None)
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--val_targets=tiny"])
-    assert "file: cannot be written (File exists); choose another directory" in refused(valid.main)
-
-
-@pytest.mark.parametrize("manifest, step", [('{"progress": {"step": 7}}', 7), ("{}", None), ("not JSON", None), ("[]", None)])
-def test_the_step_is_the_checkpoint_s_and_a_damaged_manifest_is_named(
-    monkeypatch, refused, capsys, published, sets, manifest, step
-):
-    (published / "checkpoint.json").write_text(manifest)
-    monkeypatch.setattr(sys, "argv", ["valid.py", *arguments(published, sets), "--val_targets=tiny"])
-    try:
-        if step is None:
-            assert f"{published / 'checkpoint.json'}: damaged" in refused(valid.main)
-        else:
-            valid.main()
-            assert figures(capsys.readouterr().out)[0].startswith(f"tiny][{step}]XNorm")
-    finally:
-        (published / "checkpoint.json").unlink()
-
-
-@pytest.fixture
-def validate_published(real_data, tmp_path, monkeypatch, capsys):
-    """Returns a function that verifies InsightFace's published model on sets of a directory, and returns what valid.py printed."""
-    from arcface.weights import convert
-
-    def call(data_dir, name: str) -> list[str]:
-        convert.main([str(real_data / "insightface_y1" / "model-0000.params"), str(tmp_path / f"{NETWORK}.pdparams")])
-        options = [f"--checkpoint={tmp_path}", f"--data_dir={data_dir}", f"--val_targets={name}"]
-        monkeypatch.setattr(sys, "argv", ["valid.py", *options])
-        capsys.readouterr()
-        valid.main()
-        return figures(capsys.readouterr().out)
-
-    return call
-
-
-def test_the_published_model_tells_the_faces_of_a_part_of_lfw_apart(validate_published, real_data, tmp_path):
-    lfw = read_bin(real_data / "lfw.bin")
-    write_bin(tmp_path / "part.bin", lfw.images[:1200], lfw.is_same[:600].tolist())
-    xnorm, accuracy, _ = validate_published(tmp_path, "part")
-    assert float(xnorm.removeprefix("part][0]XNorm: ")) == pytest.approx(10.548, abs=0.3)  # that of all of LFW
-    assert float(accuracy.removeprefix("part][0]Accuracy-Flip: ").split("+-")[0]) > 0.985
-
-
-@pytest.mark.exhaustive
-def test_the_published_model_gives_its_published_accuracy_on_lfw(validate_published, real_data):
-    """The known answer in ../shared/data/README.md, from an independent implementation: 0.99333 +- 0.00441, XNorm 10.548."""
-    xnorm, accuracy, highest = validate_published(real_data, "lfw")
-    assert float(xnorm.removeprefix("lfw][0]XNorm: ")) == pytest.approx(10.548, abs=0.02)
-    mean, deviation = map(float, accuracy.removeprefix("lfw][0]Accuracy-Flip: ").split("+-"))
-    assert mean == pytest.approx(0.99333, abs=3e-4) and deviation == pytest.approx(0.00441, abs=3e-4)
-    assert highest == f"lfw][0]Accuracy-Highest: {mean:.5f}"
+def test_a_run_may_do_without_a_set_that_is_missing_but_not_without_a_damaged_one(tmp_path):
+    write_bin(tmp_path / "a.bin", [b"1", b"2", b"3", b"4"], [True, False])
+    options = VerificationOptions(data_dir=str(tmp_path), val_targets="a,b")
+    with pytest.raises(UserError, match=r"b.bin: cannot be read .*, or train without verification: --val_targets ''"):
+        read_bin_sets(options)
+    (tmp_path / "b.bin").write_bytes(b"damaged")
+    with pytest.raises(UserError) as refused:
+        read_bin_sets(options)
+    assert "b.bin" in str(refused.value) and "without verification" not in str(refused.value)
+    assert [pairs.name for pairs in read_bin_sets(VerificationOptions(data_dir=str(tmp_path), val_targets="a"))] == ["a"]
+    assert read_bin_sets(VerificationOptions(val_targets="")) == []

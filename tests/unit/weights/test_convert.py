@@ -102,11 +102,17 @@ def test_other_precisions_become_float32(source, y1_params):
         (lambda params: params.update({"arg:fc1_weight": np.ones([512, 128], "<f4")}), "'arg:fc1_weight' has shape [512, 128]"),
         (lambda params: params.update({"arg:pre_fc1_bias": np.ones(64, "<f4")}), "'arg:pre_fc1_bias' has shape [64]"),
         (lambda params: params.update({"arg:conv_1_relu_gamma": np.ones(1, "<f4")}), "'arg:conv_1_relu_gamma' has shape [1]"),
-        (lambda params: params["arg:conv_1_conv2d_weight"].put(5, np.nan), "'arg:conv_1_conv2d_weight' holds values that are no"),
-        (lambda params: params["arg:pre_fc1_bias"].put(5, np.inf), "'arg:pre_fc1_bias' holds values that are no finite"),
-        (lambda params: params.update({"arg:fc1_beta": np.full(128, 1e39)}), "'arg:fc1_beta' holds values that are no finite"),
-        (lambda params: params["aux:fc1_moving_var"].put(5, -1e-6), "'aux:fc1_moving_var' holds variances that are not positive"),
-        (lambda params: params["aux:fc1_moving_var"].fill(0), "'aux:fc1_moving_var' holds variances that are not positive"),
+        (
+            lambda params: params["arg:conv_1_conv2d_weight"].put(5, np.nan),
+            "'arg:conv_1_conv2d_weight' contains values that",
+        ),
+        (lambda params: params["arg:pre_fc1_bias"].put(5, np.inf), "'arg:pre_fc1_bias' contains values that are not finite"),
+        (lambda params: params.update({"arg:fc1_beta": np.full(128, 1e39)}), "'arg:fc1_beta' contains values that are not finite"),
+        (
+            lambda params: params["aux:fc1_moving_var"].put(5, -1e-6),
+            "'aux:fc1_moving_var' contains variances that are not positive",
+        ),
+        (lambda params: params["aux:fc1_moving_var"].fill(0), "'aux:fc1_moving_var' contains variances that are not positive"),
     ],
 )
 def test_parameters_that_are_not_y1s_are_refused_by_name(source, y1_params, tmp_path, refused, change, detail):
@@ -174,8 +180,8 @@ def test_state_dicts_of_other_precisions_become_float32(tmp_path, state, to_byte
         (lambda state: state.pop("conv1.bn.bias"), "1 names missing, such as conv1.bn.bias"),
         (lambda state: state.update({"fc.weight": np.ones((2, 3), np.float32)}), "1 names unknown, such as 'fc.weight'"),
         (lambda state: state.update({"conv1.bn.bias": np.ones(32, np.float32)}), "conv1.bn.bias has shape [32]"),
-        (lambda state: state["conv1.bn.bias"].put(5, np.nan), "'conv1.bn.bias' holds values that are no finite"),
-        (lambda state: state["conv1.bn._variance"].put(5, -1), "'conv1.bn._variance' holds variances that are not positive"),
+        (lambda state: state["conv1.bn.bias"].put(5, np.nan), "'conv1.bn.bias' contains values that are not finite"),
+        (lambda state: state["conv1.bn._variance"].put(5, -1), "'conv1.bn._variance' contains variances that are not positive"),
     ],
 )
 def test_state_dicts_that_do_not_fit_are_refused_by_name(tmp_path, state, refused, to_bytes, ending, change, detail):
@@ -219,7 +225,7 @@ def test_weights_beside_others_that_come_first_are_not_called_verified(tmp_path,
     (tmp_path / f"{NETWORK}.pdparams").write_bytes(state_dict_bytes(state))
     main([str(tmp_path / f"{NETWORK}.pdparams"), str(tmp_path / f"{NETWORK}.safetensors")])
     _, advice = capsys.readouterr().out.splitlines()
-    assert advice == f"valid.py takes {NETWORK}.pdparams, which is beside it; to verify this file, move it to another directory"
+    assert advice == f"valid.py reads {NETWORK}.pdparams, which is beside it; to verify this file, move it to another directory"
 
 
 def test_a_file_that_is_there_is_replaced_only_when_told_and_only_as_a_whole(source, y1_params, tmp_path, refused, monkeypatch):
@@ -247,7 +253,7 @@ def test_wrong_arguments_are_one_line(tmp_path, refused):
         assert f"name it {tmp_path}/{NETWORK}.pdparams or {NETWORK}.safetensors" in refused(
             lambda: main(["y1.params", f"{tmp_path}/y1.{ending}"])
         )
-    assert "give one of these" in refused(lambda: main(["y1.onnx", good]))
+    assert "pass one of these" in refused(lambda: main(["y1.onnx", good]))
     assert "y1.params: cannot be read (No such file" in refused(lambda: main(["y1.params", good]))
     assert "DESTINATION: required; see --help" in refused(lambda: main(["y1.params"]))
     assert "--embedding_size: must be a whole number from 1" in refused(lambda: main(["y1.params", good, "--embedding_size", "0"]))
@@ -262,13 +268,13 @@ def test_help_teaches_and_does_not_wait_for_paddle(repository):
         "except SystemExit:\n    print('paddle' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository, timeout=120)
-    assert "python -m arcface.weights.convert insightface_y1/model-0000.params" in done.stdout
+    assert "python -m arcface.weights insightface_y1/model-0000.params" in done.stdout
     assert done.stdout.endswith("\nFalse\n")
 
 
 def test_without_pytorch_its_files_are_refused_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="PyTorch, which reads this file, is not installed; run 'pip install torch'"):
+    with pytest.raises(UserError, match="PyTorch, which reads this file, is not installed; run: pip install torch"):
         convert(tmp_path / "model.pth", NETWORK, 128)
 
 

@@ -261,7 +261,7 @@ def test_damaged_safetensors_files_are_one_short_line_in_little_memory(tmp_path,
     finally:
         tracemalloc.stop()
     message = str(caught.value)
-    assert message.startswith(f"{file}: no safetensors file, or a damaged one (") and message.endswith("fetch it again")
+    assert message.startswith(f"{file}: not a safetensors file, or a damaged one (") and message.endswith("download it again")
     assert message.isprintable() and len(message) < 200 + len(str(file))
     assert peak < 2**20
 

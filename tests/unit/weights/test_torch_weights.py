@@ -88,11 +88,11 @@ def swapped(state):
     [
         (
             lambda state: dict(list(state.items())[:-2]) | {"28.extra": torch.ones(128)},
-            "'28.extra' stands where MobileFaceNet_128 has linear1.bn._variance",
+            "'28.extra' is where MobileFaceNet_128 has linear1.bn._variance",
         ),
         (lambda state: state | {"29.weight": torch.ones(3)}, "284 tensors, MobileFaceNet_128 has 283"),
         (lambda state: dict(list(state.items())[:-9]), "tensors, MobileFaceNet_128 has 283"),
-        (swapped, "'1.bias' stands where MobileFaceNet_128 has conv1.bn.weight"),
+        (swapped, "'1.bias' is where MobileFaceNet_128 has conv1.bn.weight"),
         (
             lambda state: state | {"0.weight": torch.ones(64, 3, 5, 5)},
             "'0.weight' has shape [64, 3, 5, 5], conv1.conv.weight of this",
@@ -101,8 +101,8 @@ def swapped(state):
             lambda state: state | {"2.weight": torch.ones(1)},
             "'2.weight' has shape [1], conv1.prelu._weight of this network has [64]",
         ),
-        (lambda state: state | {"1.running_var": -torch.ones(64)}, "'1.running_var' holds variances that are not positive"),
-        (lambda state: state | {"1.bias": torch.full([64], torch.nan)}, "'1.bias' holds values that are no finite float32"),
+        (lambda state: state | {"1.running_var": -torch.ones(64)}, "'1.running_var' contains variances that are not positive"),
+        (lambda state: state | {"1.bias": torch.full([64], torch.nan)}, "'1.bias' contains values that are not finite as float32"),
         (lambda state: state | {"1.bias": torch.ones(64, dtype=torch.complex64)}, "no plain PyTorch state dict"),
         (lambda state: state | {"1.bias": torch.ones(64, dtype=torch.int32)}, "no plain PyTorch state dict"),
         (lambda state: {"state_dict": state}, "no plain PyTorch state dict"),
