@@ -48,11 +48,11 @@ class VerificationOptions:
     """Verification on InsightFace .bin sets"""
 
     data_dir: PathName = "MS1M_v2"
-    """The data set: a directory with label.txt, train.rec or a folder for each identity, or a .rec file or list by itself."""
+    """The dataset: a directory with label.txt, train.rec or a folder for each identity, or a .rec file or list by itself."""
     val_dir: PathName | None = None
     """Directory of the verification .bin files; when not given, data_dir, or the directory of a data_dir that is a file."""
     val_targets: Names = "lfw,cfp_fp,agedb_30"
-    """Names of the verification sets, separated by commas: lfw, or lfw.bin, reads lfw.bin; '' verifies nothing."""
+    """Verification sets: lfw and lfw.bin both read lfw.bin; '' verifies nothing."""
     val_batch_size: Size = 16
     """Faces embedded at once in verification, each plain and flipped."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
@@ -68,7 +68,7 @@ class VerificationOptions:
         files = [directory / user_path(f"{name}.bin") for name in names]
         called = [file.stem for file in files]
         if repeated := sorted({name for name in called if called.count(name) > 1}):
-            raise UserError(f"--val_targets: several sets are called {repeated[0]}; rename one or leave it out")
+            raise UserError(f"--val_targets: several sets are named {repeated[0]}; rename one or leave it out")
         return files
 
 
@@ -79,7 +79,7 @@ class DataOptions:
     label_file: PathName = "label.txt"
     """List of the training images, relative to data_dir: lines of 'images/00000000.jpg<TAB>0', or a .lst, .csv or .parquet."""
     outside_paths: Literal[0, 1] = 0
-    """1 lets the label file name images outside of data_dir, by an absolute path or by '..'."""
+    """1 allows the label file to name images outside data_dir, by an absolute path or by '..'."""
     num_classes: Count | None = None
     """Number of identities; read from the labels when not given."""
     num_workers: Workers = 2
@@ -99,7 +99,7 @@ class DataOptions:
     scan_images: CountOrZero = 10000
     """How many images, spread evenly over the list, to decode before training starts."""
     max_bad_images: CountOrZero = 10
-    """Different images that may turn out unreadable during training before the run stops."""
+    """Number of images that may prove unreadable during training before the run stops."""
 
 
 @dataclass
@@ -109,9 +109,9 @@ class HeadOptions:
     margin1: Positive = 1.0
     """Multiplies the angle (SphereFace)."""
     margin2: Angle = 0.5
-    """Is added to the angle, in radians (ArcFace)."""
+    """Added to the angle (ArcFace)."""
     margin3: CosineDifference = 0.0
-    """Is subtracted from the cosine (CosFace)."""
+    """Subtracted from the cosine (CosFace)."""
     scale: Positive = 64.0
     """Multiplies the cosines: the radius of the hypersphere."""
     sample_rate: Share = 1.0
@@ -131,7 +131,7 @@ class OptimizerOptions:
     weight_decay: PositiveOrZero = 2e-4
     """L2 penalty on all weights of backbone and head."""
     clip_norm: PositiveOrZero = 0.0
-    """Scale the backbone's gradients down to this global norm when they exceed it; 0 never clips."""
+    """Global norm to which larger gradients of the backbone are scaled down; 0 never clips."""
     num_epoch: Count = 32
     """Passes over the training images."""
     max_steps: Count | None = None
@@ -149,7 +149,7 @@ class OptimizerOptions:
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     """Batch norm statistics of each rank's own images, of all ranks' images, or fixed (fine-tuning)."""
     cpu_kernels: Literal["auto", "off"] = "auto"
-    """On a CPU, if there is a C++ compiler: train with kernels built at first use; the backbone with batch_norm local only."""
+    """On a CPU with a C++ compiler, auto trains with kernels built at first use; the backbone's need batch_norm local."""
 
 
 @dataclass
@@ -161,13 +161,13 @@ class RunOptions:
     logdir: PathName = "log"
     """Directory for VisualDL's records and metrics.jsonl."""
     resume: Literal[0, 1] = 0
-    """1 continues from the checkpoint in output."""
+    """1 resumes from the checkpoint in output."""
     init_from: PathName | None = None
-    """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); --resume 1 ignores it."""
+    """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); ignored with --resume 1."""
     save_interval: CountOrZero = 0
-    """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
+    """Also write a checkpoint every this many steps; 0 writes one only at each epoch's end."""
     keep_every: CountOrZero = 0
-    """Keep every so many-th checkpoint permanently; 0 keeps only the last and the best."""
+    """Keep every n-th checkpoint permanently; 0 keeps only the last and the best."""
     best_by: str | None = None
     """Verification set by whose accuracy the best checkpoint is kept; the first of val_targets when not given."""
     on_save_error: Literal["stop", "continue"] = "stop"

@@ -35,8 +35,8 @@ TOOLS = {
 FLOORS_FOR = {
     "errors": "what needs nothing else",
     "io": "files, locks, images; missing packages",
-    "options": "kinds of options; the command line and YAML",
-    "config": "every option; errors as one line; the process and the machine",
+    "options": "kinds of values; flags, YAML files and --help",
+    "config": "options of a run in groups; errors as one line; the process and the machine",
     "distributed": "ranks; kernels; batches",
     "backbones": "images to embeddings; embeddings to the loss",
     "weights": "published weights, and those of a run",

@@ -151,7 +151,7 @@ def test_a_second_run_into_the_same_directory_is_refused_until_the_first_is_dead
     wait_until(lambda: steps_logged(output) >= 1)
     (second,) = start("--num_epoch=1", f"--logdir={tmp_path / 'other'}")
     assert second.wait(120) == 2 and f"--output {output}: process {first.pid} on " in second.stderr, second.stderr
-    assert "is writing here; wait for it, end it or choose another --output" in second.stderr and not (tmp_path / "other").exists()
+    assert "is writing here; wait, end it or choose another --output" in second.stderr and not (tmp_path / "other").exists()
     assert first.poll() is None
     first.send_signal(signal.SIGKILL)
     first.wait(30)
