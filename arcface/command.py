@@ -1,4 +1,4 @@
-"""What every command shares: errors that the user can fix are one line on stderr and exit code 2."""
+"""How commands end: errors that the user can fix are one line on stderr and exit code 2."""
 
 import errno
 import os
@@ -9,16 +9,15 @@ from contextlib import suppress
 from typing import NoReturn, TextIO
 
 from arcface.errors import UserError
-from arcface.extras import no_paddle
+from arcface.extras import paddle_not_installed
 
-CLOSED_PIPE = 141  # what a shell shows of a process that SIGPIPE has ended
+CLOSED_PIPE = 141  # a shell's exit code for a process that SIGPIPE ended
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; a UserError ends the process with its message in one line and exit code 2, without a traceback.
+    """Call `main`; a UserError ends the process with its message on one line and exit code 2, without a traceback.
 
-    So does an import of Paddle where it is not installed. Where nobody reads the output any more, as in `valid.py | head -1`,
-    it ends without a word.
+    So does the import of a Paddle that is not installed. If the output is closed, as in `valid.py | head -1`, it ends quietly.
     """
     try:
         main()
@@ -27,10 +26,10 @@ def run(main: Callable[[], None]) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "paddle":
             raise
-        _end_with_error(no_paddle())
+        _end_with_error(paddle_not_installed())
     except MemoryError as error:
-        detail = " ".join(str(error).split())[:200] or "no more can be had"
-        _end(f"error: out of memory ({_printable(detail)}); process less at a time, or end other programs", 2)
+        detail = " ".join(str(error).split())[:200] or "no details"
+        _end(f"error: out of memory ({_printable(detail)}); reduce the size of the task or close other programs", 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except OSError as error:
@@ -38,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         sys.exit(CLOSED_PIPE)
     finally:
-        _let_go_of_closed_output()
+        _flush_or_discard()
 
 
 def _end_with_error(error: UserError) -> NoReturn:
@@ -51,8 +50,8 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _let_go_of_closed_output() -> None:
-    """Write out what is still buffered; where that cannot be, keep Python from trying it again at its end, with a traceback."""
+def _flush_or_discard() -> None:
+    """Write out what is buffered, or discard it if the output is closed; otherwise Python would try again and print a traceback."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -62,15 +61,15 @@ def _let_go_of_closed_output() -> None:
 
 
 def _is_closed(stream: TextIO) -> bool:
-    """Whether a stream is a pipe whose reader, or a terminal whose window, is gone."""
+    """Whether a stream is a pipe without a reader or a closed terminal."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), 0)  # errors are always reported
         return bool(poll.poll(0))
-    except (OSError, ValueError, AttributeError):  # in a test or a notebook there is no file behind it
+    except (OSError, ValueError, AttributeError):  # in a test or a notebook it is not a file
         return False
 
 
 def _printable(text: str) -> str:
-    """Escape what a terminal would take for commands: messages quote files and names from strangers."""
+    """Escape control characters: messages quote untrusted file names and contents, which could send commands to a terminal."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -36,11 +36,11 @@ class NetworkOptions:
     network: str = "MobileFaceNet_128"
     """Name of the backbone in the registry (arcface/backbones)."""
     embedding_size: Size = 128
-    """Length of the vector that a face becomes."""
+    """Length of an embedding, the vector that a face becomes."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; auto takes a GPU if Paddle can use one."""
+    """Where to compute; auto uses a GPU if Paddle can use one."""
     rank_timeout: Count = 600
-    """Seconds that ranks wait for one that stands still before they end with an error that names it."""
+    """Seconds without progress after which a rank is named in an error and the run ends."""
 
 
 @dataclass
@@ -48,15 +48,15 @@ class VerificationOptions:
     """Verification on InsightFace .bin sets"""
 
     data_dir: PathName = "MS1M_v2"
-    """The data set: a directory with label.txt, train.rec or a folder for each person, or a .rec file or list by itself."""
+    """The data set: a directory with label.txt, train.rec or a folder for each identity, or a .rec file or list by itself."""
     val_dir: PathName | None = None
-    """Directory of the verification .bin files; data_dir, or where that is a file its directory, when not given."""
+    """Directory of the verification .bin files; when not given, data_dir, or the directory of a data_dir that is a file."""
     val_targets: Names = "lfw,cfp_fp,agedb_30"
     """Names of the verification sets, separated by commas: lfw, or lfw.bin, reads lfw.bin; '' verifies nothing."""
     val_batch_size: Size = 16
     """Faces embedded at once in verification, each plain and flipped."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
-    """What computes embeddings in verification; auto takes the fastest that can be built (arcface/inference/engines.py)."""
+    """What computes embeddings in verification; auto uses the fastest that can be built (arcface/inference/engines.py)."""
 
     @property
     def val_files(self) -> list[Path]:
@@ -81,13 +81,13 @@ class DataOptions:
     outside_paths: Literal[0, 1] = 0
     """1 lets the label file name images outside of data_dir, by an absolute path or by '..'."""
     num_classes: Count | None = None
-    """Number of people; read from the labels when not given."""
+    """Number of identities; read from the labels when not given."""
     num_workers: Workers = 2
     """Processes per rank that read and decode images (on Linux); 0 decodes in the training process."""
     shuffle: Literal["global", "blocks"] = "global"
     """How an epoch is shuffled: all images, or so that images read together lie near each other, for slow disks."""
     sampling: Literal["natural", "balanced"] = "natural"
-    """What an epoch holds: every image once, or as many images, of every person equally often."""
+    """What an epoch contains: every image once, or as many images, of every identity equally often."""
     augment_photometric: Probability = 0.0
     """Probability that an image's brightness, contrast and saturation are changed."""
     augment_low_resolution: Probability = 0.0
@@ -104,7 +104,7 @@ class DataOptions:
 
 @dataclass
 class HeadOptions:
-    """Head: cos(margin1 * angle + margin2) - margin3 on the true class, times scale"""
+    """Head: cos(margin1 * angle + margin2) - margin3 on the target, times scale"""
 
     margin1: Positive = 1.0
     """Multiplies the angle (SphereFace)."""
@@ -135,7 +135,7 @@ class OptimizerOptions:
     num_epoch: Count = 32
     """Passes over the training images."""
     max_steps: Count | None = None
-    """Stop after this many steps in all, with a checkpoint; the schedule stays that of num_epoch."""
+    """Stop after this many steps in total, with a checkpoint; the schedule stays that of num_epoch."""
     schedule: Literal["step", "poly"] = "step"
     """How the rate falls after the warm-up: by decay_rate at decay_epochs, or as a polynomial to 0."""
     warmup_epoch: PositiveOrZero = 1.0
@@ -163,15 +163,15 @@ class RunOptions:
     resume: Literal[0, 1] = 0
     """1 continues from the checkpoint in output."""
     init_from: PathName | None = None
-    """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); --resume 1 passes over it."""
+    """Start from the backbone in this .pdparams or .safetensors file, with a new head (fine-tuning); --resume 1 ignores it."""
     save_interval: CountOrZero = 0
     """Also write a checkpoint every so many steps; 0 only at each epoch's end."""
     keep_every: CountOrZero = 0
-    """Keep every so many-th checkpoint for good; 0 keeps only the last and the best."""
+    """Keep every so many-th checkpoint permanently; 0 keeps only the last and the best."""
     best_by: str | None = None
     """Verification set by whose accuracy the best checkpoint is kept; the first of val_targets when not given."""
     on_save_error: Literal["stop", "continue"] = "stop"
-    """When a checkpoint cannot be written: stop, or go on with the one before it; at the end, always stop."""
+    """When a checkpoint cannot be written: stop, or train on and keep the one before it; at the end, always stop."""
     on_nonfinite: OnNonfinite = "stop"
     """When a step's loss or gradient is not finite: stop before its update, or skip:N up to N such steps."""
     log_interval: Count = 100

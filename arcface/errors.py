@@ -1,5 +1,5 @@
-"""The one kind of error that commands show to their user."""
+"""UserError, the error that commands show as one line."""
 
 
 class UserError(Exception):
-    """Something the user can fix: the message says in one line what, where and what to do; exit code 2."""
+    """An error that the user can fix; the message says on one line what is wrong, where, and what to do. Exit code 2."""

@@ -1,4 +1,4 @@
-"""What to type to install the packages that only some machines need: the extras of pyproject.toml."""
+"""Instructions to install the extras of pyproject.toml: packages that only some machines need."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -12,9 +12,9 @@ REQUIREMENTS = {"cpu": "requirements.txt", "gpu": "requirements-gpu.txt", "engin
 
 
 def how_to_install(extra: str) -> str:
-    """Return what to do to have an extra, "cpu", "gpu" or "engines": pip's command, as it works here."""
+    """Return how to install the extra "cpu", "gpu" or "engines": the pip command for this installation."""
     if extra == "engines" and sys.version_info >= (3, 13):
-        return "use Python 3.12 or older: paddle2onnx has no wheel for this one"
+        return "use Python 3.12 or older: paddle2onnx has no wheel for this version"
     try:
         distribution(PACKAGE)
     except PackageNotFoundError:
@@ -23,7 +23,7 @@ def how_to_install(extra: str) -> str:
 
 
 def how_to_install_base() -> str:
-    """Return what to do to have what every machine needs, with the Paddle that is installed left in its place."""
+    """Return how to install what every machine needs, without a change of the installed Paddle."""
     return how_to_install("gpu" if find_spec("paddle") and _is_for_gpus() else "cpu")
 
 
@@ -33,9 +33,8 @@ def _is_for_gpus() -> bool:
     return paddle.device.is_compiled_with_cuda()
 
 
-def no_paddle() -> UserError:
-    """Return the error that says which extra to install where there is no Paddle."""
+def paddle_not_installed() -> UserError:
+    """Return the error that says which extra installs Paddle."""
     return UserError(
-        f"PaddlePaddle is not installed; for the extra cpu {how_to_install('cpu')};"
-        f" for the extra gpu, on a machine with an NVIDIA GPU, {how_to_install('gpu')}"
+        f"PaddlePaddle is not installed; for CPU only {how_to_install('cpu')}; with an NVIDIA GPU {how_to_install('gpu')}"
     )

@@ -152,22 +152,26 @@ def main():
     else:
         print("PyTorch is not installed: its rows are left out (pip install torch, or --torch DIRECTORY)")
     seconds = {name: [] for name in settings}
-    for _ in range(options.rounds):
-        for name, (ranks, kind) in settings.items():
-            launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", tempfile.mkdtemp()]
-            command = [
-                sys.executable,
-                *(launch if ranks > 1 else []),
-                __file__,
-                "--steps",
-                str(options.steps),
-                "--measure",
-                kind,
-                *(["--torch", options.torch] if options.torch else []),
-            ]
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(["-1"] * ranks)}  # the launcher wants one for each rank
-            printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-            seconds[name] += map(float, printed.split("RESULT")[1].splitlines()[0].split())
+    with tempfile.TemporaryDirectory() as logs:
+        for _ in range(options.rounds):
+            for name, (ranks, kind) in settings.items():
+                launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", logs]
+                command = [
+                    sys.executable,
+                    *(launch if ranks > 1 else []),
+                    __file__,
+                    "--steps",
+                    str(options.steps),
+                    "--measure",
+                    kind,
+                    *(["--torch", options.torch] if options.torch else []),
+                ]
+                environment = {
+                    **os.environ,
+                    "CUDA_VISIBLE_DEVICES": ",".join(["-1"] * ranks),
+                }  # the launcher wants one for each rank
+                printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+                seconds[name] += map(float, printed.split("RESULT")[1].splitlines()[0].split())
     print(f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; paddlepaddle {version('paddlepaddle')}")
     print(f"batch {BATCH_SIZE}, median of {options.rounds * options.steps} steps")
     speeds = {name: BATCH_SIZE / statistics.median(times) for name, times in seconds.items()}

@@ -31,11 +31,12 @@ TOOLS = {
     "pack_bin": PackOptions,
     "demo": DemoOptions,
 }
-# What a floor is for, by its first room.
+# What a floor is for, by one of its rooms.
 FLOORS_FOR = {
     "errors": "what needs nothing else",
     "io": "files, locks, images; missing packages",
-    "config": "options, errors as one line, the process and the machine",
+    "options": "kinds of options; the command line and YAML",
+    "config": "every option; errors as one line; the process and the machine",
     "distributed": "ranks; kernels; batches",
     "backbones": "images to embeddings; embeddings to the loss",
     "weights": "published weights, and those of a run",
@@ -120,7 +121,10 @@ def choices(kind: Any) -> str:
 
 def diagram(floors: list[list[str]]) -> str:
     """Return the floors, ground first, as a mermaid diagram with the ground at its foot."""
-    boxes = [f'    floor{n}["<b>{" · ".join(rooms)}</b><br/>{FLOORS_FOR[rooms[0]]}"]' for n, rooms in enumerate(floors)]
+    boxes = []
+    for level, rooms in enumerate(floors):
+        purpose = next(FLOORS_FOR[room] for room in rooms if room in FLOORS_FOR)
+        boxes.append(f'    floor{level}["<b>{" · ".join(rooms)}</b><br/>{purpose}"]')
     arrows = [f"    floor{n} --> floor{n - 1}" for n in range(len(floors) - 1, 0, -1)]
     return "\n".join(["```mermaid", "flowchart TD", *reversed(boxes), *arrows, "```"])
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ import numpy as np
 REAL_DATA = Path(os.environ.get("ARCFACE_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
 SECONDS_TO_TRAIN = 240
 SECONDS_TO_FOLLOW = 30  # that ranks have to end when one has failed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory):
+    """Places temporary files of this process and its children among pytest's own: processes that tests kill leave theirs behind."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", None)  # it is chosen again, from TMPDIR
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Backbones by name: networks that map images [N, 3, 112, 112] to embeddings [N, embedding_size].
+"""Backbones: networks that map images [N, 3, 112, 112] to embeddings [N, embedding_size], registered by name.
 
-To add one, write it in a file of its own with arguments (embedding_size, batch_norm) and name it in BACKBONES; the
-tests in tests/unit/backbones then hold it to what all of them promise.
+To add one, write a module with a class or function of (embedding_size, batch_norm) and register it in BACKBONES; the tests in
+tests/unit/backbones then run on it as on every backbone.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""Batch norm over one rank's images, over all ranks' images, or with fixed statistics."""
+"""Batch norm with statistics of one rank's images (local), of all ranks' images (sync), or fixed (frozen)."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ MOMENTUM = 0.9  # Paddle's default: running = MOMENTUM * running + (1 - MOMENTUM
 
 
 def batch_norm_layer(kind: str) -> Callable[[int], nn.Layer]:
-    """Return a function that makes a batch norm over [N, C, H, W] for C channels: "local", "sync" or "frozen".
+    """Return a function that creates the batch norm layer of [N, C, H, W] for C channels; `kind` is "local", "sync" or "frozen".
 
-    All have the same parameters and buffers under the same names, so a state dict fits any of them.
+    Parameters and buffers have the same names in all kinds, so the same state dict loads into any of them.
     """
     if kind == "sync" and paddle.get_device() == "cpu":
         return AllReduceBatchNorm2D  # Paddle's SyncBatchNorm has no CPU kernel
@@ -30,12 +30,11 @@ def batch_norm_layer(kind: str) -> Callable[[int], nn.Layer]:
 
 
 class AllReduceBatchNorm2D(nn.Layer):
-    """Batch norm whose statistics are those of all ranks' images, in plain operations and all_reduce.
+    """Batch norm with the statistics of all ranks' images, from plain operations and all_reduce.
 
-    Ioffe and Szegedy 2015, arXiv:1502.03167. Slower than Paddle's own layers; it exists to prove on a CPU that W
-    ranks train like one. Sums over images are taken in float64, so that the statistics, and with them which side of
-    a PReLU's kink an activation falls on, do not depend on how the images are divided. Every rank must pass the same
-    number of images.
+    Ioffe and Szegedy 2015, arXiv:1502.03167. Slower than Paddle's layers; it proves on a CPU that W ranks train like one.
+    Sums over images are computed in float64: how the images are divided over ranks then changes neither the statistics nor
+    on which side of a PReLU's kink an activation falls. Every rank must pass the same number of images.
     """
 
     def __init__(self, channels: int):
@@ -57,28 +56,28 @@ class AllReduceBatchNorm2D(nn.Layer):
 
 
 class _Normalise(PyLayer):
-    """(x - mean) * scale * weight + bias; mean and scale are statistics of all ranks' x and carry gradients back to it."""
+    """(x - mean) * inv_std * weight + bias, differentiated also through mean and inv_std, the statistics of all ranks' x."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, mean, scale):
-        normalised = _affine(x, scale, -mean * scale)
-        ctx.save_for_backward(normalised, weight, scale)
+    def forward(ctx, x, weight, bias, mean, inv_std):
+        normalised = _affine(x, inv_std, -mean * inv_std)
+        ctx.save_for_backward(normalised, weight, inv_std)
         return _affine(normalised, weight, bias)
 
     @staticmethod
     def backward(ctx, upstream):
-        normalised, weight, scale = ctx.saved_tensor()
-        along = upstream * normalised
-        centred = _affine(upstream, paddle.ones_like(scale), -_mean_over_ranks(upstream))
-        across = centred - _affine(normalised, _mean_over_ranks(along), paddle.zeros_like(scale))
-        by_x = _affine(across, weight * scale, paddle.zeros_like(scale))
-        return by_x, _channel_sums(along), _channel_sums(upstream), None, None
+        normalised, weight, inv_std = ctx.saved_tensor()
+        product = upstream * normalised
+        centred = _affine(upstream, paddle.ones_like(inv_std), -_mean_over_ranks(upstream))
+        projected = centred - _affine(normalised, _mean_over_ranks(product), paddle.zeros_like(inv_std))
+        x_grad = _affine(projected, weight * inv_std, paddle.zeros_like(inv_std))
+        return x_grad, _channel_sums(product), _channel_sums(upstream), None, None
 
 
-def _affine(x: paddle.Tensor, factor: paddle.Tensor, summand: paddle.Tensor) -> paddle.Tensor:
-    """Return x * factor + summand, both per channel: by a kernel that is far faster on a CPU than broadcasting."""
-    mean, variance = paddle.zeros_like(factor), paddle.ones_like(factor)
-    return nn.functional.batch_norm(x, mean, variance, factor, summand, epsilon=0.0)
+def _affine(x: paddle.Tensor, scale: paddle.Tensor, shift: paddle.Tensor) -> paddle.Tensor:
+    """Return x * scale + shift per channel, by batch norm's kernel, which is far faster on a CPU than broadcasting."""
+    mean, variance = paddle.zeros_like(scale), paddle.ones_like(scale)
+    return nn.functional.batch_norm(x, mean, variance, scale, shift, epsilon=0.0)
 
 
 def _channel_sums(x: paddle.Tensor) -> paddle.Tensor:

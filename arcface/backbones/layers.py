@@ -1,4 +1,4 @@
-"""Layers of mobile networks: convolutions, each with batch norm and PReLU, which the CPU kernels fuse in training."""
+"""Layers of mobile networks: convolution, batch norm and PReLU, which CPU kernels fuse in training."""
 
 import math
 from ctypes import CDLL
@@ -9,14 +9,14 @@ from paddle import nn
 from arcface.backbones.batch_norm import EPSILON, MOMENTUM
 from arcface.ops.conv_bn_prelu import ConvBnPrelu, Convolution, can_fuse, fused_convolutions
 
-PRELU_SLOPE = 0.25  # at the start; He et al. 2015
+PRELU_SLOPE = 0.25  # initial value; He et al. 2015, arXiv:1502.01852
 
 
 class Conv2D(nn.Conv2D):
-    """A square convolution without bias; a depthwise one convolves each channel by itself.
+    """Square convolution without bias; a depthwise one filters each channel separately.
 
-    Its weights start normal with a standard deviation of sqrt(2 / fan_in) (He et al. 2015, arXiv:1502.01852). The fan is
-    what one output sums over: one channel in a depthwise convolution. (Paddle's default counts all channels.)
+    Initial weights are normal with standard deviation sqrt(2 / fan_in) (He et al. 2015, arXiv:1502.01852), where fan_in is the
+    number of inputs of one output: those of a single channel if depthwise. (Paddle's default counts all channels.)
     """
 
     def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False):
@@ -37,14 +37,14 @@ class Conv2D(nn.Conv2D):
 
 
 def prelu(channels: int) -> nn.PReLU:
-    """Return a PReLU with a slope for each channel."""
+    """Return a PReLU with one slope per channel."""
     return nn.PReLU(channels, init=PRELU_SLOPE)
 
 
 class FusedConvolutions(nn.Sequential):
-    """Convolutions, each followed by batch norm and, if the next layer is one, PReLU; their input is added if `residual`.
+    """Convolutions, each followed by batch norm and optionally PReLU; `residual` adds the input to the output.
 
-    With a library (see `fuse_convolutions`), one call of the CPU kernels computes all of them in training.
+    With a kernel library (see `fuse_convolutions`), one call of it computes all these layers in training.
     """
 
     library: CDLL | None = None
@@ -54,24 +54,24 @@ class FusedConvolutions(nn.Sequential):
         if self.training and self.library and can_fuse(convolutions, x):
             return fused_convolutions(self.library, x, self._tensors(), residual, EPSILON, MOMENTUM)
         y = x
-        for layer in self.children():  # not super().forward, on which Paddle's export recurses without end
+        for layer in self.children():  # not super().forward, on which Paddle's export recurses forever
             y = layer(y)
         return x + y if residual else y
 
     def _tensors(self) -> list[ConvBnPrelu]:
-        """Return the tensors of each convolution and of what follows it."""
+        """Return the tensors of each convolution with its batch norm and PReLU."""
         tensors, layers = [], [*self, None]
         for conv, norm, last in zip(layers, layers[1:], layers[2:], strict=False):
             if isinstance(conv, Conv2D):
                 slope = last.parameters()[0] if isinstance(last, nn.PReLU) else None
-                of_norm = dict(norm.named_parameters())
-                scale, shift, mean, variance = (of_norm[name] for name in ("weight", "bias", "_mean", "_variance"))
+                parameters = dict(norm.named_parameters())
+                scale, shift, mean, variance = (parameters[name] for name in ("weight", "bias", "_mean", "_variance"))
                 tensors.append(ConvBnPrelu(conv.shape, conv.weight, scale, shift, mean, variance, slope))
         return tensors
 
 
 def fuse_convolutions(backbone: nn.Layer, library: CDLL | None) -> None:
-    """Have the CPU kernels train all fused convolutions of a backbone with local batch norm; None: Paddle's layers."""
+    """Set the kernel library that trains a backbone's fused convolutions (local batch norm only); None uses Paddle's layers."""
     for layer in backbone.sublayers(include_self=True):
         if isinstance(layer, FusedConvolutions):
             layer.library = library

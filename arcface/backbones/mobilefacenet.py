@@ -1,7 +1,7 @@
 """MobileFaceNet (Chen et al., "MobileFaceNets", 2018, arXiv:1804.07573, table 1).
 
-Sub-layers keep the names of the 2021 toolkit (conv1, dw_conv1, blocks, conv2, linear7, linear1), so that state dicts
-published for it load unchanged.
+Sub-layers have the names of the 2021 toolkit (conv1, dw_conv1, blocks, conv2, linear7, linear1), so that its published
+state dicts load unchanged.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ class ConvBlock(FusedConvolutions):
 
 
 class Bottleneck(nn.Layer):
-    """Inverted residual: expand 1x1, depthwise 3x3, project 1x1; added to its input where the shapes allow it."""
+    """Inverted residual: expand 1x1, depthwise 3x3, project 1x1; the input is added if its shape is the output's."""
 
     def __init__(self, channels_in, channels_out, stride, expansion, batch_norm=nn.BatchNorm2D):
         super().__init__()
@@ -52,7 +52,7 @@ class Bottleneck(nn.Layer):
 class MobileFaceNet(nn.Layer):
     """Maps normalised RGB images, float32 [N, 3, 112, 112], to embeddings, float32 [N, embedding_size].
 
-    `batch_norm` makes a batch norm layer for a number of channels (see batch_norm.py).
+    `batch_norm` creates a batch norm layer for a number of channels (see batch_norm.py).
     """
 
     def __init__(self, embedding_size=128, batch_norm=nn.BatchNorm2D):

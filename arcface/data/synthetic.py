@@ -14,7 +14,7 @@ from tqdm import tqdm
 from arcface.data.bin_file import write_bin
 from arcface.data.drawn_faces import draw_identity, generator
 from arcface.errors import UserError
-from arcface.options.kinds import Count, CountOrZero, PathName
+from arcface.options.kinds import Count, PathName, Seed
 
 VERSION = 1  # increase it when the same options begin to draw something else
 DEFAULT_OUTPUT = "datasets/demo"
@@ -36,7 +36,7 @@ class DemoOptions:
     """Images of each."""
     pairs: Count = 600
     """Verification pairs, a multiple of 20 so that ten folds are balanced."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Another seed draws other identities."""
     num_workers: Count = 1
     """Processes that draw."""

@@ -1,1 +1,1 @@
-"""`python -m arcface.doctor`: examines a machine, and the data and directories of a training command."""
+"""Doctor: checks a machine, and the data and directories of a training command (`python -m arcface.doctor`)."""

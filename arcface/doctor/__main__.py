@@ -1,10 +1,10 @@
-"""Examine this machine and a training command's data and directories, on one screen; nothing is changed or left behind.
+"""Check this machine and a training command's data and directories, on one screen; nothing is changed or left behind.
 
     python -m arcface.doctor --config configs/demo_cpu.yaml            the options are those of train.py
-    python -m paddle.distributed.launch python -m arcface.doctor ...   the launcher's ranks talk to one another
+    python -m paddle.distributed.launch python -m arcface.doctor ...   checks the launcher's ranks
 
-Lines with an arrow, ->, say what is wrong and what to do. The exit code is 0 if there are none, 1 if there are, 2 for a
-wrong option. Under a launcher, which would take 1 for a crash and print everything again, it is 0 for 1.
+Lines with an arrow, ->, say what is wrong and what to do. The exit code is 0 without such lines, 1 with some, and 2 for a
+wrong option. Under a launcher it is 0 instead of 1, which the launcher would treat as a crash and print everything again.
 """
 
 import os
@@ -18,7 +18,7 @@ from arcface.system.startup import start_paddle
 def main():
     config = parse(TrainConfig, description=" ".join(__doc__.split("\n\n")[::2]))
     start_paddle()
-    from arcface.doctor.examine import examine  # imports Paddle, which --help and a wrong flag need not wait for
+    from arcface.doctor.examine import examine  # imports Paddle, too slow for --help and wrong flags
 
     findings = examine(config)
     sys.exit(1 if findings and "PADDLE_LOCAL_SIZE" not in os.environ else 0)

@@ -1,4 +1,4 @@
-"""The training images and the verification sets."""
+"""Data: training images and verification sets."""
 
 import os
 from pathlib import Path
@@ -14,35 +14,35 @@ from arcface.data.image_statistics import advise_black, describe_colours, descri
 from arcface.io.report import Report
 from arcface.verification.ijb import read_protocol
 
-SAMPLE = 2000  # training images that are looked at
+SAMPLE = 2000  # training images examined
 
 
 def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | None, set[int]]:
     """Report the training list and a sample of its images.
 
-    Returns the number of classes, where there is no list that of the options, and the hashes of the sample's images.
+    Returns the number of classes (that of the options if the list is unreadable) and the hashes of the sample's images.
     """
     with report.examining("training set"):
         source = open_dataset(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
         report.line(
             "training set",
-            f"{source.file}: {len(source):,} images of {source.num_classes:,} people",
-            f"--batch_size {config.batch_size} is more than that, and the rest of each batch is fillers: take a smaller one"
+            f"{source.file}: {len(source):,} images of {source.num_classes:,} identities",
+            f"--batch_size {config.batch_size} is larger than the dataset, so each batch is padded: use a smaller one"
             if config.batch_size > len(source)
             else None,
         )
         report.line("per identity", describe_identities(source.labels))
         repeated, contradictory = _examine_rows(report, source)
-        if not contradictory:  # else the scan would end with what has just been reported
+        if not contradictory:  # else the scan would fail with what has just been reported
             with report.examining("files"):
                 source.scan(0)
-                report.line("files", "all are there")
+                report.line("files", "all exist")
         return source.num_classes, _examine_sample(report, source, repeated)
     return config.num_classes, set()
 
 
 def examine_verification_sets(report: Report, files: list[Path], training_hashes: set[int]) -> None:
-    """Report each verification set: its pairs, its images, and which of them are in the sample of the training images."""
+    """Report each verification set: its pairs, its images, and how many of them are in the sample of training images."""
     if not files:
         report.line("verification", "no sets (--val_targets '')")
     for file in files:
@@ -51,7 +51,7 @@ def examine_verification_sets(report: Report, files: list[Path], training_hashes
                 protocol = read_protocol(file.with_suffix(""))
                 report.line(
                     file.stem,
-                    f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of one person)"
+                    f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of the same person)"
                     f" of templates of {len(protocol.images):,} images; for valid.py only",
                 )
                 continue
@@ -66,11 +66,11 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_hashes: set[
     sizes, wrong = describe_sizes(seen)
     colours, swapped = describe_colours(seen)
     shared = sum(content in training_hashes for content in seen.hashes)
-    leak = f"{shared:,} of its images are in the sample of the training images: remove those people from the training list"
+    leak = f"{shared:,} of its images are also in the training sample: remove these identities from the training list"
     report.line(
         pairs.name,
-        f"{len(pairs.is_same):,} pairs, {pairs.is_same.sum():,} of one person; {len(positions):,} images: {sizes}; {colours}"
-        f"{'; none is in the sample' if training_hashes and not shared else ''}",
+        f"{len(pairs.is_same):,} pairs, {pairs.is_same.sum():,} of the same person; {len(positions):,} images: {sizes}; {colours}"
+        f"{'; none is in the training sample' if training_hashes and not shared else ''}",
         wrong,
         swapped,
         advise_black(seen),
@@ -79,35 +79,35 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_hashes: set[
 
 
 def _examine_rows(report: Report, source: Dataset) -> tuple[set[int], bool]:
-    """Report the rows that list an image again; return their indices, and whether any has another label."""
+    """Report rows that repeat an image; return their indices, and whether any of them has another label."""
     again, first = source.repeated()
     others = np.count_nonzero(source.labels[again] != source.labels[first])
     report.line(
         "listed twice",
-        f"{len(again):,} rows, {others:,} of them as another person" if len(again) else "no image",
-        f"remove rows; the first is {source.name(again[0])}" if len(again) else None,
+        f"{len(again):,} rows, {others:,} of them under another identity" if len(again) else "no image",
+        f"remove these rows; the first: {source.name(again[0])}" if len(again) else None,
     )
     return set(again.tolist()), bool(others)
 
 
 def _examine_sample(report: Report, source: Dataset, repeated: set[int]) -> set[int]:
-    """Report a sample of the training images, and return the hashes of their bytes."""
+    """Report a sample of the training images, and return the hashes of their files."""
     indices = evenly_spread(len(source), SAMPLE)
     seen = examine_images(indices.tolist(), source.encoded, source.name)
-    some = " spread over the list" if len(indices) < len(source) else ""
+    spread = " spread over the list" if len(indices) < len(source) else ""
     sizes, wrong = describe_sizes(seen)
-    report.line("sample", f"{len(indices):,} images{some}: {sizes}", wrong, advise_black(seen))
+    report.line("sample", f"{len(indices):,} images{spread}: {sizes}", wrong, advise_black(seen))
     colours, swapped = describe_colours(seen)
-    report.line("its colours", colours, swapped)
+    report.line("colours", colours, swapped)
     hashes = np.array(seen.hashes, np.uint64)
     copies, originals = find_copies(np.where(np.isin(indices, list(repeated)), UNKNOWN, hashes))
     others = np.count_nonzero(source.labels[indices[copies]] != source.labels[indices[originals]])
     report.line(
-        "its copies",
-        f"{len(copies):,} with the content of another image, {others:,} of them as another person"
+        "copies",
+        f"{len(copies):,} identical to another image, {others:,} of them under another identity"
         if len(copies)
-        else "no two images have the same content",
-        f"remove them; the first: {source.name(indices[copies[0]])} is {source.name(indices[originals[0]])}"
+        else "none; all images differ",
+        f"remove them; the first: {source.name(indices[copies[0]])} equals {source.name(indices[originals[0]])}"
         if len(copies)
         else None,
     )

@@ -1,4 +1,4 @@
-"""The directories that a run would write."""
+"""Directories: whether a run can write to its output and log directories."""
 
 import shutil
 from pathlib import Path
@@ -8,37 +8,37 @@ from arcface.config import TrainConfig
 from arcface.io.files import check_writable
 from arcface.io.lock import owner
 from arcface.io.report import Report
-from arcface.system.hardware import existing, size
+from arcface.system.hardware import format_bytes, nearest_existing
 from arcface.system.home import why_not_writable
 
 
 def examine_directories(report: Report, config: TrainConfig, num_classes: int | None) -> None:
-    """Report room and owner of the output directory and the one for logs; nothing is written that stays."""
+    """Report free space and owner of the output and log directories; leaves nothing behind."""
     checkpoint = 0
     with report.examining("network"):
         weights = sum(parameter.size for parameter in create_backbone(config.network, config.embedding_size).parameters())
         checkpoint = 8 * (weights + (num_classes or 0) * config.embedding_size)  # float32, and the momentum
-    takes = f"; a checkpoint takes {size(checkpoint)}, and two are there while one is written" if num_classes and checkpoint else ""
+    needs = f"; a checkpoint needs {format_bytes(checkpoint)}, twice that during a save" if num_classes and checkpoint else ""
     output, logdir = Path(config.output), Path(config.logdir)
-    _examine_directory(report, "output", output, takes, 2 * checkpoint if takes else 0, owner(output))
+    _examine_directory(report, "output", output, needs, 2 * checkpoint if needs else 0, owner(output))
     _examine_directory(report, "logdir", logdir, "", 0, owner(logdir) if logdir != output else None)
     if reason := why_not_writable():
         report.line(
             "home",
-            f"{reason}: libraries get a temporary one, and each run builds its CPU kernels anew unless"
-            " XDG_CACHE_HOME names a directory that can be written",
+            f"{reason}: libraries use a temporary one, and each run rebuilds its CPU kernels unless"
+            " XDG_CACHE_HOME names a writable directory",
         )
 
 
-def _examine_directory(report: Report, name: str, directory: Path, takes: str, needed: int, holder: str | None) -> None:
-    held = f"{holder} is training there, so a second run is refused: end it or choose another --{name}" if holder else None
-    there = existing(directory)
-    where = f"{directory}" if there == directory else f"{directory}, to be made in {there.resolve()}"
+def _examine_directory(report: Report, name: str, directory: Path, needs: str, needed: int, process: str | None) -> None:
+    in_use = f"{process} is training there, so a second run is refused: end it or choose another --{name}" if process else None
+    existing = nearest_existing(directory)
+    where = f"{directory}" if existing == directory else f"{directory}, to be created in {existing.resolve()}"
     try:
-        free = shutil.disk_usage(there).free
-        check_writable(there)
+        free = shutil.disk_usage(existing).free
+        check_writable(existing)
     except OSError as error:
-        report.line(name, where, f"cannot be written ({error.strerror}): choose another --{name}", held)
+        report.line(name, where, f"not writable ({error.strerror}): choose another --{name}", in_use)
         return
-    full = f"too little room: make some, or choose another --{name}" if free < needed else None
-    report.line(name, f"{where}: writable, {size(free)} free{takes}", full, held)
+    full = f"not enough space: free some, or choose another --{name}" if free < needed else None
+    report.line(name, f"{where}: writable, {format_bytes(free)} free{needs}", full, in_use)

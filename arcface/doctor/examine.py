@@ -1,23 +1,19 @@
-"""What `python -m arcface.doctor` looks at: software, ranks, machine, training data, verification sets, directories."""
+"""The checks of the doctor, in order: software, ranks, machine, training data, verification sets, directories."""
 
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import rank
 from arcface.doctor.data import examine_training_data, examine_verification_sets
 from arcface.doctor.directories import examine_directories
-from arcface.doctor.machine import (
-    examine_limits,
-    examine_memory,
-    examine_ranks,
-    examine_software,
-    examine_speed,
-)
+from arcface.doctor.machine import examine_limits, examine_memory, examine_speed
+from arcface.doctor.ranks import examine_ranks
+from arcface.doctor.software import examine_software
 from arcface.io.report import Report
 
 
 def examine(config: TrainConfig) -> int:
-    """Print on rank 0 what is found for a training command, and return the number of findings.
+    """Print a report for a training command on rank 0, and return the number of findings.
 
-    Raises UserError for options that cannot be meant; what is wrong with machine, files and directories is a finding.
+    Problems of machine, files and directories are findings; raises UserError for wrong options.
     """
     report, val_files = Report(), config.val_files
     if rank():
@@ -28,11 +24,11 @@ def examine(config: TrainConfig) -> int:
     examine_speed(report)
     examine_limits(report, config.batch_size, config.num_workers)
     report.gap()
-    num_classes, contents = examine_training_data(report, config)
+    num_classes, hashes = examine_training_data(report, config)
     if num_classes:
         examine_memory(report, config, num_classes)
     report.gap()
-    examine_verification_sets(report, val_files, contents)
+    examine_verification_sets(report, val_files, hashes)
     report.gap()
     examine_directories(report, config, num_classes)
     report.gap()

@@ -1,1 +1,1 @@
-"""Files, images and text from anywhere, and what is written so that it is whole."""
+"""Reading and writing: files, locks, images, text, pickles, and the log, reports and figures that several rooms print."""

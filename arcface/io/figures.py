@@ -1,4 +1,4 @@
-"""What figures of several rooms share: colours, a plain style, and their pixels or PNG file."""
+"""Figures with matplotlib: colours, a plain style, and export to pixels or PNG."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart too.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 

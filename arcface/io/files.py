@@ -1,4 +1,4 @@
-"""Files that are never half-written, not even by a crash or a full disk; and none is waited for that never comes."""
+"""Atomic writes that survive a crash or a full disk, and reads of regular files only, never of pipes or devices."""
 
 import errno
 import os
@@ -13,9 +13,9 @@ from arcface.errors import UserError
 
 
 def user_path(text: str) -> Path:
-    """Return the path that a user means, in which ~ is the home directory and ~name another user's, as in a shell.
+    """Return a path with ~ (the home directory) and ~name (another user's) expanded as in a shell.
 
-    Raises UserError where the system does not know a home for ~.
+    Raises UserError if ~ has no known home directory.
     """
     path = os.path.expanduser(text)
     if path == "~" or path.startswith("~/"):
@@ -24,7 +24,7 @@ def user_path(text: str) -> Path:
 
 
 def open_file(path: str | bytes | Path) -> BinaryIO:
-    """Open a file to read it; raises OSError if it cannot be read, or is a pipe or a device, which might never end."""
+    """Open a regular file to read; raises OSError if it cannot be read or is a pipe or device, which might block forever."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -38,12 +38,12 @@ def read_file(path: str | bytes | Path) -> bytes:
         return file.read()
 
 
-def check_places(directories: list[Path], files: list[Path]) -> None:
-    """Raise OSError for directories that something else stands in the way of, and for files that are there but no regular ones."""
+def check_paths(directories: list[Path], files: list[Path]) -> None:
+    """Raise OSError for a directory that cannot be created because a file is in its place, and for a file that is not regular."""
     for directory in directories:
-        there = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
-        if not there.is_dir():
-            number = errno.EEXIST if there == directory else errno.ENOTDIR
+        existing = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+        if not existing.is_dir():
+            number = errno.EEXIST if existing == directory else errno.ENOTDIR
             raise OSError(number, os.strerror(number), os.fspath(directory))
     for file in files:
         if file.parent.is_dir() and file.exists() and not file.is_file():
@@ -51,20 +51,20 @@ def check_places(directories: list[Path], files: list[Path]) -> None:
 
 
 def check_writable(directory: Path) -> None:
-    """Raise OSError if no file can be written in a directory; nothing is left in it."""
+    """Raise OSError if no file can be written in a directory; leaves nothing behind."""
     with tempfile.TemporaryFile(dir=directory) as file:
         file.write(bytes(2**16))
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file through to the disk; raises OSError if it cannot be written, FileExistsError if it is there."""
-    with creating(path) as file:
+    """Write a new file and sync it to disk; raises OSError if it cannot be written, FileExistsError if it exists."""
+    with new_file(path) as file:
         file.write(content)
 
 
 @contextmanager
-def creating(path: Path) -> Iterator[BinaryIO]:
-    """Give a new binary file to write, which is on the disk when the block ends; raises what `write_new` raises."""
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new binary file for writing, synced to disk when the block ends; raises what `write_new` raises."""
     with path.open("xb") as file:
         yield file
         _sync(file)
@@ -72,10 +72,10 @@ def creating(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Give a binary file to write that takes the name `path` when the block ends without an error.
+    """Open a binary file for writing that replaces `path` when the block ends without an error.
 
-    Who opens `path` meanwhile finds what was there before; who opens it later finds all that was written, on the disk.
-    Raises OSError if that is not possible; `path` then is as it was.
+    Until then readers of `path` see the old content; afterwards the complete new content, synced to disk.
+    Raises OSError if it cannot be written; `path` is then unchanged.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
@@ -89,7 +89,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_directory(directory: Path) -> None:
-    """Write a directory's names through to the disk."""
+    """Sync a directory's entries to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

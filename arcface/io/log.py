@@ -1,4 +1,4 @@
-"""The log of a run: lines on stdout and in a file, with the prefix that the 2021 toolkit gave them."""
+"""The log of a run: lines on stdout and in a file, prefixed as in the 2021 toolkit."""
 
 import logging
 import sys
@@ -8,9 +8,9 @@ logger = logging.getLogger("arcface")
 
 
 def start_log(file: Path | None = None) -> None:
-    """Send log lines to stdout, and to the end of `file` if one is given."""
+    """Log to stdout and, if given, append to `file`."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if file:
         handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""Lines of a report, and how many of them say that something is wrong."""
+"""A text report in two columns, with findings (what is wrong and what to do) marked by arrows and counted."""
 
 import sys
 import textwrap
@@ -12,24 +12,24 @@ INDENT = 16  # of the values
 
 
 class Report:
-    """Prints each line at once, so that a crash shows what was being examined.
+    """Prints line by line, so that a crash shows what was being examined.
 
-    findings: the number of lines so far that say what to do.
+    findings: the number of findings so far.
     """
 
     def __init__(self):
         self.findings = 0
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names may be invalid UTF-8
 
     def line(self, name: str, value: str, *advice: str | None) -> None:
-        """Print what was found, and below it each finding: what is wrong and what to do; None where nothing is."""
+        """Print a name and a value, and below it each finding that is not None."""
         self._print(name, value)
         for finding in filter(None, advice):
             self.advise("", finding)
 
     def advise(self, name: str, finding: str) -> None:
-        """Print a finding that has no line above it."""
+        """Print a finding on its own line."""
         self.findings += 1
         self._print(name, f"-> {finding}")
 
@@ -38,19 +38,19 @@ class Report:
         print()
 
     def end(self) -> None:
-        """Print how many findings there are."""
-        self._print("findings", f"{self.findings}, after the arrows above" if self.findings else "none")
+        """Print the number of findings."""
+        self._print("findings", f"{self.findings}, marked by arrows above" if self.findings else "none")
 
     @contextmanager
     def examining(self, name: str) -> Iterator[None]:
-        """Make a UserError in the block a finding, and go on behind it."""
+        """Report a UserError raised in the block as a finding, and continue after the block."""
         try:
             yield
         except UserError as error:
             self.advise(name, str(error))
 
     def _print(self, name: str, text: str) -> None:
-        # Paths are not broken: they are there to be copied.
+        # Paths are not broken, so that they can be copied.
         lines = textwrap.wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
         for number, line in enumerate(lines or [""]):
             print(f"{'' if number else name:<{INDENT - 1}} {line}".rstrip(), flush=True)

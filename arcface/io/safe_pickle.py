@@ -1,19 +1,16 @@
-"""Reads pickles of plain data and NumPy arrays, and refuses everything else by name before it runs.
+"""Restricted unpickler: reads plain data and NumPy arrays, and refuses everything else by name before it runs.
 
-Why an interpreter of our own and not a `pickle.Unpickler` whose `find_class` has an allow-list: a list that
-lets NumPy in lets attackers in. `numpy.dtype.__setstate__` takes flags and field offsets unchecked, so a
-pickle can say that an object array is made of raw bytes, which NumPy then follows as pointers. The C
-unpickler also allocates for any memo index (tens of GiB for five bytes) and hashes nested tuples as dict
-keys, in exponential time. Here an instruction does what is written below and no more, and a length that a
-file claims costs nothing.
+Why not a `pickle.Unpickler` whose `find_class` has an allow-list: a list that admits NumPy admits attackers.
+`numpy.dtype.__setstate__` does not check flags and field offsets, so a pickle can declare raw bytes to be an
+object array, and NumPy then follows them as pointers. The C unpickler also allocates for any memo index (tens
+of GiB for five bytes) and hashes nested tuples as dict keys, in exponential time. This interpreter runs the
+instructions below and no others, and never allocates for a length that a file only claims.
 
-The arguments of the instructions are decoded by the standard library's `pickletools`.
+The standard library's `pickletools` decodes the arguments of the instructions.
 """
 
 import io
-import math
 import pickletools
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -21,50 +18,43 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from arcface.errors import UserError
+from arcface.io.pickle_arrays import DTYPE_CODES, Refused, array_size, check_array, set_byte_order
 
-# Numbers, fixed-length bytes, objects: what the files that we read hold, and what is valid with any content.
-# Text is not: a code point that does not exist is a SystemError of NumPy's, long after loading.
-_DTYPE_CODES = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|O[48]?|S[1-9][0-9]{0,5}")
-# Keys whose hash takes no more time than their own size; a nested tuple's does.
+# Keys that are hashed in time linear in their size, unlike nested tuples.
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 _HIGHEST_PROTOCOL = 5
-_MAX_DIMENSIONS = 32  # of NumPy 1. NumPy 2.4 reads past its own buffer when a pickled array claims over 64.
 
 
 def load(source: bytes | BinaryIO, name: str) -> object:
     """Read one pickle of plain data.
 
-    Admitted are None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict with keys that are none
-    of these containers, and NumPy arrays, scalars and dtypes of numbers, bool, fixed-length bytes and, in
-    arrays, objects from this very list; pickle protocols 0 to 5. That covers InsightFace's `.bin` files and
-    what `paddle.save` writes of tensors in dicts, lists and tuples. Where that is no plain state dict, a tensor
-    is returned as Paddle pickles it, as (name, array). What Python 2 wrote as `str` is returned as bytes.
+    Accepts None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict (whose keys are not
+    containers), and NumPy arrays, scalars and dtypes of numbers, bool and fixed-length bytes; arrays may also
+    contain objects of these types. Pickle protocols 0 to 5. That covers InsightFace's `.bin` files and tensors
+    that `paddle.save` writes in dicts, lists and tuples. Outside a plain state dict, a tensor is returned as
+    Paddle pickles it: (name, array). A `str` of Python 2 is returned as bytes.
 
     Args:
-        source: the pickle, or a seekable binary stream that stands at its first byte.
+        source: the pickle, or a seekable binary stream positioned at its first byte.
         name: what messages call the file, usually its path.
 
     Raises:
-        UserError: the pickle is cut off or damaged, or asks for anything that is not on the list.
+        UserError: the pickle is truncated or damaged, or asks for anything else.
     """
     try:
         return _Interpreter(_Reader(io.BytesIO(source) if isinstance(source, bytes) else source)).run()
-    except _Refused as refusal:
+    except Refused as refusal:
         raise UserError(
             f"{name}: refused, because it asks for {_printable(str(refusal))}; only plain data and NumPy "
-            "arrays are loaded: take the file from a trusted source, or convert it"
+            "arrays are loaded: get the file from a trusted source, or convert it"
         ) from refusal
-    except Exception as error:  # garbage makes the decoders raise ten types, from EOFError to MemoryError
+    except Exception as error:  # on garbage the decoders raise ten types, from EOFError to MemoryError
         detail = _printable(str(error) or type(error).__name__)
-        raise UserError(f"{name}: cut off, damaged or no pickle ({detail}); fetch it again") from error
-
-
-class _Refused(Exception):
-    """The pickle is well-formed, but asks for something that is not plain data; the text names it."""
+        raise UserError(f"{name}: truncated, damaged or not a pickle ({detail}); download it again") from error
 
 
 class _Reader:
-    """A stream that is never asked for more bytes than it has, so that a false length costs no memory."""
+    """A stream that refuses reads beyond its size, so that a false length allocates no memory."""
 
     def __init__(self, stream: BinaryIO):
         start = stream.tell()
@@ -75,19 +65,19 @@ class _Reader:
 
     def read(self, count: int) -> bytes:
         if count > self.size:
-            raise EOFError("it ends early")
+            raise EOFError("unexpected end of file")
         return self._stream.read(count)
 
 
 class _Global(NamedTuple):
-    """Stands for an admitted global: REDUCE calls `build` in its place, or refuses where that is None."""
+    """An accepted global: REDUCE calls `build` instead of it, or is refused if `build` is None."""
 
     name: str
     build: Callable | None
 
 
 class _Interpreter:
-    """The pickle machine: a stack, cut into pieces at each MARK, and a memo."""
+    """The pickle machine: a stack that each MARK divides, and a memo."""
 
     def __init__(self, reader: _Reader):
         self.reader = reader
@@ -95,10 +85,10 @@ class _Interpreter:
         self.below_marks: list[list] = []
         self.memo: dict[int, object] = {}
         self.unfilled: dict[int, np.ndarray] = {}  # arrays by id, from `_reconstruct` until their BUILD
-        # Arrays and copies are paid for from this, or a loop of GET and REDUCE could fill the memory, here or
-        # where arrays that share theirs are put together. An honest file needs at most twice its size:
-        # protocol 2 encodes the bytes of an array, which may copy them again.
-        self.allowance = 4 * reader.size
+        # Bytes that arrays and copies may still allocate; without a limit, a loop of GET and REDUCE could fill the
+        # memory, here or where arrays that share memory are concatenated. A valid file needs at most twice its
+        # size: protocol 2 encodes the bytes of an array, which may copy them again.
+        self.allocatable = 4 * reader.size
 
     def run(self) -> object:
         while True:
@@ -145,7 +135,7 @@ class _Interpreter:
             case "APPEND" | "APPENDS":
                 items = [stack.pop()] if name == "APPEND" else self.pop_mark()
                 if type(self.stack[-1]) is not list:
-                    raise TypeError("an item for a value that is no list")
+                    raise TypeError("an item for a value that is not a list")
                 self.stack[-1].extend(items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
@@ -157,7 +147,7 @@ class _Interpreter:
                     raise ValueError(f"pickle protocol {argument}")
             case "FRAME":
                 if argument > self.reader.size:
-                    raise EOFError("it ends early")
+                    raise EOFError("unexpected end of file")
             case "GLOBAL":
                 self.push_global(*argument.split(" ", 1))
             case "STACK_GLOBAL":
@@ -166,24 +156,24 @@ class _Interpreter:
             case "REDUCE":
                 arguments, target = stack.pop(), stack.pop()
                 if type(target) is not _Global or type(arguments) is not tuple:
-                    raise TypeError("a call of a value that is no function")
+                    raise TypeError("a call of a value that is not a function")
                 if target.build is None:
-                    raise _Refused(f"a call of {target.name}")
+                    raise Refused(f"a call of {target.name}")
                 stack.append(target.build(self, *arguments))
             case "BUILD":
                 state, target = stack.pop(), stack[-1]
                 if id(target) in self.unfilled:
                     self.fill_array(target, state)
                 elif isinstance(target, np.dtype):
-                    _set_byte_order(target, state)
+                    set_byte_order(target, state)
                 else:
-                    raise _Refused("a change to the state of a value that is no array")
+                    raise Refused("a change to the state of a value that is not an array")
             case "PERSID" | "BINPERSID":
-                raise _Refused("an object outside the file, by a persistent id")
+                raise Refused("an object outside the file, by a persistent id")
             case "INST":
-                raise _Refused(argument.replace(" ", ".", 1))
-            case _:  # OBJ, NEWOBJ, EXT1, sets, out-of-band buffers, POP, DUP and others: our files have none
-                raise _Refused(f"the pickle instruction {name}")
+                raise Refused(argument.replace(" ", ".", 1))
+            case _:  # OBJ, NEWOBJ, EXT1, sets, out-of-band buffers, POP, DUP and others, which no file of ours uses
+                raise Refused(f"the pickle instruction {name}")
 
     def pop_mark(self) -> list:
         items, self.stack = self.stack, self.below_marks.pop()
@@ -192,32 +182,33 @@ class _Interpreter:
     def set_items(self, items: list) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise TypeError("a key for a value that is no dict")
+            raise TypeError("a key for a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in _KEY_TYPES:
-                raise _Refused(f"a dict key of type {type(key).__name__}")
+                raise Refused(f"a dict key of type {type(key).__name__}")
             target[key] = value
 
     def push_global(self, module: str, attribute: str) -> None:
-        """One flat look-up: nothing is imported, and a dotted name is not walked."""
+        """Push an accepted global, by a plain dict look-up that imports nothing and resolves no dotted names."""
         if type(module) is not str or type(attribute) is not str:
-            raise TypeError("a global that is not named by text")
-        if (module, attribute) not in _ADMITTED:
-            raise _Refused(f"{module}.{attribute}")
-        self.stack.append(_Global(f"{module}.{attribute}", _ADMITTED[module, attribute]))
+            raise TypeError("a global whose name is not text")
+        if (module, attribute) not in _ACCEPTED:
+            raise Refused(f"{module}.{attribute}")
+        self.stack.append(_Global(f"{module}.{attribute}", _ACCEPTED[module, attribute]))
 
-    def pay(self, size: int) -> None:
-        self.allowance -= size
-        if self.allowance < 0:
-            raise MemoryError("it would take far more memory than its size")
+    def allocate(self, size: int) -> None:
+        """Subtract an allocation from what is still allowed; raises MemoryError."""
+        self.allocatable -= size
+        if self.allocatable < 0:
+            raise MemoryError("it would need far more memory than its size")
 
-    # What REDUCE and BUILD do in the place of the globals that a pickle names.
+    # What REDUCE and BUILD call instead of the globals that a pickle names.
 
     def encode(self, text: str, encoding: str) -> bytes:
         """`_codecs.encode`: how Python 3 writes bytes in protocols 0 to 2."""
         if encoding not in ("latin1", "latin-1"):
-            raise _Refused("_codecs.encode with an encoding that is not latin1")
-        self.pay(len(text))
+            raise Refused("_codecs.encode with an encoding that is not latin1")
+        self.allocate(len(text))
         return text.encode("latin-1")
 
     def no_bytes(self) -> bytes:
@@ -225,14 +216,14 @@ class _Interpreter:
         return b""
 
     def tuple_of(self, items: tuple) -> tuple:
-        """`tuple(items)`: how Paddle writes a tensor's name and array."""
+        """`tuple(items)`: how Paddle writes a tensor's (name, array)."""
         if type(items) is not tuple:
-            raise TypeError("a call of tuple with another value")
+            raise TypeError("a call of tuple with a value that is not a tuple")
         return items
 
     def ordered_dict(self, items: Sequence = ()) -> OrderedDict:
-        """`collections.OrderedDict`; Python 2 gives it a list of pairs."""
-        self.pay(len(items))
+        """`collections.OrderedDict`; Python 2 passes a list of pairs."""
+        self.allocate(len(items))
         self.stack.append(OrderedDict())
         self.set_items([part for key, value in items for part in (key, value)])
         return self.stack.pop()
@@ -240,97 +231,72 @@ class _Interpreter:
     def dtype(self, code: str | bytes, *_) -> np.dtype:
         """`numpy.dtype`. Always a copy, because BUILD sets its byte order in place."""
         text = code.decode("ascii") if isinstance(code, bytes) else code
-        if not _DTYPE_CODES.fullmatch(text):
-            raise _Refused(f"a NumPy array of dtype {text}")
+        if not DTYPE_CODES.fullmatch(text):
+            raise Refused(f"a NumPy array of dtype {text}")
         return np.dtype(text, copy=True)
 
     def scalar(self, dtype: np.dtype, content: bytes) -> np.generic:
         """`scalar`: one NumPy number or bytes."""
-        _check_content(content, dtype, ())
-        self.pay(len(content))
+        check_array(content, dtype, ())
+        self.allocate(len(content))
         return np.frombuffer(content, dtype)[0]
 
     def from_buffer(
         self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: Literal["C", "F", "K"], axes: tuple | None = None
     ) -> np.ndarray:
         """`_frombuffer`: contiguous arrays in protocol 5. Recent NumPy 2 also writes order "K" with axes."""
-        _check_content(content, dtype, shape)
-        self.pay(len(content))
+        check_array(content, dtype, shape)
+        self.allocate(len(content))
         array = np.frombuffer(content, dtype)
         return array.reshape(shape).transpose(axes) if order == "K" else array.reshape(shape, order=order)
 
     def reconstruct(self, kind: _Global, shape: tuple, typecode: bytes) -> np.ndarray:
         """`_reconstruct`: an empty array that a BUILD will fill. NumPy always writes these arguments."""
         if kind != _Global("numpy.ndarray", None) or shape != (0,) or typecode != b"b":
-            raise _Refused("an unusual kind of NumPy array")
+            raise Refused("an unusual kind of NumPy array")
         array = np.zeros(0, np.int8)
         self.unfilled[id(array)] = array
         return array
 
     def fill_array(self, array: np.ndarray, state: tuple) -> None:
-        """`numpy.ndarray.__setstate__`, once an array, and only with a state that cannot surprise it."""
-        shape, dtype, fortran_order, content = state[-4:]  # before them NumPy writes a version
+        """`numpy.ndarray.__setstate__`, once for each array, after checking the state."""
+        shape, dtype, fortran_order, content = state[-4:]  # preceded by a version
         if isinstance(dtype, np.dtype) and dtype == np.dtype(object):
-            if type(content) is not list or len(content) != _size(shape):
-                raise ValueError("an array and its shape do not agree")
-            # NumPy frees object arrays in object arrays by recursion; a deep nest overflows the C stack.
+            if type(content) is not list or len(content) != array_size(shape):
+                raise ValueError("the content of an array does not fit its shape")
+            # NumPy frees nested object arrays recursively; deep nesting overflows the C stack.
             if any(type(item) is np.ndarray and (item.dtype == np.dtype(object) or id(item) in self.unfilled) for item in content):
-                raise _Refused("an object array in an object array")
+                raise Refused("an object array in an object array")
         else:
-            _check_content(content, dtype, shape)
-        self.pay(len(content))
+            check_array(content, dtype, shape)
+        self.allocate(len(content))
         unfilled: Any = array
         unfilled.__setstate__((1, shape, dtype, bool(fortran_order), content))
         del self.unfilled[id(array)]
 
 
-def _set_byte_order(dtype: np.dtype, state: tuple) -> None:
-    """`numpy.dtype.__setstate__` with NumPy's own state, in which the file may choose the byte order only."""
-    order = state[1].decode("ascii") if type(state[1]) is bytes else state[1]
-    if order not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
-        raise _Refused("an unusual kind of NumPy dtype")
-    own: Any = dtype
-    version, own_order, *rest = own.__reduce__()[2]
-    own.__setstate__((version, "|" if own_order == "|" else order, *rest))
-
-
-def _check_content(content: bytes | bytearray, dtype: np.dtype, shape: tuple) -> None:
-    if not isinstance(dtype, np.dtype) or dtype == np.dtype(object) or type(content) not in (bytes, bytearray):
-        raise TypeError("an array that is not made of bytes")
-    if len(content) != _size(shape) * dtype.itemsize:
-        raise ValueError("an array and its shape do not agree")
-
-
-def _size(shape: tuple) -> int:
-    if type(shape) is not tuple or not all(type(length) is int and 0 <= length < 2**48 for length in shape):
-        raise ValueError("a shape that is not made of lengths")
-    if len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"an array of {len(shape)} dimensions")
-    return math.prod(shape)
-
-
 def _python2_string(reader: _Reader) -> bytes:
     """Python 2's `str` in protocol 0: its repr, on one line.
 
-    We return bytes here and for its binary forms, like `pickle.load(..., encoding="bytes")`, because the
-    older `.bin` files hold their JPEGs in it. "ASCII", the default, fails at the first JPEG; "latin1" would
-    return text that cannot be told from real text.
+    Returned as bytes, as are its binary forms, like `pickle.load(..., encoding="bytes")`, because older `.bin`
+    files store JPEGs in it. "ASCII", the default, fails at the first JPEG; "latin1" would return text that
+    cannot be distinguished from real text.
     """
     line = reader.readline().strip()
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
-        raise ValueError("a string without its quotes")
+        raise ValueError("a string without quotes")
     return line[1:-1].decode("unicode_escape").encode("latin-1")
 
 
 def _printable(text: str) -> str:
-    """Text out of a file, fit for a message: one line of ASCII, not long."""
+    """Return text from a file as one short line of ASCII, for a message."""
     text = ascii(text)[1:-1]
     return text if len(text) <= 100 else text[:97] + "..."
 
 
 _INSTRUCTIONS: dict[bytes, tuple[str, Callable[[Any], Any] | None]] = {
     opcode.code.encode("latin-1"): (opcode.name, opcode.arg.reader if opcode.arg else None) for opcode in pickletools.opcodes
-} | {b"S": ("STRING", _python2_string)}  # pickletools admits only ASCII there
+} | {b"S": ("STRING", _python2_string)}  # pickletools accepts only ASCII there
 
 _LITERALS = frozenset(
     """
@@ -339,7 +305,7 @@ _LITERALS = frozenset(
 """.split()
 )
 
-_ADMITTED = {
+_ACCEPTED = {
     ("_codecs", "encode"): _Interpreter.encode,
     ("__builtin__", "bytes"): _Interpreter.no_bytes,
     ("builtins", "bytes"): _Interpreter.no_bytes,

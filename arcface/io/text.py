@@ -1,4 +1,4 @@
-"""Long text files in whole arrays: no Python object for a line, a word or a number."""
+"""Fast parsing of long text files: lines, words and numbers as arrays of offsets, without a Python object for each."""
 
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -12,13 +12,13 @@ _BLOCK = 1 << 20  # bytes read at once
 _SHOWN = 100  # bytes of a line in a message
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LF, _CR = b"\n\r"
-_MAX_DIGITS = 18  # that an int64 surely holds
+_MAX_DIGITS = 18  # that always fit an int64
 _IS_SPACE = np.zeros(256, bool)
 _IS_SPACE[list(b" \t\n\r\v\f")] = True
 
 
 class Block(NamedTuple):
-    """Some whole lines, and the words in them that white space separates.
+    """Consecutive whole lines of a file, and their words, separated by white space.
 
     content: the bytes of the lines. text: the same as uint8.
     offset: of the first byte in the file. number: of the first line, from 1.
@@ -53,29 +53,27 @@ def count_lines(file: BinaryIO) -> int:
 
 
 def blocks(file: BinaryIO) -> Iterator[Block]:
-    """Yield the lines of a file, about a million bytes at once; a byte order mark is taken for spaces.
+    """Yield the lines of a file in blocks of about 1 MiB; lines end with LF, CR LF or CR, and a byte order mark counts as spaces.
 
-    They end as in Unix, as in Windows or as in old Macs.
-
-    Raises OSError if the file cannot be read, and UserError if a line is longer than LONGEST_LINE or holds a zero byte.
+    Raises OSError if the file cannot be read, and UserError if a line is longer than LONGEST_LINE or contains a zero byte.
     """
     file.seek(0)
     offset, number, rest = 0, 1, b""
     while chunk := file.read(_BLOCK):
         content = rest + chunk
-        cut = max(content.rfind(b"\n"), content.rfind(b"\r", 0, -1)) + 1  # a CR at the end may be half of a line end
+        cut = max(content.rfind(b"\n"), content.rfind(b"\r", 0, -1)) + 1  # a CR at the end may be the first half of CR LF
         content, rest = content[:cut], content[cut:]
         if content:
             yield (block := _cut(content, offset, number, file.name))
             offset, number = offset + cut, number + len(block.lines)
         if len(rest) > LONGEST_LINE:
-            raise UserError(f"{file.name} line {number}: '{shown(rest)}' goes on for more than {LONGEST_LINE} bytes; correct it")
+            raise UserError(f"{file.name} line {number}: '{shown(rest)}' is longer than {LONGEST_LINE:,} bytes; correct the line")
     if rest:
         yield _cut(rest, offset, number, file.name)
 
 
 def shown(line: bytes) -> str:
-    """Return a line as messages show it: not all of a long one."""
+    """Return a line for a message, shortened if it is long."""
     return line[:_SHOWN].decode(errors="replace") + ("..." if len(line) > _SHOWN else "")
 
 
@@ -102,7 +100,7 @@ def _cut(content: bytes, offset: int, number: int, name: str) -> Block:
     lines = np.append(0, np.flatnonzero(ends_line[:-1]) + 1)
     if (zero := content.find(b"\0")) >= 0:
         number += int(np.searchsorted(lines, zero, side="right")) - 1
-        raise UserError(f"{name} line {number}: holds a zero byte, as no text but UTF-16 does; save the list as UTF-8")
+        raise UserError(f"{name} line {number}: contains a zero byte, so it is not UTF-8 text; save the list as UTF-8")
     in_word = ~_IS_SPACE[text]
     edges = np.flatnonzero(np.diff(in_word, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]

@@ -1,1 +1,1 @@
-"""This process and this machine: start-up, device, hardware, processes."""
+"""The process and its machine: start of Paddle, device, hardware, child processes, home directory and terminal."""

@@ -1,4 +1,4 @@
-"""Facts of this machine and how fast it is, for a report. Reading them changes nothing."""
+"""Processor, memory, GPUs and control groups of this machine, and benchmarks of its arithmetic. Read only."""
 
 import os
 import platform
@@ -11,22 +11,25 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-MOUNTED, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CGROUP_ROOT, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class CgroupLimits(NamedTuple):
-    """What the container or the batch system allows; None is no limit."""
+    """Limits that the container or batch system sets; None means no limit."""
 
     cores: float | None
     memory: int | None  # bytes
 
 
-class Room(NamedTuple):
-    """Memory in bytes: all that there is, what is free of it, and whose it is."""
+class DeviceMemory(NamedTuple):
+    """Memory of a device.
+
+    total, available: bytes. owner: whose memory it is, as messages call it.
+    """
 
     total: int
     available: int
-    name: str
+    owner: str
 
 
 def processor() -> str:
@@ -36,54 +39,54 @@ def processor() -> str:
 
 
 def memory() -> tuple[int, int] | None:
-    """Return the machine's memory and what of it is available, in bytes; None where the system does not say."""
+    """Return the machine's total and available memory in bytes; None if the system does not report it."""
     total, available = (_field("/proc/meminfo", name) for name in ("MemTotal", "MemAvailable"))
     return (int(total.split()[0]) * 1024, int(available.split()[0]) * 1024) if total and available else None
 
 
-def resident() -> int:
-    """Return the bytes of this process that are in memory; 0 where the system does not say."""
+def resident_memory() -> int:
+    """Return the resident memory of this process in bytes; 0 if the system does not report it."""
     return int(_field("/proc/self/status", "VmRSS").partition(" ")[0] or 0) * 1024
 
 
-def room_on(device: str) -> Room | None:
-    """Return the memory of the card, or for "cpu" of this machine or what its control groups leave of it; None if unknown."""
+def device_memory(device: str) -> DeviceMemory | None:
+    """Return the memory of a GPU or, for "cpu", of this machine within the limits of its control groups; None if unknown."""
     if device != "cpu":
         gpu = paddle.device.cuda.get_device_properties(device)
-        return Room(gpu.total_memory, gpu.total_memory, f"the {gpu.name}")
-    if not (known := memory()):
+        return DeviceMemory(gpu.total_memory, gpu.total_memory, f"the {gpu.name}")
+    if not (machine := memory()):
         return None
-    total, available = known
-    limits = [(limit, max(0, limit - used)) for limit, used in _memory_of_groups(MOUNTED, OWN_GROUPS) if limit < total]
+    total, available = machine
+    limits = [(limit, max(0, limit - used)) for limit, used in _cgroup_memory(CGROUP_ROOT, OWN_CGROUPS) if limit < total]
     if not limits:
-        return Room(total, available, "this machine's memory")
-    return Room(min(limits)[0], min(available, *(left for _, left in limits)), "the memory that its control group allows")
+        return DeviceMemory(total, available, "this machine's memory")
+    return DeviceMemory(min(limits)[0], min(available, *(left for _, left in limits)), "the memory that its control group allows")
 
 
-def cgroup_limits(mounted: Path = MOUNTED, own: Path = OWN_GROUPS) -> CgroupLimits:
-    """Return the tightest limits of this process's control groups and of those above them, version 1 or 2."""
+def cgroup_limits(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> CgroupLimits:
+    """Return the tightest limits of this process's control groups and their parents, version 1 or 2."""
     cores = []
-    for directory in _groups(mounted, own):
+    for directory in _cgroups(root, own):
         quota, _, period = _text(directory / "cpu.max").partition(" ")
         quota, period = quota or _text(directory / "cpu.cfs_quota_us"), period or _text(directory / "cpu.cfs_period_us")
-        if quota.isdecimal() and period.isdecimal():  # no limit is "max" or -1
+        if quota.isdecimal() and period.isdecimal():  # "max" or -1 mean no limit
             cores.append(int(quota) / int(period))
-    return CgroupLimits(min(cores, default=None), min((limit for limit, _ in _memory_of_groups(mounted, own)), default=None))
+    return CgroupLimits(min(cores, default=None), min((limit for limit, _ in _cgroup_memory(root, own)), default=None))
 
 
-def _groups(mounted: Path, own: Path) -> Iterator[Path]:
-    """Yield the directories of this process's control groups and of those above them."""
+def _cgroups(root: Path, own: Path) -> Iterator[Path]:
+    """Yield the directories of this process's control groups and their parents."""
     for line in _text(own).splitlines():
         _, controllers, path = line.split(":", 2)
-        group = mounted / controllers / path.lstrip("/")  # version 2 has a single tree and names no controllers here
-        yield from (directory for directory in (group, *group.parents) if directory.is_relative_to(mounted))
+        group = root / controllers / path.lstrip("/")  # version 2 has one tree and an empty list of controllers
+        yield from (directory for directory in (group, *group.parents) if directory.is_relative_to(root))
 
 
-def _memory_of_groups(mounted: Path, own: Path) -> Iterator[tuple[int, int]]:
-    """Yield the limit of each group that has one, and what is used of it but for files' pages that can be dropped; in bytes."""
-    for directory in _groups(mounted, own):
+def _cgroup_memory(root: Path, own: Path) -> Iterator[tuple[int, int]]:
+    """Yield limit and use, in bytes, of each group with a limit; cached file pages that the kernel can drop do not count as use."""
+    for directory in _cgroups(root, own):
         limit = _text(directory / "memory.max") or _text(directory / "memory.limit_in_bytes")
-        if limit.isdecimal() and int(limit) < 2**62:  # version 1 says no limit with nearly 2**63
+        if limit.isdecimal() and int(limit) < 2**62:  # version 1 writes nearly 2**63 for no limit
             used = _text(directory / "memory.current") or _text(directory / "memory.usage_in_bytes")
             numbers = dict(line.split()[:2] for line in _text(directory / "memory.stat").splitlines() if " " in line)
             droppable = numbers.get("total_inactive_file") or numbers.get("inactive_file") or 0
@@ -91,7 +94,7 @@ def _memory_of_groups(mounted: Path, own: Path) -> Iterator[tuple[int, int]]:
 
 
 def gpus() -> list[tuple[str, int]]:
-    """Return name and memory in bytes of each GPU that Paddle can use."""
+    """Return the name and the memory in bytes of each GPU that Paddle can use."""
     if not paddle.device.is_compiled_with_cuda():
         return []
     found = map(paddle.device.cuda.get_device_properties, range(paddle.device.cuda.device_count()))
@@ -99,25 +102,25 @@ def gpus() -> list[tuple[str, int]]:
 
 
 def has_nvidia_driver() -> bool:
-    """Whether the system shows an NVIDIA GPU, with or without a Paddle that can use it."""
+    """Whether an NVIDIA driver is loaded, whether or not this Paddle can use it."""
     return os.path.exists("/proc/driver/nvidia/version")
 
 
-def product_speed(size: int) -> tuple[float, float]:
-    """Return the speed of float32 [size, size] products on Paddle's present device and with NumPy, in FLOP/s."""
-    ours = paddle.rand([size, size])
-    theirs = np.random.default_rng(0).random((size, size), np.float32)
+def gemm_speed(size: int) -> tuple[float, float]:
+    """Return the speed of float32 [size, size] matrix products in FLOP/s: with Paddle on its current device, and with NumPy."""
+    x = paddle.rand([size, size])
+    y = np.random.default_rng(0).random((size, size), np.float32)
     # Reading an element waits for the product, on a GPU too.
-    seconds = _best_seconds(lambda: (ours @ ours)[0, 0].item(), lambda: theirs @ theirs)
+    seconds = _best_seconds(lambda: (x @ x)[0, 0].item(), lambda: y @ y)
     return 2 * size**3 / seconds[0], 2 * size**3 / seconds[1]
 
 
 def sum_speed(size: int) -> tuple[float, float]:
-    """Return the speed of sums of two float32 [size] on the CPU, in bytes read and written a second, and the share of the
-    result's pages that the kernel had to give the process anew for each sum: about 0 where freed memory is kept, 1 where not.
+    """Return the speed of sums of two float32 [size] on the CPU, in bytes read and written per second, and page faults per page
+    of the result: about 0 if malloc keeps freed memory, 1 if it returns it to the kernel.
     """
     x, y = paddle.ones([size]), paddle.ones([size])
-    (seconds,) = _best_seconds(lambda: x + y)  # this also gives the process the memory that it may keep
+    (seconds,) = _best_seconds(lambda: x + y)  # the first sums also allocate the memory that malloc may keep
     before, repeats = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, 4
     for _ in range(repeats):
         x + y
@@ -125,8 +128,8 @@ def sum_speed(size: int) -> tuple[float, float]:
     return 12 * size / seconds, faults * resource.getpagesize() / (4 * size * repeats)
 
 
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
+def format_bytes(count: float) -> str:
+    """Return a number of bytes with a readable unit, such as "1.5 KiB"."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
     while count >= 1024 and len(units) > 1:
         count /= 1024
@@ -134,20 +137,20 @@ def size(count: float) -> str:
     return f"{count:,.0f} {units[0]}" if count >= 100 else f"{count:.3g} {units[0]}"
 
 
-def existing(directory: Path) -> Path:
-    """Return the directory, or what is there of it: the nearest one above it."""
+def nearest_existing(directory: Path) -> Path:
+    """Return the directory if it exists, else its nearest existing parent."""
     while not os.path.lexists(directory) and directory != directory.parent:
         directory = directory.parent
     return directory
 
 
 def _best_seconds(*runs: Callable[[], object], budget: float = 0.5) -> list[float]:
-    """Return the shortest time of each of the functions, called in turn until the budget, in seconds, is spent."""
+    """Return each function's shortest time; they are called in turn until the budget, in seconds, is spent."""
     for run in runs:
         run()
     best, ends = [float("inf")] * len(runs), time.perf_counter() + budget
     while time.perf_counter() < ends:
-        for position, run in enumerate(runs):  # in turn, so that other load on the machine meets them alike
+        for position, run in enumerate(runs):  # in turn, so that other load slows all of them alike
             started = time.perf_counter()
             run()
             best[position] = min(best[position], time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Output that may go nowhere: a terminal that was closed, or a pipe whose reader has ended."""
+"""Output to a closed terminal or to a pipe without a reader, which a run survives."""
 
 import errno
 import os
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-GONE = (errno.EIO, errno.EPIPE)  # of a terminal, of a pipe
+CLOSED = (errno.EIO, errno.EPIPE)  # a terminal, a pipe
 
 
 @contextmanager
-def output_may_be_lost() -> Iterator[None]:
-    """Have whatever writes to stdout and stderr go on when nobody can read it any more: print, logging, progress bars."""
+def survive_closed_output() -> Iterator[None]:
+    """Discard what is written to stdout and stderr after they were closed, instead of raising: print, logging, progress bars."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Output(stream) for stream in before)
+    sys.stdout, sys.stderr = (stream and _DiscardingStream(stream) for stream in before)
     try:
         yield
     finally:
@@ -23,8 +23,8 @@ def output_may_be_lost() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-class _Output:
-    """A stream that turns into the null device when its terminal or pipe is gone."""
+class _DiscardingStream:
+    """A stream that becomes the null device when its terminal or pipe is closed."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -36,18 +36,18 @@ class _Output:
         try:
             return self._stream.write(text)
         except OSError as error:
-            self._lose(error)
+            self._discard(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError as error:
-            self._lose(error)
+            self._discard(error)
 
-    def _lose(self, error: OSError) -> None:
-        if error.errno not in GONE:
+    def _discard(self, error: OSError) -> None:
+        if error.errno not in CLOSED:
             raise error
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self._stream.fileno())  # the descriptor, so that what is still buffered can be written, too
+        os.dup2(null, self._stream.fileno())  # the descriptor, so that buffered text can be written too
         os.close(null)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from arcface.distributed.process_group import rank
-from arcface.io.files import atomic_write, creating, sync_directory, write_new
+from arcface.io.files import atomic_write, new_file, sync_directory, write_new
 from arcface.weights.run_directory import BEST, LATEST, MANIFEST
 
 _COMPLETE = re.compile(r"step_\d{8}(_\d+)?")
@@ -51,7 +51,7 @@ def write(path: Path, content: bytes) -> bytes:
 def write_pickle(path: Path, array: np.ndarray) -> bytes:
     """Write a file as `write` would the array's pickle, without having all of that in memory."""
     digest = hashlib.sha256()
-    with creating(path) as file:
+    with new_file(path) as file:
 
         class Both:
             """What pickle writes to."""

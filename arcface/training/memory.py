@@ -21,14 +21,14 @@ from arcface.errors import UserError
 from arcface.head.block_softmax import classes_per_block
 from arcface.io.images import SIZE, normalise
 from arcface.ops.build import can_be_loaded
-from arcface.system.hardware import Room, resident, room_on, size
+from arcface.system.hardware import DeviceMemory, device_memory, format_bytes, resident_memory
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of an activation
 IMAGES_SHOWN = 2
 # Gradients are there while not all activations have gone yet, and freed memory is kept, in pieces that not everything fits
 # into. Measured with MobileFaceNet_128: 1.30 with the CPU kernels, 1.35 with Paddle's layers; the same for all batches.
 WITH_GAPS = 1.3
-RESERVE = 0.9  # of the room, for a batch size that is recommended
+RESERVE = 0.9  # of the memory, for a batch size that is recommended
 
 _NO_WORK: Any = SimpleNamespace(conv_bn_prelu_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
 
@@ -51,7 +51,7 @@ class Memory(NamedTuple):
 
     def __str__(self) -> str:
         largest = max(self._fields, key=lambda name: getattr(self, name))
-        return f"{size(self.total)} a rank, {size(getattr(self, largest))} of it {largest}"
+        return f"{format_bytes(self.total)} a rank, {format_bytes(getattr(self, largest))} of it {largest}"
 
 
 def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, precision: str = "float32") -> Memory:
@@ -70,7 +70,7 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     block = min(in_use, classes_per_block(device))
     batches = 2 + (SLOTS_PER_WORKER * config.num_workers if on_cpu else 0)
     return Memory(
-        process=resident() if on_cpu else 0,
+        process=resident_memory() if on_cpu else 0,
         weights=4 * seen.values,
         gradients=4 * seen.trained * (2 if ranks == 1 else 3),  # with more ranks, a copy that they exchange
         activations=round(WITH_GAPS * BYTES[precision] * seen.saved * images_here),
@@ -85,26 +85,26 @@ def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: 
 
     Raises UserError, which names a batch that fits, if it needs more than there is. `ranks_here`: on this machine.
     """
-    room = room_on(device)
-    if room is None:
+    memory = device_memory(device)
+    if memory is None:
         return None
     sharing = ranks_here if device == "cpu" else 1
     needed = estimate(config, num_classes, ranks, device)
     needs = f"{config.network} with --batch_size {config.batch_size} needs about {needed}"
 
-    if sharing * needed.total > room.total:
-        if sharing * needed.centres > room.total:
+    if sharing * needed.total > memory.total:
+        if sharing * needed.centres > memory.total:
             raise UserError(
                 f"{config.data_dir}: the centres of {num_classes} classes and their momentum do not fit into memory"
                 f" ({needed.centres / 1e9:.1f} GB a rank); correct --num_classes or train on more ranks"
             )
-        fitting = _fitting_batch(config, num_classes, ranks, device, room.total / sharing)
+        fitting = _fitting_batch(config, num_classes, ranks, device, memory.total / sharing)
         advice = f"use --batch_size {fitting}" if fitting else "no batch is small enough: use more memory, or fewer classes a rank"
-        raise UserError(f"{needs}, more than {_share(room, sharing)}; {advice}")
-    if sharing * (needed.total - needed.process) > room.available:
-        fitting = _fitting_batch(config, num_classes, ranks, device, room.available / sharing + needed.process)
+        raise UserError(f"{needs}, more than {_share(memory, sharing)}; {advice}")
+    if sharing * (needed.total - needed.process) > memory.available:
+        fitting = _fitting_batch(config, num_classes, ranks, device, memory.available / sharing + needed.process)
         advice = "end other programs" + (f", or use --batch_size {fitting}" if fitting else "")
-        return f"{needs}, and only {size(room.available)} of {room.name} are free now: {advice}"
+        return f"{needs}, and only {format_bytes(memory.available)} of {memory.owner} are free now: {advice}"
     return None
 
 
@@ -120,8 +120,8 @@ def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
         raise UserError(f"out of memory ({detail}): {advice}") from error
 
 
-def _share(room: Room, sharing: int) -> str:
-    return f"{size(room.total)} of {room.name}" + (f" for {sharing} ranks" if sharing > 1 else "")
+def _share(memory: DeviceMemory, sharing: int) -> str:
+    return f"{format_bytes(memory.total)} of {memory.owner}" + (f" for {sharing} ranks" if sharing > 1 else "")
 
 
 def _fitting_batch(config: TrainConfig, num_classes: int, ranks: int, device: str, bytes_of_rank: float) -> int | None:

@@ -13,7 +13,7 @@ import paddle
 from arcface.distributed.process_group import all_gather, broadcast, rank, world_size
 from arcface.distributed.watchdog import in_words
 from arcface.errors import UserError
-from arcface.io.files import check_places
+from arcface.io.files import check_paths
 from arcface.io.lock import check_free, locked
 from arcface.io.log import start_log
 from arcface.training.metrics_writer import METRICS_FILE
@@ -33,7 +33,7 @@ def opened_output(output: Path, logdir: Path) -> Iterator[None]:
             for directory, option in ((output, "--output"), (logdir, "--logdir")):
                 check_free(directory, option)  # before anything is made; `locked` decides
             with _told_of_unwritable(output, logdir):
-                check_places([output, logdir], [log, logdir / METRICS_FILE])
+                check_paths([output, logdir], [log, logdir / METRICS_FILE])
                 for directory in (output, logdir):
                     directory.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(output, "--output"))

@@ -7,7 +7,7 @@ from arcface.distributed.process_group import busy, heartbeat, rank, ranks_toget
 from arcface.inference.engines import candidates
 from arcface.system.device import choose_device
 from arcface.system.startup import ranks_here
-from arcface.system.terminal import output_may_be_lost
+from arcface.system.terminal import survive_closed_output
 from arcface.training.announcement import announce
 from arcface.training.data import TrainingData
 from arcface.training.log import TrainLog
@@ -31,7 +31,7 @@ def train(config: TrainConfig) -> None:
     """
     device = choose_device(config.device)
     candidates(config.engine)  # a missing package is told before anything else
-    with output_may_be_lost(), out_of_memory_explained(config), ranks_together(config.rank_timeout):
+    with survive_closed_output(), out_of_memory_explained(config), ranks_together(config.rank_timeout):
         with busy("reading the data"):
             data = TrainingData(config, config.data_dir, config.batch_size, config.seed)
             verifier = Verifier(read_bin_sets(config), config, config, config.val_interval, config.best_by)

@@ -28,7 +28,7 @@ import valid
 from arcface import backbones, demo, pack_bin
 from arcface.data.datasets.label_list import LabelFile
 from arcface.io.images import decode
-from arcface.system.hardware import Room
+from arcface.system.hardware import DeviceMemory
 from arcface.training import memory
 from arcface.weights import convert
 
@@ -286,7 +286,7 @@ TABLE = [
         "train --shuffle=blocks --sampling=balanced",
         "--shuffle blocks and --sampling balanced: the images of a balanced batch lie anywhere; leave one of them out",
     ),
-    ("no GPU", "train --device=gpu", "--device gpu: this paddlepaddle", without_gpu),
+    ("no GPU", "train --device=gpu", "--device gpu: paddlepaddle", without_gpu),
     ("no such network", "train --network=ResNet", f"--network ResNet: no such backbone; did you mean {NETWORK}?"),
     ("a path for a network", "valid --network=../x", f"--network ../x: no such backbone; did you mean {NETWORK}?"),
     ("long network", f"valid --network={'x' * 300}", f"--network {'x' * 300}: no such backbone"),
@@ -352,8 +352,8 @@ TABLE = [
     ("list that is a link to nothing", "train", f"{LIST}: No such file or directory; give", link_to_nothing(LIST)),
     ("empty list", "train", f"{LIST}: lists no images; each line is", file(LIST, "")),
     ("list of comments", "train", f"{LIST}: lists no images; each line is", listed("# images", "", " \t ")),
-    ("UTF-16", "train", f"{LIST} line 1: holds a zero byte", file(LIST, f"{LINE_A}\n{LINE_B}\n".encode("utf-16"))),
-    ("zero byte in a path", "train", f"{LIST} line 2: holds a zero byte", listed(LINE_A, "ima\0ges/1.jpg\t1")),
+    ("UTF-16", "train", f"{LIST} line 1: contains a zero byte", file(LIST, f"{LINE_A}\n{LINE_B}\n".encode("utf-16"))),
+    ("zero byte in a path", "train", f"{LIST} line 2: contains a zero byte", listed(LINE_A, "ima\0ges/1.jpg\t1")),
     ("no label", "train", f"{LIST} line 2: '{B}' is not a path, a tab and a whole number; correct", listed(LINE_A, B)),
     ("header", "train", f"{LIST} line 1: 'path label' is not a path", listed("path label", LINE_A)),
     ("commas", "train", f"{LIST} line 1: '{A},0' is not a path", listed(f"{A},0", f"{B},1")),
@@ -418,8 +418,8 @@ TABLE = [
     ("empty image", "train", f"{LIST} line 1: {A}: not an image that OpenCV can decode (0 bytes); replace", file(IMAGE, b"")),
     ("text for an image", "train", f"{LIST} line 2: label.txt: not an image", listed(LINE_A, "label.txt\t1")),
     ("page of an error for an image", "train", f"{LIST} line 1: {A}: not an image", file(IMAGE, "<html>404 Not Found</html>")),
-    ("truncated image", "train", f"{LIST} line 1: {A}: not an image but the beginning of one", cut(IMAGE)),
-    ("image whose end is zeros", "train", f"{LIST} line 1: {A}: not an image but the beginning of one", zero_tail(IMAGE)),
+    ("truncated image", "train", f"{LIST} line 1: {A}: truncated image", cut(IMAGE)),
+    ("image whose end is zeros", "train", f"{LIST} line 1: {A}: truncated image", zero_tail(IMAGE)),
     ("image not aligned", "train", f"{LIST} line 1: {A}: the image is 250x250 pixels, not 112x112; align", file(IMAGE, PNG_250)),
     # ---- other layouts
     ("no record file", "train --data_dir=no.rec", "no.rec: cannot be read (No such file or directory); correct"),
@@ -521,7 +521,7 @@ TABLE = [
     (
         "damaged weights",
         "train --init_from=a.pdparams",
-        "a.pdparams: cut off, damaged or no pickle",
+        "a.pdparams: truncated, damaged or not a pickle",
         file("a.pdparams", b"damaged"),
     ),
     (
@@ -634,17 +634,17 @@ TABLE = [
     ("set that is a directory", "valid", "data/tiny.bin: cannot be read (Is a directory); correct", directory("data/tiny.bin")),
     ("set that is a pipe", "valid", "data/tiny.bin: cannot be read (Not a regular file); correct", pipe("data/tiny.bin")),
     ("set that is a link to itself", "valid", "data/tiny.bin: cannot be read (Too many levels", loop("data/tiny.bin")),
-    ("empty set", "valid", "data/tiny.bin: cut off, damaged or no pickle", file("data/tiny.bin", b"")),
+    ("empty set", "valid", "data/tiny.bin: truncated, damaged or not a pickle", file("data/tiny.bin", b"")),
     (
         "truncated set",
         "valid",
-        "data/tiny.bin: cut off, damaged or no pickle (it ends early); fetch it again",
+        "data/tiny.bin: truncated, damaged or not a pickle (unexpected end of file); download it again",
         cut("data/tiny.bin"),
     ),
     (
         "page of an error for a set",
         "train",
-        "data/tiny.bin: cut off, damaged or no pickle",
+        "data/tiny.bin: truncated, damaged or not a pickle",
         file("data/tiny.bin", "<html>404</html>"),
     ),
     (
@@ -671,7 +671,7 @@ TABLE = [
     (
         "truncated image in a set",
         "valid --report=report",
-        "tiny.bin image 7: not an image but the beginning of one",
+        "tiny.bin image 7: truncated image",
         set_of(lambda images, same: ([*images[:7], images[7][:-300]], same)),
     ),
     (
@@ -689,7 +689,7 @@ TABLE = [
     ("no weights in it", "valid --checkpoint=data", f"data: looked for {BACKBONE} and {NETWORK}.safetensors, found neither"),
     ("file for its directory", f"valid --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; pass its directory"),
     ("pipe for weights", "valid", f"weights/{BACKBONE}: cannot be read (Not a regular file); pass", pipe(f"weights/{BACKBONE}")),
-    ("truncated weights", "valid", f"weights/{BACKBONE}: cut off, damaged or no pickle", cut(f"weights/{BACKBONE}")),
+    ("truncated weights", "valid", f"weights/{BACKBONE}: truncated, damaged or not a pickle", cut(f"weights/{BACKBONE}")),
     (
         "weights that run a program",
         "valid",
@@ -752,7 +752,7 @@ TABLE = [
     ("pack: no images", "pack_bin --images=nowhere", "nowhere: no such directory; correct --images"),
     ("pack: missing image", "pack_bin", "pairs.txt line 1: 00000000.jpg: no such file in data/images (1 of 4", missing(IMAGE)),
     ("pack: image that is a pipe", "pack_bin", "pairs.txt line 1: 00000000.jpg: no such file in data/images", pipe(IMAGE)),
-    ("pack: truncated image", "pack_bin", f"{IMAGE}: not an image but the beginning of one", cut(IMAGE)),
+    ("pack: truncated image", "pack_bin", f"{IMAGE}: truncated image", cut(IMAGE)),
     (
         "pack: output without a directory",
         "pack_bin --output=nowhere/mine.bin",
@@ -890,7 +890,7 @@ TABLE = [
         "batch that no memory holds",
         "train --batch_size=512",
         "of it activations, more than 2 GiB of a small machine; use --batch_size ",
-        lambda monkeypatch: monkeypatch.setattr(memory, "room_on", lambda _: Room(2**31, 2**31, "a small machine")),
+        lambda monkeypatch: monkeypatch.setattr(memory, "device_memory", lambda _: DeviceMemory(2**31, 2**31, "a small machine")),
     ),
 ]
 

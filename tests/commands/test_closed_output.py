@@ -59,7 +59,7 @@ def test_memory_that_runs_out_is_one_line():
     program = PRINTS.format(lines=0, flush=False, end="raise MemoryError('no 9 GiB')")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == "error: out of memory (no 9 GiB); process less at a time, or end other programs\n"
+    assert done.stderr == "error: out of memory (no 9 GiB); reduce the size of the task or close other programs\n"
 
 
 @pytest.mark.parametrize("command", ["train.py", "datasets/convert.py"])

@@ -109,6 +109,11 @@ COVERED = {
     "::test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figures",
     "make test-pythons PYTHONS='python3.10 python3.13'": "tests/commands/test_pythons.py"
     "::test_each_python_has_a_line_that_says_why_it_failed",
+    "python examples/embed_and_compare.py pretrained anna_1.jpg anna_2.jpg": "tests/commands/test_examples.py"
+    "::test_two_faces_are_embedded_and_compared",
+    "python examples/verify_checkpoint.py pretrained MS1M_v2/lfw.bin": "tests/commands/test_examples.py"
+    "::test_a_checkpoint_is_verified",
+    "python examples/head_in_your_loop.py": "tests/commands/test_examples.py::test_the_head_trains_in_a_loop_of_one_s_own",
     ".venv/bin/python -m pytest tests/unit/head": "tests/unit/head/test_margins.py",
 }
 KNOWN = {*RUN_TRAIN, *RUN_VALID, *RUN_WEIGHTS, *RUN_TOOLS, *(f"make {goal}" for goal in MAKE), *COVERED}
@@ -229,7 +234,7 @@ def test_verification_commands_run(place, tiny, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", arguments(command, **FEW)[1:])
         valid.main()
         said = capsys.readouterr()
-        assert "[lfw][0]Accuracy-Highest" in said.out + said.err, command
+        assert re.search(r"\[lfw]\[\d+]Accuracy-Highest", said.out + said.err), command
     assert Path("report/index.html").exists()
 
 
@@ -325,7 +330,9 @@ def test_links_and_files_that_are_named_exist(page):
     text = page.read_text(encoding="utf-8")
     links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http", "#"))}
     assert not {link for link in links if not (page.parent / link).exists()}
-    named = set(re.findall(r"(?<![\w/.])(?:arcface|configs|datasets|benchmarks|tests|docs)/[\w/]+\.(?:py|yaml|md|png|sh)\b", text))
+    named = set(
+        re.findall(r"(?<![\w/.])(?:arcface|configs|datasets|benchmarks|tests|docs|examples)/[\w/]+\.(?:py|yaml|md|png|sh)\b", text)
+    )
     assert not {path for path in named if not (REPOSITORY / path).exists()}
 
 

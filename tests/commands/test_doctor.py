@@ -16,13 +16,15 @@ import pytest
 from arcface.config import TrainConfig, parse
 from arcface.data.bin_file import write_bin
 from arcface.data.image_statistics import text_histogram
-from arcface.doctor import machine
+from arcface.doctor import machine, ranks
 from arcface.doctor.data import examine_training_data, examine_verification_sets
 from arcface.doctor.directories import examine_directories
 from arcface.doctor.examine import examine
+from arcface.doctor.software import examine_software
 from arcface.io.lock import locked
 from arcface.io.report import Report
-from arcface.system.hardware import CgroupLimits, Room, size
+from arcface.system import hardware
+from arcface.system.hardware import CgroupLimits, DeviceMemory, format_bytes
 from arcface.training import memory
 
 SKIN = (90, 110, 140)  # blue, green, red
@@ -115,27 +117,27 @@ def test_where_all_is_well_one_screen_says_so_and_nothing_is_left_behind(doctor,
     assert len(lines) <= 45 and max(map(len, lines)) <= 100
     for said in (
         "2 on cpu over gloo, started for this test: right values",
-        "12 images of 4 people",
+        "12 images of 4 identities",
         "3 to 3 images, median 3",
         "listed twice    no image",
         "all readable, 112x112",
         "RGB, as expected of faces",
-        "emore_arcface, to be made in",
-        "no two images have the same content",
-        "4 pairs, 2 of one person; 8 images",
+        "emore_arcface, to be created in",
+        "none; all images differ",
+        "4 pairs, 2 of the same person; 8 images",
     ):
         assert said in done.stdout, done.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_is_missing_is_a_finding_and_the_examination_goes_on(doctor):
+def test_what_is_missing_is_a_finding_and_the_examination_continues(doctor):
     done = doctor("--data_dir=nowhere", "--output=/proc/x", "--network=Net", "--device=cpu")
     assert done.returncode == 1 and done.stderr == "", done
     for finding in (
         r"training set +-> nowhere/label.txt: No such file",
         r"agedb_30 +-> nowhere/agedb_30.bin: cannot be read",
         r"network +-> --network Net: no such backbone",
-        r"output .*\n +-> cannot be written",
+        r"output .*\n +-> not writable",
         r"\nfindings +6,",
     ):
         assert re.search(finding, done.stdout), done.stdout
@@ -160,7 +162,7 @@ def test_under_a_launcher_its_ranks_take_part_and_one_reports(launch, data_set):
 def test_the_other_ranks_only_take_part(monkeypatch, capsys):
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
     asked = []
-    monkeypatch.setattr(machine, "round_trip", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(ranks, "round_trip", lambda *arguments: asked.append(arguments))
     assert examine(parse(TrainConfig, ["--data_dir=nowhere", "--device=cpu"])) == 0
     assert len(asked) == 1 and capsys.readouterr().out == ""
 
@@ -194,16 +196,16 @@ def test_rows_that_are_listed_twice_are_counted_and_not_taken_for_copies(trainin
     with (data_set / "label.txt").open("a") as file:
         file.write("images/3.png\t3\nimages/5.png\t0\nimages/5.png\t1\n")
     text, (finding,) = training()
-    assert "3 rows, 1 of them as another person" in text
-    assert finding.startswith("remove rows; the first is") and finding.endswith("label.txt line 13: images/3.png")
+    assert "3 rows, 1 of them under another identity" in text
+    assert finding.startswith("remove these rows; the first: ") and finding.endswith("label.txt line 13: images/3.png")
 
 
 def test_copies_under_other_names_are_counted(training, data_set):
     for copy, original in ((4, 0), (7, 2)):
         (data_set / "images" / f"{copy}.png").write_bytes(face(original))
     text, (finding,) = training()
-    assert "2 with the content of another image, 1 of them as another person" in text
-    assert re.search(r"line 5: images/4.png is .*line 1: images/0.png", finding)
+    assert "2 identical to another image, 1 of them under another identity" in text
+    assert re.search(r"line 5: images/4.png equals .*line 1: images/0.png", finding)
 
 
 def test_images_of_other_sizes_and_unreadable_ones_are_counted_and_the_first_is_named(training, data_set):
@@ -259,14 +261,14 @@ def test_images_of_the_training_sample_in_a_verification_set_are_a_leak(data_set
     _, contents = examine_training_data(Report(), parse(TrainConfig, [f"--data_dir={data_set}"]))
     capsys.readouterr()
     text, (finding,) = verification("leak", "good", sample=contents)
-    assert finding.startswith("2 of its images are in the sample of the training images")
-    assert text.count("; none is in the sample") == 1
+    assert finding.startswith("2 of its images are also in the training sample")
+    assert text.count("; none is in the training sample") == 1
 
 
 def test_an_ijb_style_directory_is_read(verification, data_set):
     protocol_files.write(data_set)
     text, findings = verification("IJB-X")
-    assert "6 pairs (2 of one person) of templates of 7 images; for valid.py only" in text and findings == []
+    assert "6 pairs (2 of the same person) of templates of 7 images; for valid.py only" in text and findings == []
 
 
 # the directories
@@ -274,7 +276,7 @@ def test_an_ijb_style_directory_is_read(verification, data_set):
 
 def test_directories_that_are_not_there_yet_are_no_finding_and_are_not_made(directories, tmp_path):
     text, findings = directories(f"--output={tmp_path / 'a' / 'b'}", f"--logdir={tmp_path / 'c'}")
-    assert findings == [] and text.count(f"to be made in {tmp_path}: writable") == 2 and not any(tmp_path.iterdir())
+    assert findings == [] and text.count(f"to be created in {tmp_path}: writable") == 2 and not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("directory, reason", [("/proc/x", "No such file or directory"), ("{file}/x", "Not a directory")])
@@ -282,12 +284,12 @@ def test_a_directory_that_cannot_be_written_is_a_finding(directories, tmp_path, 
     (tmp_path / "file").touch()
     directory = directory.format(file=tmp_path / "file")
     _, findings = directories(f"--output={directory}", f"--logdir={directory}")
-    assert findings == [f"cannot be written ({reason}): choose another --{name}" for name in ("output", "logdir")]
+    assert findings == [f"not writable ({reason}): choose another --{name}" for name in ("output", "logdir")]
 
 
-def test_too_little_room_for_two_checkpoints_is_a_finding(directories, tmp_path):
+def test_too_little_space_for_two_checkpoints_is_a_finding(directories, tmp_path):
     text, (finding,) = directories(f"--output={tmp_path}", f"--logdir={tmp_path}", classes=10**12)
-    assert "a checkpoint takes 931 TiB" in text and finding.startswith("too little room")
+    assert "a checkpoint needs 931 TiB" in text and finding.startswith("not enough space")
 
 
 def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(directories, start_process, repository, tmp_path):
@@ -308,12 +310,12 @@ def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(dire
 # the machine
 
 
-def test_batches_that_take_more_memory_than_there_is_are_a_finding(printed):
+def test_batches_that_need_more_memory_than_there_is_are_a_finding(printed):
     _, (finding,) = printed(machine.examine_limits, 10**12, 1)
-    assert finding.startswith("more than there is: take fewer --num_workers")
+    assert finding.startswith("more than is available: use fewer --num_workers")
     assert printed(machine.examine_limits, 10**12, 0)[1] == []
     text, findings = printed(machine.examine_limits, 512, 2)
-    assert "hold 73.5 MiB of batches" in text and findings == []
+    assert "need 73.5 MiB for batches" in text and findings == []
 
 
 def test_few_open_files_are_a_finding(printed):
@@ -323,16 +325,16 @@ def test_few_open_files_are_a_finding(printed):
         _, (finding,) = printed(machine.examine_limits, 4, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert finding == "few: run ulimit -n 1024 before training"
+    assert finding == "too few: run ulimit -n 1024 before training"
 
 
 @pytest.mark.parametrize(
     "facts, complaint",
     [
         ({}, None),
-        ({"cgroup_limits": CgroupLimits(0.5, None)}, "more threads than the cgroup's cores stall one another"),
+        ({"cgroup_limits": CgroupLimits(0.5, None)}, "more threads than the cgroup's cores slow one another down"),
         ({"cgroup_limits": CgroupLimits(2, None)}, None),
-        ({"product_speed": (20e9, 80e9)}, "Paddle's BLAS takes a slow path"),
+        ({"gemm_speed": (20e9, 80e9)}, "Paddle's BLAS uses a slow path"),
         ({"sum_speed": (4e9, 1.0)}, "every operation pays for page faults"),
     ],
     ids=["well", "half a core", "two cores", "BLAS", "malloc"],
@@ -340,9 +342,9 @@ def test_few_open_files_are_a_finding(printed):
 def test_what_slows_a_run_down_is_a_finding(printed, monkeypatch, facts, complaint):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
-    well = {"cgroup_limits": CgroupLimits(None, None), "product_speed": (80e9, 80e9), "sum_speed": (20e9, 0.0)}
+    well = {"cgroup_limits": CgroupLimits(None, None), "gemm_speed": (80e9, 80e9), "sum_speed": (20e9, 0.0)}
     for name, value in {**well, **facts}.items():
-        monkeypatch.setattr(machine.hardware, name, lambda *_, value=value: value)
+        monkeypatch.setattr(hardware, name, lambda *_, value=value: value)
     _, findings = printed(machine.examine_speed)
     assert [finding.partition(":")[0] for finding in findings] == ([complaint] if complaint else [])
 
@@ -352,21 +354,21 @@ def test_a_gpu_that_paddle_cannot_use_is_a_finding(printed, monkeypatch):
 
     if paddle.device.is_compiled_with_cuda():
         pytest.skip("this Paddle can use GPUs")
-    assert printed(machine.examine_software, "cpu", "paddle")[1] == []
-    monkeypatch.setattr(machine.hardware, "has_nvidia_driver", lambda: True)
-    assert "Paddle is built for CPU" in printed(machine.examine_software, "cpu", "paddle")[1][0]
+    assert printed(examine_software, "cpu", "paddle")[1] == []
+    monkeypatch.setattr(hardware, "has_nvidia_driver", lambda: True)
+    assert "Paddle is built for CPU" in printed(examine_software, "cpu", "paddle")[1][0]
 
 
 def test_ranks_that_do_not_answer_are_a_finding_in_bounded_time(printed, monkeypatch):
-    monkeypatch.setattr(machine, "RANKS_SECONDS", 0.5)  # less than it takes to import Paddle
+    monkeypatch.setattr(ranks, "SECONDS", 0.5)  # less than it takes to import Paddle
     started = time.monotonic()
-    _, (finding,) = printed(machine.examine_ranks, "cpu")
+    _, (finding,) = printed(ranks.examine_ranks, "cpu")
     assert "no answer within 0.5 s" in finding and time.monotonic() - started < 30
 
 
 def test_sizes_are_written_for_people():
     counts = (0, 1023, 1536, 64 * 2**20, 3 * 2**40, 5 * 2**50)
-    assert list(map(size, counts)) == ["0 B", "1,023 B", "1.5 KiB", "64 MiB", "3 TiB", "5,120 TiB"]
+    assert list(map(format_bytes, counts)) == ["0 B", "1,023 B", "1.5 KiB", "64 MiB", "3 TiB", "5,120 TiB"]
 
 
 # batch and memory
@@ -374,28 +376,28 @@ def test_sizes_are_written_for_people():
 
 def test_a_batch_larger_than_the_data_set_is_told(training):
     _, findings = training("--batch_size=16")
-    assert findings == ["--batch_size 16 is more than that, and the rest of each batch is fillers: take a smaller one"]
+    assert findings == ["--batch_size 16 is larger than the dataset, so each batch is padded: use a smaller one"]
 
 
 @pytest.mark.parametrize(
-    "room, finding",
+    "free, finding",
     [
-        (Room(2**40, 2**40, "a large machine"), None),
+        (DeviceMemory(2**40, 2**40, "a large machine"), None),
         (
-            Room(2**40, 2**32, "a busy machine"),
+            DeviceMemory(2**40, 2**32, "a busy machine"),
             "only 4 GiB of a busy machine are free now: end other programs, or use --batch_size",
         ),
-        (Room(2**40, 2**20, "a crowded machine"), "only 1 MiB of a crowded machine are free now: end other programs"),
-        (Room(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; use --batch_size"),
+        (DeviceMemory(2**40, 2**20, "a crowded machine"), "only 1 MiB of a crowded machine are free now: end other programs"),
+        (DeviceMemory(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; use --batch_size"),
     ],
 )
-def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(printed, monkeypatch, room, finding):
-    monkeypatch.setattr(memory, "room_on", lambda _: room)
+def test_the_memory_that_training_needs_is_told_and_compared_with_what_is_available(printed, monkeypatch, free, finding):
+    monkeypatch.setattr(memory, "device_memory", lambda _: free)
     text, findings = printed(machine.examine_memory, parse(TrainConfig, ["--batch_size=1024", "--device=cpu"]), 10)
     assert (finding is None) == (findings == [])
     if finding is None:
         parts = r"process .*, weights 3.9 MiB, .* activations .* GiB, centres 10 KiB"
-        assert re.search(rf"^training +takes about .* GiB a rank: {parts}", text)
+        assert re.search(rf"^training +needs about .* GiB a rank: {parts}", text)
     else:
         assert finding in findings[0]
 
@@ -403,7 +405,7 @@ def test_what_training_takes_of_memory_is_told_and_held_against_what_there_is(pr
 def test_a_home_that_cannot_be_written_is_told(directories, tmp_path, monkeypatch):
     monkeypatch.setattr("arcface.system.home.REAL", tmp_path / "nowhere")
     text, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
-    assert re.search(r"^home +.*nowhere cannot be written \(No such file or directory\): libraries get a temporary one", text, re.M)
+    assert re.search(r"^home +.*nowhere is not writable \(No such file or directory\): libraries use a temporary one", text, re.M)
     assert not findings
 
 

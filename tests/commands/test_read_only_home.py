@@ -51,7 +51,7 @@ def test_libraries_get_a_temporary_home_that_is_gone_at_the_end(with_read_only_h
     output = with_read_only_home(f"{sys.executable} tests/helpers/home_worker.py {tmp_path}")
     *_, used, reason = output.splitlines()
     assert Path(used).parent == tmp_path / "tmp"
-    assert reason == f"{tmp_path / 'home'} cannot be written (Read-only file system)"
+    assert reason == f"{tmp_path / 'home'} is not writable (Read-only file system)"
     assert (tmp_path / "backbone.pdiparams").exists()
     assert not any((tmp_path / "tmp").iterdir())
 

@@ -60,5 +60,5 @@ def test_memory_that_runs_out_under_a_limit_is_one_line(repository, make_data_se
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: out of memory (") and done.stderr.count("\n") == 1, done.stderr
-    assert "take a smaller --batch_size than 128" in done.stderr
+    assert "use a smaller --batch_size than 128" in done.stderr
     assert not list(Path(tmp_path, "out").glob("step_*"))

@@ -148,7 +148,7 @@ def test_output_that_nobody_can_read_any_more_ends_nothing(start, tmp_path, term
 DEAF_RANK = """
 import signal, time
 from arcface.system import processes
-processes.SECONDS_TO_STOP = processes.SECONDS_BETWEEN_LOOKS = 0.5
+processes.SECONDS_TO_STOP = processes.POLL_SECONDS = 0.5
 signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
 processes.die_with_launcher()
 print("a rank", flush=True)

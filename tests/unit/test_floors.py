@@ -1,4 +1,4 @@
-"""A room imports only from the floors below it, and modules of one room not in a circle; arcface/README.md draws the floors."""
+"""A room imports only from the floors below it, and modules of one room not in a circle; docs/architecture.md draws the floors."""
 
 import ast
 import importlib.util

@@ -35,17 +35,17 @@ class Form(ABC):
     def split(self, line: bytes) -> tuple[bytes, int]:
         """Return path and label of a line; raises ValueError that says what is wrong with it."""
 
-    def labels(self, block: Block, rows: np.ndarray, name: str) -> np.ndarray:
+    def labels(self, block: Block, lines: np.ndarray, name: str) -> np.ndarray:
         """Return the labels of some lines of a block, int64; raises UserError for the first that is wrong."""
-        labels, sound = self._at_once(block, block.first_words[rows], block.first_words[rows + 1] - 1)
-        for row in np.flatnonzero(~sound | (labels > _MAX_LABEL)):
-            line = block.line(rows[row])
+        labels, sound = self._at_once(block, block.first_words[lines], block.first_words[lines + 1] - 1)
+        for at in np.flatnonzero(~sound | (labels > _MAX_LABEL)):
+            line = block.line(lines[at])
             try:
-                path, labels[row] = self.split(line)
+                path, labels[at] = self.split(line)
                 if len(path) > _LONGEST_PATH:
                     raise ValueError(f"has a path of more than {_LONGEST_PATH} bytes")
             except ValueError as error:
-                where = f"{name} line {block.number + rows[row]}"
+                where = f"{name} line {block.number + lines[at]}"
                 raise UserError(f"{where}: '{shown(line)}' {error}; correct or remove the line") from error
         return labels
 

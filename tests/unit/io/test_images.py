@@ -115,7 +115,7 @@ def test_every_beginning_of_an_image_is_refused(kind):
     for length in (*range(20), *draw.integers(20, len(content) - 12, 100), *range(len(content) - 12, len(content))):
         for end in (b"", bytes(len(content) - length)):  # a full disk can leave zeros
             if content[length:] != end:
-                with pytest.raises(UserError, match="cut: not an image"):
+                with pytest.raises(UserError, match="cut: (not an|truncated) image"):
                     decode(content[:length] + end, "cut")
 
 

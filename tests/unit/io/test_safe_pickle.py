@@ -503,20 +503,20 @@ RECONSTRUCT, SCALAR, FROM_BUFFER = (
     "numpy._core.numeric._frombuffer",
 )
 MISUSE = {  # by what the message says
-    "an array and its shape do not agree": {
+    "the content of an array does not fit its shape": {
         "object array of raw pointers": array((1,), dtype("O8", NO_FLAGS), bytes(8)),
         "shape larger than the content": array((2**40,), dtype("f4"), bytes(8)),
         "objects fewer than the shape": array((3,), dtype("O8"), [1]),
         "a buffer too small": call(FROM_BUFFER, piece(bytes(4)), dtype("f4"), piece((9,)), piece("C")),
         "scalar that is too short": call(SCALAR, dtype("f8"), piece(bytes(4))),
     },
-    "an array that is not made of bytes": {
+    "an array whose content is not bytes": {
         "scalar object from a pointer": call(SCALAR, dtype("O8"), piece(bytes(8))),
         "buffer of pointers": call(FROM_BUFFER, piece(bytes(8)), dtype("O8"), piece((1,)), piece("C")),
         "another array as dtype": array((1,), EMPTY_ARRAY, bytes(4)),
         "text as content": array((1,), dtype("f4"), "four"),
     },
-    "a shape that is not made of lengths": {
+    "an invalid shape": {
         "shape that overflows": array((2**62, 4), dtype("f4"), b""),
         "empty shape that overflows": array((2**62, 2**62, 0), dtype("f4"), b""),
         "negative shape": array((-1,), dtype("f4"), bytes(4)),
@@ -551,7 +551,7 @@ MISUSE = {  # by what the message says
         "EMPTY_SET": b"\x80\x04\x8f",
         "NEXT_BUFFER": b"\x80\x05\x97",
     },
-    "asks for a change to the state of a value that is no array": {
+    "asks for a change to the state of a value that is not an array": {
         "a function": b"cnumpy\ndtype\n" + piece({"__defaults__": (1,)}) + b"b",
         "an OrderedDict": call("collections.OrderedDict") + piece({"items": 1}) + b"b",
         "a complete array": array((1,), dtype("f4"), bytes(4)) + piece((1, (1,), None, False, b"")) + b"b",
@@ -562,11 +562,11 @@ MISUSE = {  # by what the message says
     },
     "asks for a dict key of type ": {"list": b"}]K\x01s", "tuple": b"})K\x01s"},
     "asks for an object outside the file, by a persistent id": {"text": b"Psecret\n", "binary": b"K\x01Q"},
-    "a call of a value that is no function": {"a number": b"K\x01)R", "no tuple": b"cnumpy\ndtype\nK\x01R"},
-    "an item for a value that is no list": {"a number": b"K\x01K\x02a"},
-    "a key for a value that is no dict": {"a list": b"]K\x01K\x02s"},
+    "a call of a value that is not a function": {"a number": b"K\x01)R", "no tuple": b"cnumpy\ndtype\nK\x01R"},
+    "an item for a value that is not a list": {"a number": b"K\x01K\x02a"},
+    "a key for a value that is not a dict": {"a list": b"]K\x01K\x02s"},
     "pickle protocol 6": {"PROTO": b"\x80\x06N"},
-    "cut off, damaged or no pickle": {
+    "truncated, damaged or not a pickle": {
         "structured dtype": dtype([("a", "O")]),
         "dtype by a dict": dtype({"names": ["a"], "formats": ["O"]}),
         "dtype with a number as state": dtype("f4", 7),
@@ -605,7 +605,7 @@ def test_a_dtype_keeps_its_size_and_flags_whatever_its_state_says():
 
 def test_the_pointer_attack_is_real():
     """A null pointer, which NumPy reads as None, stands in for the pointers that would crash it."""
-    attack = MISUSE["an array and its shape do not agree"]["object array of raw pointers"] + b"."
+    attack = MISUSE["the content of an array does not fit its shape"]["object array of raw pointers"] + b"."
     assert pickle.loads(attack).tolist() == [None]
 
 
@@ -733,7 +733,7 @@ def test_damage_either_loads_or_is_reported(payload, changes):
     ],
 )
 def test_other_files_are_reported(content):
-    assert "cut off, damaged or no pickle" in refusal(content)
+    assert "truncated, damaged or not a pickle" in refusal(content)
 
 
 def test_nothing_here_imports_paddle():

@@ -47,11 +47,11 @@ def test_lines_words_and_numbers_are_found(tmp_path_factory, written, block_size
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        (b"first\n" + b"x" * 70_000 + b" " * 10**6, "list.txt line 2: 'x{100}...' goes on for more than 65536 bytes"),
-        (b"first\nsec\0nd\n", "list.txt line 2: holds a zero byte"),
+        (b"first\n" + b"x" * 70_000 + b" " * 10**6, "list.txt line 2: 'x{100}...' is longer than 65,536 bytes"),
+        (b"first\nsec\0nd\n", "list.txt line 2: contains a zero byte"),
         (
             "first\nsecond\n".encode("utf-16"),
-            "list.txt line 1: holds a zero byte, as no text but UTF-16 does; save the list as UTF-8",
+            "list.txt line 1: contains a zero byte, so it is not UTF-8 text; save the list as UTF-8",
         ),
     ],
 )

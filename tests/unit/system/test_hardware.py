@@ -59,8 +59,8 @@ def test_a_system_without_control_groups_has_no_limits(tmp_path):
 
 
 def test_what_is_there_of_a_directory_is_found(tmp_path):
-    assert hardware.existing(tmp_path / "a" / "b") == hardware.existing(tmp_path) == tmp_path
-    assert hardware.existing(Path("not_there")) == Path(".")
+    assert hardware.nearest_existing(tmp_path / "a" / "b") == hardware.nearest_existing(tmp_path) == tmp_path
+    assert hardware.nearest_existing(Path("not_there")) == Path(".")
 
 
 def test_writing_is_tried_and_leaves_nothing(tmp_path):
@@ -92,7 +92,7 @@ def test_whether_freed_memory_is_kept_shows_in_the_page_faults_of_sums(repositor
 
 
 def test_the_speed_of_products_is_that_of_both_libraries():
-    assert all(speed > 0 for speed in hardware.product_speed(64))
+    assert all(speed > 0 for speed in hardware.gemm_speed(64))
 
 
 @pytest.mark.parametrize(
@@ -107,17 +107,17 @@ def test_the_speed_of_products_is_that_of_both_libraries():
 )
 def test_the_room_is_what_control_groups_leave(tmp_path, monkeypatch, files, total, available):
     mounted, own = tree(tmp_path, "0::/a\n", files)
-    monkeypatch.setattr(hardware, "MOUNTED", mounted)
-    monkeypatch.setattr(hardware, "OWN_GROUPS", own)
-    room, whole = hardware.room_on("cpu"), hardware.memory()
+    monkeypatch.setattr(hardware, "CGROUP_ROOT", mounted)
+    monkeypatch.setattr(hardware, "OWN_CGROUPS", own)
+    room, whole = hardware.device_memory("cpu"), hardware.memory()
     assert whole is None or room.total == (total or whole[0])
     assert whole is None or total is None or room.available == available
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_what_is_resident_of_this_process_grows_with_it():
-    before = hardware.resident()
+    before = hardware.resident_memory()
     with mmap.mmap(-1, 50_000_000) as held:  # new pages, whatever freed memory this process keeps
         for start in range(0, len(held), mmap.PAGESIZE):
             held[start] = 1
-        assert before + 40_000_000 < hardware.resident() < before + 70_000_000
+        assert before + 40_000_000 < hardware.resident_memory() < before + 70_000_000

@@ -7,7 +7,7 @@ import pytest
 
 from arcface.config import TrainConfig
 from arcface.errors import UserError
-from arcface.system.hardware import Room
+from arcface.system.hardware import DeviceMemory
 from arcface.training import memory
 from arcface.training.memory import WITH_GAPS, check_memory, estimate, out_of_memory_explained
 
@@ -25,11 +25,13 @@ pytestmark = pytest.mark.usefixtures("tiny")
 @pytest.fixture
 def room(tiny, monkeypatch):
     """Returns a function that makes the memory that large, in units of what CONFIG takes beside the process."""
-    monkeypatch.setattr(memory, "resident", lambda: 0)
+    monkeypatch.setattr(memory, "resident_memory", lambda: 0)
     needed = estimate(CONFIG, CLASSES, 1, "cpu").total
 
     def make(total: float, available: float) -> None:
-        monkeypatch.setattr(memory, "room_on", lambda device: Room(round(total * needed), round(available * needed), "a box"))
+        monkeypatch.setattr(
+            memory, "device_memory", lambda device: DeviceMemory(round(total * needed), round(available * needed), "a box")
+        )
 
     return make
 
