@@ -1,1 +1,1 @@
-"""Ranks: collectives, and the watchdog that ends the others when one is lost."""
+"""Ranks: the process group with its collectives, and the watchdog that names and ends lost ranks."""

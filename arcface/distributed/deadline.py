@@ -1,4 +1,7 @@
-"""A deadline for calls that keep Python's lock while they wait, so that no thread of their process could end it."""
+"""Deadline: a process that kills its parent if a call takes too long.
+
+For calls that hold Python's lock while they wait, so that no thread of their own process could end them.
+"""
 
 import os
 import signal
@@ -13,7 +16,7 @@ from arcface.system.processes import child_command, child_environment
 
 @contextmanager
 def deadline(seconds: float, message: str) -> Iterator[None]:
-    """Kill this process, and write a message to stderr, if the block takes longer; another process looks after that."""
+    """Kill this process and write a message to stderr if the block takes longer than `seconds`."""
     command = child_command(__name__, str(seconds), message)
     guard = subprocess.Popen(command, env=child_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:

@@ -6,7 +6,7 @@ import psutil
 
 
 def interface_of(endpoint: str) -> str | None:
-    """Return the interface that has the IPv4 address of "host:port"; None if it is none of this machine's."""
+    """Return the name of the interface with the IPv4 address of "host:port"; None if this machine does not have that address."""
     try:
         address = socket.gethostbyname(endpoint.rpartition(":")[0])
     except OSError:

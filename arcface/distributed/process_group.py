@@ -1,7 +1,7 @@
-"""Ranks: who am I, how many are we, and the few collectives that everything is built from.
+"""Process group: rank, world size, how ranks join, and the four collectives that everything is built from.
 
-Only all_gather of equal shapes, all_reduce and broadcast are used: they are right on gloo (CPU) and NCCL (GPU) alike.
-All of them are no-ops with one rank, so that the same code runs with and without `paddle.distributed.launch`.
+Only all_gather of equal shapes, all_reduce (sum, max) and broadcast are used: they are correct on gloo (CPU) and NCCL (GPU) alike.
+With one rank they do nothing, so that the same code runs with and without `paddle.distributed.launch`.
 """
 
 import os
@@ -15,50 +15,52 @@ import paddle
 import paddle.distributed as dist
 
 from arcface.distributed.deadline import deadline
+from arcface.distributed.heartbeat import Heartbeat
 from arcface.distributed.interfaces import interface_of
-from arcface.distributed.watchdog import SECONDS_BETWEEN_CALLS, Member, Roll
+from arcface.distributed.watchdog import Watchdog
+from arcface.distributed.wire import INTERVAL
 from arcface.errors import UserError
 
-# What Paddle makes of a collective that fails: gloo's errors; NCCL's and CUDA's; a binding's; no memory on a GPU.
+# What Paddle raises if a collective fails: on gloo; on NCCL and CUDA; from a binding; without memory on a GPU.
 FAILURES = (RuntimeError, OSError, SystemError, MemoryError)
 
 OTHER_LAUNCHERS = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # torchrun, SLURM, Open MPI, MPICH
 
-HEAD_START = 0.3  # seconds for rank 0 to listen: Paddle waits for 3 after it was refused once
+HEAD_START = 0.3  # seconds for rank 0 to listen: Paddle waits for 3 s after one refused connection
 
-_member: Member | None = None  # of this process in the roll call, while there is one
+_heartbeat: Heartbeat | None = None  # of this process, while several ranks run
 
 
 def rank() -> int:
-    """This process's number, 0 .. world_size() - 1."""
+    """Return this process's number, 0 .. world_size() - 1."""
     return _number_from_launcher("PADDLE_TRAINER_ID", 0)
 
 
 def world_size() -> int:
-    """How many processes train together; 1 without a launcher."""
+    """Return how many processes train together; 1 without a launcher."""
     return _number_from_launcher("PADDLE_TRAINERS_NUM", 1)
 
 
 def _number_from_launcher(variable: str, default: int) -> int:
     value = os.environ.get(variable, str(default))
     if not value.isdecimal():
-        raise UserError(f"{variable}={value}: not a number; leave it to paddle.distributed.launch")
+        raise UserError(f"{variable}={value}: must be a whole number; leave it to paddle.distributed.launch")
     return int(value)
 
 
 def start_ranks() -> None:
-    """Join the other ranks, if there are any; on the device that was chosen before."""
+    """Join the other ranks, if there are any, on Paddle's present device."""
     if world_size() > 1 and not dist.is_initialized():
-        if paddle.get_device() == "cpu":  # a Paddle built for GPUs would take NCCL, and its GPU with it
+        if paddle.get_device() == "cpu":  # a Paddle built for GPUs would use NCCL, and a GPU with it
             os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
-        # Where this is not set, gloo takes the address of the machine's name, in many containers 127.0.0.1.
+        # Without this variable gloo uses the address of the machine's name, in many containers 127.0.0.1.
         if "GLOO_SOCKET_IFNAME" not in os.environ and (name := interface_of(dist.ParallelEnv().current_endpoint)):
             os.environ["GLOO_SOCKET_IFNAME"] = name
         dist.init_parallel_env()
 
 
 def endpoints() -> list[str]:
-    """Return the "host:port" of each of several ranks; raises UserError if the variables of the ranks do not fit together."""
+    """Return the "host:port" of each of several ranks; raises UserError if the launcher's variables contradict one another."""
     number = rank()
     needed = ("PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM", "PADDLE_CURRENT_ENDPOINT")
     missing = [name for name in needed if name not in os.environ]
@@ -90,13 +92,13 @@ def _is_endpoint(text: str) -> bool:
 
 
 def unused_launcher() -> str | None:
-    """Return a sentence about variables of another launcher, which would have several processes each train alone."""
+    """Return a warning about another launcher's variables, with which several processes would each train alone; None without."""
     if world_size() > 1:
         return None
     for name in OTHER_LAUNCHERS:
         if (value := os.environ.get(name, "")).isdecimal() and int(value) > 1:
             return (
-                f"{name}={value} is set and not used: this process works alone. For several that work together, run on each"
+                f"{name}={value} is set but not used: this process works alone. For several that work together, run on each"
                 " machine: python -m paddle.distributed.launch --nproc_per_node N train.py ..., with several machines also"
                 " --master HOST:PORT --nnodes N --rank 0, 1, ..."
             )
@@ -105,58 +107,58 @@ def unused_launcher() -> str | None:
 
 @contextmanager
 def ranks_together(timeout: float) -> Iterator[None]:
-    """Join the other ranks, and end this process with an error that names the rank if one is lost meanwhile.
+    """Join the other ranks for a block; if one is lost meanwhile, end this process with an error that names it.
 
-    A rank is lost when it does not come, when it ends before the others, or when they waited for it for `timeout` seconds.
-    Raises UserError if the ranks cannot join.
+    A rank is lost if it does not join, ends before the others, or makes no progress for `timeout` seconds. Raises UserError if the
+    ranks cannot join.
     """
-    global _member
+    global _heartbeat
     if world_size() == 1:
         if complaint := unused_launcher():
             print(f"warning: {complaint}", file=sys.stderr, flush=True)
         yield
         return
     known = endpoints()
-    roll = Roll(known, timeout) if rank() == 0 else None
+    watchdog = Watchdog(known, timeout) if rank() == 0 else None
     try:
-        _member = Member(rank(), known, timeout)
+        _heartbeat = Heartbeat(rank(), known, timeout)
         try:
-            _join(_member, timeout)
+            _join(_heartbeat, timeout)
             yield
         except FAILURES as error:
-            _member.report_failure(_in_one_line(error))
+            _heartbeat.report_failure(_in_one_line(error))
             raise
         finally:
-            _member.leave()
-            _member = None
+            _heartbeat.leave()
+            _heartbeat = None
     finally:
-        if roll:
-            roll.close()
+        if watchdog:
+            watchdog.close()
 
 
-def _join(member: Member, timeout: float) -> None:
-    member.heartbeat("joining")
-    member.arrive(wait=True)
+def _join(heart: Heartbeat, timeout: float) -> None:
+    heart.beat("joining")
+    heart.begin_collective(wait=True)
     if rank():
         time.sleep(HEAD_START)
     late = (
-        f"error: rank {rank()} ends: joining the others took more than {timeout:.0f} seconds (--rank_timeout);"
-        " see in their logs whether one hangs, and that no firewall is between them"
+        f"error: rank {rank()} ends: joining the other ranks took more than {timeout:.0f} s (--rank_timeout);"
+        " check in their logs whether one hangs, and that no firewall blocks their ports"
     )
     try:
         with deadline(timeout, late):
             start_ranks()
-        member.heartbeat("the start")
+        heart.beat("the start")
     except FAILURES as error:
-        member.report_failure(_in_one_line(error))
+        heart.report_failure(_in_one_line(error))
         raise UserError(
-            f"the ranks cannot connect to one another ({_in_one_line(error)}); see that no firewall is between them,"
+            f"the ranks cannot connect to one another ({_in_one_line(error)}); check that no firewall blocks their ports,"
             " and that GLOO_SOCKET_IFNAME, if it is set, names an interface of every machine"
         ) from error
 
 
 def _in_one_line(error: BaseException) -> str:
-    """Return the kind of an error and the line of it that tells most: Paddle's begin with a C++ traceback."""
+    """Return an error's type and its most telling line: Paddle's messages begin with a C++ traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = next((line for line in lines if "Error: " in line or "error: " in line), lines[-1] if lines else "")
     return f"{type(error).__name__}: {telling}"[:400].removesuffix(": ")
@@ -164,15 +166,15 @@ def _in_one_line(error: BaseException) -> str:
 
 @contextmanager
 def busy(doing: str) -> Iterator[None]:
-    """Show life, by a thread, while work goes on that cannot show any itself, such as reading a large list."""
+    """Send heartbeats from a thread during a block of work that cannot send any itself, such as reading a large list."""
     done = threading.Event()
 
-    def go_on() -> None:
-        while not done.wait(SECONDS_BETWEEN_CALLS):
+    def keep_beating() -> None:
+        while not done.wait(INTERVAL):
             heartbeat(doing)
 
     heartbeat(doing)
-    thread = threading.Thread(target=go_on, name="busy", daemon=True)
+    thread = threading.Thread(target=keep_beating, name="busy", daemon=True)
     thread.start()
     try:
         yield
@@ -182,23 +184,23 @@ def busy(doing: str) -> Iterator[None]:
 
 
 def heartbeat(doing: str) -> None:
-    """Show that long work goes on, and which, so that nobody takes this rank for lost."""
-    if _member:
-        _member.heartbeat(doing)
+    """Tell the watchdog that this rank makes progress, and at what: "made no progress ... during <doing>" quotes it."""
+    if _heartbeat:
+        _heartbeat.beat(doing)
 
 
 def before_collective() -> None:
-    """Count a collective that is about to begin; on a CPU, return when every rank is there.
+    """Tell the watchdog that a collective is about to begin; on a CPU, return when every rank is about to enter it.
 
-    Paddle's gloo gives up when a rank comes 30 seconds late, and that cannot be set: so ranks wait before they enter it.
-    Those below call this; whoever has Paddle begin a collective by other means, calls it before.
+    Paddle's gloo gives up if a rank enters 30 seconds late, and has no option for that: so ranks wait here instead. The collectives
+    below call this; call it yourself before Paddle starts a collective by other means.
     """
-    if _member:
-        _member.arrive(wait=paddle.get_device() == "cpu")
+    if _heartbeat:
+        _heartbeat.begin_collective(wait=paddle.get_device() == "cpu")
 
 
 def all_gather(x: paddle.Tensor) -> paddle.Tensor:
-    """Return the ranks' tensors [n, ...] one after the other, [world_size * n, ...]; not differentiable."""
+    """Return the ranks' tensors [n, ...], concatenated to [world_size * n, ...]; not differentiable."""
     if world_size() == 1:
         return x
     before_collective()
@@ -208,7 +210,7 @@ def all_gather(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def all_reduce_sum(x: paddle.Tensor) -> paddle.Tensor:
-    """Replace x in place by its sum over the ranks, and return it; not differentiable."""
+    """Return x, replaced in place by its sum over the ranks; not differentiable."""
     if world_size() > 1:
         before_collective()
         dist.all_reduce(x, op=dist.ReduceOp.SUM)
@@ -216,7 +218,7 @@ def all_reduce_sum(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def all_reduce_max(x: paddle.Tensor) -> paddle.Tensor:
-    """Replace x in place by its maximum over the ranks, and return it; not differentiable."""
+    """Return x, replaced in place by its maximum over the ranks; not differentiable."""
     if world_size() > 1:
         before_collective()
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
@@ -224,7 +226,7 @@ def all_reduce_max(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def broadcast(x: paddle.Tensor) -> paddle.Tensor:
-    """Replace x in place by rank 0's, and return it."""
+    """Return x, replaced in place by rank 0's."""
     if world_size() > 1:
         before_collective()
         dist.broadcast(x, src=0)

@@ -1,6 +1,6 @@
-"""A round trip through every collective that training uses, by processes of their own and in bounded time.
+"""Self-check of the ranks: every collective that training uses, run by separate processes in bounded time.
 
-A collective that waits for a rank in vain cannot be interrupted from within its process; so the one who asks is another.
+A collective that waits for a lost rank cannot be interrupted from within its process; so another process waits for the result.
 """
 
 import json
@@ -34,14 +34,14 @@ take_part(*sys.argv[1:])
 
 
 class RoundTrip(NamedTuple):
-    """What rank 0 found.
+    """Result of a self-check, as rank 0 found it.
 
     Attributes:
-        ranks: how many took part.
+        ranks: the world size.
         backend: "gloo", "nccl" or "none" with one rank.
         device: what rank 0 computed on.
-        wrong: the collectives that gave wrong values on any rank.
-        small, large: seconds of an all_reduce of 4 bytes and of 4 MiB, the median of ten.
+        wrong: names of the collectives that gave wrong values on any rank.
+        small, large: median seconds of ten all_reduce calls of 4 bytes and of 4 MiB.
     """
 
     ranks: int
@@ -53,11 +53,11 @@ class RoundTrip(NamedTuple):
 
 
 def round_trip(device: str, ranks: int | None, seconds: float) -> RoundTrip | None:
-    """Return what a round trip found, within some seconds.
+    """Run the self-check and return its result, within `seconds`.
 
-    Under `paddle.distributed.launch` each of its ranks calls this and starts a process that takes part in its place; only
-    rank 0 gets a result. Otherwise as many ranks are launched for it; None launches one for each GPU. `device` is "auto",
-    "cpu" or "gpu". Raises UserError if the ranks fail or give no answer in time.
+    Under `paddle.distributed.launch` each rank calls this and starts a process that takes part in its place; only rank 0 gets a
+    result. Otherwise it launches `ranks` processes, or one for each GPU if that is None. `device` is "auto", "cpu" or "gpu". Raises
+    UserError if the ranks fail or give no answer in time.
     """
     with tempfile.TemporaryDirectory(prefix="arcface_ranks_") as folder:
         result, output = Path(folder) / "result.json", Path(folder) / "output"
@@ -82,8 +82,8 @@ def round_trip(device: str, ranks: int | None, seconds: float) -> RoundTrip | No
                 )
             except subprocess.TimeoutExpired as error:
                 raise UserError(
-                    f"the ranks gave no answer within {seconds:g} s; see that all of them run and no firewall is between"
-                    " them, and on GPUs what NCCL_DEBUG=INFO prints"
+                    f"the ranks gave no answer within {seconds:g} s; check that all of them run and that no firewall blocks"
+                    " their ports, and on GPUs what NCCL_DEBUG=INFO prints"
                 ) from error
         if done.returncode:
             raise UserError(f"the ranks failed: {_last_words(Path(folder))}")
@@ -91,7 +91,7 @@ def round_trip(device: str, ranks: int | None, seconds: float) -> RoundTrip | No
 
 
 def take_part(result: str, device: str) -> None:
-    """Be one rank; rank 0 writes what it found to the file `result`, as JSON."""
+    """Run the self-check as one rank; rank 0 writes the result to the file `result`, as JSON."""
     device = choose_device(device)
     start_ranks()
     backend = dist.get_backend().lower() if world_size() > 1 else "none"
@@ -101,7 +101,7 @@ def take_part(result: str, device: str) -> None:
 
 
 def wrong_collectives() -> list[str]:
-    """Return the names of the collectives that give wrong values on any rank; called by every rank."""
+    """Return the names of the collectives that give wrong values on any rank; every rank must call it."""
     ranks = world_size()
     first = paddle.arange(8, dtype="float32")
     mine = first + rank()  # sums are whole numbers, which float32 holds exactly
@@ -126,7 +126,7 @@ def _all_reduce_seconds(size: int) -> float:
 
 
 def _last_words(folder: Path) -> str:
-    """Return the line of the ranks' logs that tells most about their end."""
+    """Return the most telling line of the ranks' logs."""
     logs = [*sorted(folder.glob("workerlog.*")), folder / "output"]
     lines = [line.strip() for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]

@@ -71,7 +71,7 @@ def parse(config_class: type[Config], arguments: list[str] | None = None, descri
     options = options_of(config_class)
     flags = _read_flags(sys.argv[1:] if arguments is None else arguments, options)
     if "help" in flags:
-        print(_help(config_class, options, description), end="")
+        _helper(config_class, options, description).print_help()
         sys.exit(0)
     values = {name: option.read(option.default) for name, option in options.items() if option.default is not MISSING}
     if file := flags.pop("config", None):
@@ -154,8 +154,8 @@ def _unknown(name: str, options: dict[str, Option], where: str = "") -> NoReturn
     raise UserError(f"{where}unknown option {name}; did you mean {dashes}{nearest}? --help lists all")
 
 
-def _help(config_class: type, options: dict[str, Option], description: str) -> str:
-    """Return the text of --help: the groups are the classes that the dataclass is made of."""
+def _helper(config_class: type, options: dict[str, Option], description: str) -> argparse.ArgumentParser:
+    """Return the parser that prints --help; its groups are the classes that the dataclass is made of."""
     parser = argparse.ArgumentParser(_program(), None, description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="YAML file of the options below; flags override it.")
     parser.add_argument("--print_config", action="store_true", help="Print the options in this form and exit.")
@@ -172,7 +172,7 @@ def _help(config_class: type, options: dict[str, Option], description: str) -> s
                 help=f"{sentence} ({expected}{default})".replace("%", "%%"),
                 **_shape(option),
             )
-    return parser.format_help()
+    return parser
 
 
 def _program() -> str | None:

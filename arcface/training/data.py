@@ -12,7 +12,7 @@ from arcface.data.augment import Augmentation
 from arcface.data.datasets.base import open_dataset
 from arcface.data.loader import Loader
 from arcface.distributed.process_group import all_gather, rank, world_size
-from arcface.distributed.watchdog import in_words
+from arcface.distributed.wire import in_words
 from arcface.errors import UserError
 from arcface.io.log import logger
 

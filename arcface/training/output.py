@@ -11,7 +11,7 @@ from pathlib import Path
 import paddle
 
 from arcface.distributed.process_group import all_gather, broadcast, rank, world_size
-from arcface.distributed.watchdog import in_words
+from arcface.distributed.wire import in_words
 from arcface.errors import UserError
 from arcface.io.files import check_paths
 from arcface.io.lock import check_free, locked

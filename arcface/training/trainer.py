@@ -32,13 +32,13 @@ def train(config: TrainConfig) -> None:
     device = choose_device(config.device)
     candidates(config.engine)  # a missing package is told before anything else
     with survive_closed_output(), out_of_memory_explained(config), ranks_together(config.rank_timeout):
-        with busy("reading the data"):
+        with busy("the loading of the data"):
             data = TrainingData(config, config.data_dir, config.batch_size, config.seed)
             verifier = Verifier(read_bin_sets(config), config, config, config.val_interval, config.best_by)
             memory_warning = check_memory(config, data.dataset.num_classes, world_size(), ranks_here(), device)
         data.check_same_on_all_ranks()
         if rank() == 0:
-            with busy("checking the images"):
+            with busy("the check of the images"):
                 data.scan()
                 verifier.check_images()
         _train(config, data, verifier, memory_warning)

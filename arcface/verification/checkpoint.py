@@ -41,7 +41,7 @@ def verify_checkpoint(config: ValidConfig) -> None:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory, report = Path(config.checkpoint), Path(config.report) if config.report else None
     with ranks_together(config.rank_timeout):
-        with busy("reading the weights and the images"):
+        with busy("the loading of weights and images"):
             backbone = trained_backbone(directory, config.network, config.embedding_size)
             sets = read_sets(config, config)
             if rank() == 0:

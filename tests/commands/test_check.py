@@ -103,7 +103,7 @@ def test_all_bad_images_are_listed_and_the_first_is_named(tmp_path, capsys):
     assert f"6 sound, 4 bad -> the first: {tmp_path}/train.rec byte {offsets[1]}: not an image" in output
     assert output.endswith("findings 1, marked by arrows above")
     listed = (tmp_path / "report" / "bad.txt").read_text().splitlines()
-    complaints = {1: "not an image", 3: "not an image", 4: "50x50 pixels", 8: "not an image"}
+    complaints = {1: "not an image", 3: "not an image", 4: "50x50 pixels", 8: "truncated image"}
     for line, (row, complaint) in zip(listed, complaints.items(), strict=True):
         assert line.startswith(f"{row}\t{tmp_path}/train.rec byte {offsets[row]}: ") and complaint in line
     assert run(tmp_path / "train.rec") == 1

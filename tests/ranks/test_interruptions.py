@@ -151,7 +151,7 @@ def test_a_second_run_into_the_same_directory_is_refused_until_the_first_is_dead
     wait_until(lambda: steps_logged(output) >= 1)
     (second,) = start("--num_epoch=1", f"--logdir={tmp_path / 'other'}")
     assert second.wait(120) == 2 and f"--output {output}: process {first.pid} on " in second.stderr, second.stderr
-    assert "is writing here; wait, end it or choose another --output" in second.stderr and not (tmp_path / "other").exists()
+    assert "is writing here; wait for it, end it or choose another --output" in second.stderr and not (tmp_path / "other").exists()
     assert first.poll() is None
     first.send_signal(signal.SIGKILL)
     first.wait(30)
@@ -183,7 +183,7 @@ def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start,
     wait_until(lambda: not processes_of(output), 30)
     # The launcher may take note of a killed rank before rank 0 looks how it ended.
     killed = "(was killed by signal 9, perhaps out of memory|has ended); its log says why"
-    reason = killed if number == signal.SIGKILL else "did not answer for 10 seconds"
+    reason = killed if number == signal.SIGKILL else "sent no heartbeat for 10 s"
     assert re.search(f"error: rank 0 ends: rank 1 {reason}", (tmp_path / "launch" / "workerlog.0").read_text())
     step = Checkpoint(output).manifest["progress"]["step"]
     assert step >= 1

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from forks import Fork, start_ranks, wait_until
 
-from arcface.distributed.departed import pid_namespace
-from arcface.distributed.watchdog import Roll, _name_of_run
+from arcface.distributed.exit_reason import pid_namespace
+from arcface.distributed.watchdog import Watchdog
+from arcface.distributed.wire import run_id
 
 WORKER = Path(__file__).parents[1] / "helpers" / "lost_rank_worker.py"
 
@@ -19,20 +20,20 @@ TIMEOUT = 15  # seconds; in the time of all scenarios together there must be non
 PATIENCE = 200
 
 LOST = [
-    (1, "is killed", "rank 1 has ended; its log says why"),
-    (0, "is killed", "rank 0 has ended; its log says why"),
-    (1, "raises", "rank 1 ended before the others; the log says why"),
-    (0, "raises", "rank 0 ended before the others; the log says why"),
-    (1, "finds a mistake", "rank 1 ended before the others; the log says why"),
-    (0, "finds a mistake", "rank 0 ended before the others; the log says why"),
-    (2, "ends", "rank 2 ended before the others; the log says why"),
-    (1, "is stopped", f"rank 1 did not answer for {TIMEOUT} seconds (--rank_timeout): stopped, or the machine is gone"),
-    (0, "is stopped", f"rank 0 has not answered for {TIMEOUT} seconds (--rank_timeout)"),
-    (1, "hangs", f"rank 1 got no further for {TIMEOUT} seconds (--rank_timeout) in a long dream"),
-    (0, "hangs", f"rank 0 got no further for {TIMEOUT} seconds (--rank_timeout) in a long dream"),
+    (1, "is killed", "rank 1 has ended; see its log"),
+    (0, "is killed", "rank 0 has ended; see its log"),
+    (1, "raises", "rank 1 ended before the others; see the log"),
+    (0, "raises", "rank 0 ended before the others; see the log"),
+    (1, "finds a mistake", "rank 1 ended before the others; see the log"),
+    (0, "finds a mistake", "rank 0 ended before the others; see the log"),
+    (2, "ends", "rank 2 ended before the others; see the log"),
+    (1, "is stopped", f"rank 1 sent no heartbeat for {TIMEOUT} s (--rank_timeout): stopped, or the machine is unreachable"),
+    (0, "is stopped", f"no message from rank 0 for {TIMEOUT} s (--rank_timeout)"),
+    (1, "hangs", f"rank 1 made no progress for {TIMEOUT} s (--rank_timeout) during a long dream"),
+    (0, "hangs", f"rank 0 made no progress for {TIMEOUT} s (--rank_timeout) during a long dream"),
 ]
 KILLED = "was killed by signal 9, perhaps out of memory"
-IN_A_COLLECTIVE = [(1, "rank 1 did not answer for 4 seconds"), (0, "rank 0 has not answered for")]
+IN_A_COLLECTIVE = [(1, "rank 1 sent no heartbeat for 4 s"), (0, "no message from rank 0 for")]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def errors(process: Fork) -> list[str]:
     return [line for line in process.stderr.splitlines() if line.startswith("error: ")]
 
 
-def test_a_run_that_is_stopped_as_a_whole_goes_on(scenarios):
+def test_a_run_that_is_stopped_as_a_whole_continues(scenarios):
     processes = scenarios["all are stopped", 1]
     for process in processes:
         wait_until(lambda process=process: process.stdout == "together\n")
@@ -84,11 +85,11 @@ def test_a_lost_rank_is_named_by_all_others_which_end(scenarios, lost, what, rea
 def test_a_killed_rank_of_this_machine_is_told_with_its_signal(start_process, here):
     with socket.create_server(("127.0.0.1", 0)) as free:
         endpoints = [f"127.0.0.1:{free.getsockname()[1]}", "127.0.0.1:1"]
-    roll = Roll(endpoints, 60)
+    watchdog = Watchdog(endpoints, 60)
     rank_0 = socket.create_connection(("127.0.0.1", free_port(endpoints)), 20)
     rank_0.sendall(hello(0, endpoints))
     # A process that joins as rank 1, is killed, and of whose end its parent, this test, takes no note.
-    say = hello(1, endpoints, process="%d", namespace=pid_namespace() if here else "another machine").decode()
+    say = hello(1, endpoints, pid="%d", namespace=pid_namespace() if here else "another machine").decode()
     script = f"""
 import os, signal, socket
 connection = socket.create_connection(("127.0.0.1", {free_port(endpoints)}), 20)
@@ -100,15 +101,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     lines = rank_0.makefile()
     rank_0.settimeout(60)
     lost = next(message["lost"] for message in map(json.loads, lines) if "lost" in message)
-    assert lost == f"rank 1 {KILLED if here else 'has ended'}; its log says why"
+    assert lost == f"rank 1 {KILLED if here else 'has ended'}; see its log"
     rank_0.sendall(b'{"left": true}\n')
     lines.close()
     rank_0.close()
-    roll.close()
+    watchdog.close()
 
 
-def hello(rank: int, endpoints: list[str], process: int | str = 1, namespace: str = "") -> bytes:
-    message = {"rank": rank, "run": _name_of_run(endpoints), "process": process, "namespace": namespace}
+def hello(rank: int, endpoints: list[str], pid: int | str = 1, namespace: str = "") -> bytes:
+    message = {"rank": rank, "run": run_id(endpoints), "pid": pid, "pid_namespace": namespace}
     return json.dumps(message).encode() + b"\n"
 
 
@@ -123,15 +124,15 @@ def test_a_rank_that_is_stopped_within_paddles_own_collectives_is_named(scenario
     assert f"error: rank {1 - lost} ends: {reason}" in other.stderr
 
 
-def test_a_slow_rank_that_shows_life_is_waited_for(scenarios):
+def test_a_slow_rank_that_sends_heartbeats_is_waited_for(scenarios):
     for process in scenarios["is slow", 1]:
         assert process.wait(PATIENCE) == 0 and process.stdout == "together\ndone\n", process.stderr
 
 
-def test_a_stranger_is_not_let_in():
+def test_a_stranger_is_not_admitted():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    roll = Roll([f"127.0.0.1:{port}", "127.0.0.1:1"], 60)
+    watchdog = Watchdog([f"127.0.0.1:{port}", "127.0.0.1:1"], 60)
     guesses = (b'{"rank": 1, "run": "guess"}\n', b'{"rank": 1, "run": 3}\n', b'{"rank": [], "run": "guess"}\n')
     for hello in (b"\n", b"{}\n", b"[]\n", *guesses, b"\xff\n", b"x" * 9999):
         with socket.create_connection(("127.0.0.1", port)) as stranger:
@@ -141,5 +142,5 @@ def test_a_stranger_is_not_let_in():
                 assert stranger.recv(100) == b""
             except ConnectionResetError:
                 pass
-    assert roll._entries == {}
-    roll.close()
+    assert watchdog._ranks == {}
+    watchdog.close()

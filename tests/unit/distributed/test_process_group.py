@@ -62,7 +62,7 @@ def test_another_launcher_s_variables_are_told_of(launched, capsys, name):
     with ranks_together(5):
         pass
     warning = capsys.readouterr().err
-    assert warning.startswith(f"warning: {name}=2 is set and not used: this process works alone.") and warning.count("\n") == 1
+    assert warning.startswith(f"warning: {name}=2 is set but not used: this process works alone.") and warning.count("\n") == 1
     assert "python -m paddle.distributed.launch --nproc_per_node N " in warning
 
 
@@ -77,20 +77,20 @@ def test_one_process_that_is_meant_to_be_alone_is_told_nothing(launched, capsys,
 failures: list[str] = []
 
 
-class FakeMember:
-    """Takes part in nothing; what it is told is kept in `lives`, and in `failures` for all of them."""
+class FakeHeartbeat:
+    """Beats for nobody: what it is told is kept in `beats`, and in `failures` for all of them."""
 
     def __init__(self, rank, endpoints, timeout):
-        self.lives = []
+        self.beats = []
 
-    def arrive(self, wait):
+    def begin_collective(self, wait):
         pass
 
     def leave(self):
         pass
 
-    def heartbeat(self, doing):
-        self.lives.append(doing)
+    def beat(self, doing):
+        self.beats.append(doing)
 
     def report_failure(self, error):
         failures.append(error)
@@ -107,7 +107,7 @@ def test_whatever_a_collective_raises_is_reported_by_its_name(launched, monkeypa
 
     launched(**TWO)
     failures.clear()
-    monkeypatch.setattr(process_group, "Member", FakeMember)
+    monkeypatch.setattr(process_group, "Heartbeat", FakeHeartbeat)
     monkeypatch.setattr(process_group, "start_ranks", lambda: None)
     monkeypatch.setattr(process_group, "HEAD_START", 0)
     monkeypatch.setattr(dist, of_paddle, fail)
@@ -116,12 +116,12 @@ def test_whatever_a_collective_raises_is_reported_by_its_name(launched, monkeypa
     assert failures == [f"{kind.__name__}: ExternalError: the other end is gone"]
 
 
-def test_long_work_shows_life(monkeypatch):
-    member = FakeMember(0, [], 5)
-    monkeypatch.setattr(process_group, "_member", member)
-    monkeypatch.setattr(process_group, "SECONDS_BETWEEN_CALLS", 0.01)
+def test_long_work_sends_heartbeats(monkeypatch):
+    fake = FakeHeartbeat(0, [], 5)
+    monkeypatch.setattr(process_group, "_heartbeat", fake)
+    monkeypatch.setattr(process_group, "INTERVAL", 0.01)
     with busy("reading"):
         ends = time.monotonic() + 20
-        while len(member.lives) < 3 and time.monotonic() < ends:
+        while len(fake.beats) < 3 and time.monotonic() < ends:
             time.sleep(0.01)
-    assert len(member.lives) >= 3 and set(member.lives) == {"reading"}
+    assert len(fake.beats) >= 3 and set(fake.beats) == {"reading"}
