@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from arcface.command import run
     from arcface.data.bin_file import read_bin
+    from arcface.distributed.process_group import start_ranks
     from arcface.errors import UserError
     from arcface.head.margins import Margin
     from arcface.head.partial_fc import PartialFC
@@ -39,9 +40,10 @@ WITH_PADDLE = {
     "Margin": "arcface.head.margins",
     "PartialFC": "arcface.head.partial_fc",
     "open_embedder": "arcface.inference.embedder",
+    "start_ranks": "arcface.distributed.process_group",
     "verify": "arcface.verification.evaluator",
 }
-__all__ = ["Margin", "PartialFC", "UserError", "cosine", "open_embedder", "read_bin", "read_image", "run", "verify"]
+__all__ = ["Margin", "PartialFC", "UserError", "cosine", "open_embedder", "read_bin", "read_image", "run", "start_ranks", "verify"]
 
 
 def __getattr__(name):

@@ -48,7 +48,7 @@ def repository() -> Path:
 
 @pytest.fixture
 def real_data() -> Path:
-    """The directory of real faces; the test is skipped where there is none."""
+    """The directory of real faces; the test is skipped where it is missing."""
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real faces at {REAL_DATA}; ARCFACE_REAL_DATA names another directory")
     return REAL_DATA
@@ -62,15 +62,15 @@ def jpeg(seed: int, size: int = 112) -> bytes:
 
 @pytest.fixture(scope="session")
 def make_data_set(tmp_path_factory):
-    """Returns a function that writes a data set of `images` images of `people` people, and returns its directory."""
+    """Returns a function that writes a data set of `images` images of `identities` identities, and returns its directory."""
 
-    def make(images: int, people: int) -> Path:
+    def make(images: int, identities: int) -> Path:
         directory = tmp_path_factory.mktemp("data")
         (directory / "images").mkdir()
         lines = []
         for index in range(images):
             (directory / "images" / f"{index:08d}.jpg").write_bytes(jpeg(index))
-            lines.append(f"images/{index:08d}.jpg\t{index % people}\n")
+            lines.append(f"images/{index:08d}.jpg\t{index % identities}\n")
         (directory / "label.txt").write_text("".join(lines))
         return directory
 
@@ -187,7 +187,7 @@ def tiny(monkeypatch):
 
     from arcface.backbones import BACKBONES
 
-    BACKBONES.pop("Tiny", None)  # the import has registered it for good
+    BACKBONES.pop("Tiny", None)  # the import registers it permanently
     monkeypatch.setitem(BACKBONES, "Tiny", Tiny)
 
 

@@ -63,7 +63,7 @@ def write_bin(path: str | Path, images: Sequence[bytes], is_same: Iterable, over
 
     The file is `pickle((list of bytes, list of bool))` in protocol 4; InsightFace's packer, lfw2pack.py, takes the
     highest of the Python that runs it. Equal images are stored once, however many pairs show them. The file gets
-    its name when all of it is on the disk: who sees the name sees a complete set, the old one or the new one.
+    its name when all of it is on the disk: readers see a complete set, the old one or the new one.
 
     Args:
         path: the file; its directory exists.

@@ -23,21 +23,21 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     Returns the number of classes (that of the options if the list is unreadable) and the hashes of the sample's images.
     """
     with report.examining("training set"):
-        source = open_dataset(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
+        dataset = open_dataset(config.data_dir, config.label_file, config.num_classes, bool(config.outside_paths))
         report.line(
             "training set",
-            f"{source.file}: {len(source):,} images of {source.num_classes:,} identities",
+            f"{dataset.file}: {len(dataset):,} images of {dataset.num_classes:,} identities",
             f"--batch_size {config.batch_size} is larger than the dataset, so each batch is padded: use a smaller one"
-            if config.batch_size > len(source)
+            if config.batch_size > len(dataset)
             else None,
         )
-        report.line("per identity", describe_identities(source.labels))
-        repeated, contradictory = _examine_rows(report, source)
-        if not contradictory:  # else the scan would fail with what has just been reported
+        report.line("per identity", describe_identities(dataset.labels))
+        repeated, conflicting = _examine_rows(report, dataset)
+        if not conflicting:  # else the scan would fail with what has just been reported
             with report.examining("files"):
-                source.scan(0)
+                dataset.scan(0)
                 report.line("files", "all exist")
-        return source.num_classes, _examine_sample(report, source, repeated)
+        return dataset.num_classes, _examine_sample(report, dataset, repeated)
     return config.num_classes, set()
 
 
@@ -62,10 +62,10 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_hashes: set[
     positions: dict[bytes, int] = {}
     for position, image in enumerate(pairs.images):
         positions.setdefault(image, position)
-    seen = examine_images(list(positions.values()), pairs.images.__getitem__, "image {}".format)
-    sizes, wrong = describe_sizes(seen)
-    colours, swapped = describe_colours(seen)
-    shared = sum(content in training_hashes for content in seen.hashes)
+    statistics = examine_images(list(positions.values()), pairs.images.__getitem__, "image {}".format)
+    sizes, wrong = describe_sizes(statistics)
+    colours, swapped = describe_colours(statistics)
+    shared = sum(content in training_hashes for content in statistics.hashes)
     leak = f"{shared:,} of its images are also in the training sample: remove these identities from the training list"
     report.line(
         pairs.name,
@@ -73,42 +73,42 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_hashes: set[
         f"{'; none is in the training sample' if training_hashes and not shared else ''}",
         wrong,
         swapped,
-        advise_black(seen),
+        advise_black(statistics),
         leak if shared else None,
     )
 
 
-def _examine_rows(report: Report, source: Dataset) -> tuple[set[int], bool]:
+def _examine_rows(report: Report, dataset: Dataset) -> tuple[set[int], bool]:
     """Report rows that repeat an image; return their indices, and whether any of them has another label."""
-    again, first = source.repeated()
-    others = np.count_nonzero(source.labels[again] != source.labels[first])
+    repeats, originals = dataset.repeated()
+    other_identity = np.count_nonzero(dataset.labels[repeats] != dataset.labels[originals])
     report.line(
         "listed twice",
-        f"{len(again):,} rows, {others:,} of them under another identity" if len(again) else "no image",
-        f"remove these rows; the first: {source.name(again[0])}" if len(again) else None,
+        f"{len(repeats):,} rows, {other_identity:,} of them under another identity" if len(repeats) else "no image",
+        f"remove these rows; the first: {dataset.name(repeats[0])}" if len(repeats) else None,
     )
-    return set(again.tolist()), bool(others)
+    return set(repeats.tolist()), bool(other_identity)
 
 
-def _examine_sample(report: Report, source: Dataset, repeated: set[int]) -> set[int]:
+def _examine_sample(report: Report, dataset: Dataset, repeated: set[int]) -> set[int]:
     """Report a sample of the training images, and return the hashes of their files."""
-    indices = evenly_spread(len(source), SAMPLE)
-    seen = examine_images(indices.tolist(), source.encoded, source.name)
-    spread = " spread over the list" if len(indices) < len(source) else ""
-    sizes, wrong = describe_sizes(seen)
-    report.line("sample", f"{len(indices):,} images{spread}: {sizes}", wrong, advise_black(seen))
-    colours, swapped = describe_colours(seen)
+    indices = evenly_spread(len(dataset), SAMPLE)
+    statistics = examine_images(indices.tolist(), dataset.encoded, dataset.name)
+    spread = " spread over the list" if len(indices) < len(dataset) else ""
+    sizes, wrong = describe_sizes(statistics)
+    report.line("sample", f"{len(indices):,} images{spread}: {sizes}", wrong, advise_black(statistics))
+    colours, swapped = describe_colours(statistics)
     report.line("colours", colours, swapped)
-    hashes = np.array(seen.hashes, np.uint64)
+    hashes = np.array(statistics.hashes, np.uint64)
     copies, originals = find_copies(np.where(np.isin(indices, list(repeated)), UNKNOWN, hashes))
-    others = np.count_nonzero(source.labels[indices[copies]] != source.labels[indices[originals]])
+    other_identity = np.count_nonzero(dataset.labels[indices[copies]] != dataset.labels[indices[originals]])
     report.line(
         "copies",
-        f"{len(copies):,} identical to another image, {others:,} of them under another identity"
+        f"{len(copies):,} identical to another image, {other_identity:,} of them under another identity"
         if len(copies)
-        else "none; all images differ",
-        f"remove them; the first: {source.name(indices[copies[0]])} equals {source.name(indices[originals[0]])}"
+        else "none in the sample",
+        f"remove them; the first: {dataset.name(indices[copies[0]])} equals {dataset.name(indices[originals[0]])}"
         if len(copies)
         else None,
     )
-    return set(seen.hashes) - {UNKNOWN}
+    return set(statistics.hashes) - {UNKNOWN}

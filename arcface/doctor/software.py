@@ -18,6 +18,7 @@ from arcface.system import hardware
 from arcface.system.device import choose_device
 from arcface.system.hardware import format_bytes
 
+REQUIRED = ("visualdl", "tqdm", "matplotlib", "jinja2", "scikit-learn")
 OPTIONAL = ("openvino", "onnxruntime", "paddle2onnx")
 
 
@@ -29,12 +30,11 @@ def examine_software(report: Report, device: str, engine: str) -> None:
     mkl = "MKL" if paddle.version.mkl() == "ON" else "no MKL"
     onednn = "oneDNN" if _has_onednn() else "no oneDNN"
     report.line("paddle", f"{paddle.__version__} ({paddle.version.commit[:7]}), built with {cuda}, {mkl}, {onednn}")
-    missing = [name for name in ("visualdl", "tqdm", "matplotlib", "jinja2", "scikit-learn") if not _version(name)]
-    needed = [f"{name} {_version(name)}" for name in ("visualdl",) if name not in missing]
-    optional = [f"{name} {_version(name)}" if _version(name) else f"no {name}" for name in OPTIONAL]
+    missing = [name for name in REQUIRED if not _version(name)]
+    others = [f"{name} {_version(name)}" if _version(name) else f"no {name}" for name in ("visualdl", *OPTIONAL)]
     report.line(
         "packages",
-        ", ".join([f"numpy {np.__version__}", f"opencv {cv2.__version__}", *needed, *optional]),
+        ", ".join([f"numpy {np.__version__}", f"opencv {cv2.__version__}", *others]),
         f"not installed: {', '.join(missing)}; {how_to_install_base()}" if missing else None,
     )
     gpus = hardware.gpus()

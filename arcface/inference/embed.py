@@ -30,8 +30,8 @@ def cosine(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     return (a * b).sum(axis=-1) / np.where(lengths == 0, 1, lengths)
 
 
-def check_images(images: np.ndarray) -> None:
-    """Raise ValueError for an array that is not images as an `Embed` takes them, such as one that is normalised already."""
+def check_input(images: np.ndarray) -> None:
+    """Raise ValueError for anything other than images for an `Embed`, such as an array that is normalised already."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (3, SIZE, SIZE) or not len(images):
         found = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
         raise ValueError(f"images are uint8 [n, 3, {SIZE}, {SIZE}], RGB, n > 0, not {found}; read_image reads one")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from arcface.config import NetworkOptions
-from arcface.inference.embed import Embed, check_images
+from arcface.inference.embed import Embed, check_input
 from arcface.inference.engines import candidates, open_first
 from arcface.system.device import choose_device
 from arcface.weights.run_directory import trained_backbone
@@ -44,7 +44,7 @@ def open_embedder(
     with open_first(names, backbone, network, embedding_size) as (_, embed):
 
         def checked(images: np.ndarray) -> np.ndarray:
-            check_images(images)
+            check_input(images)
             return embed(images)
 
         yield checked

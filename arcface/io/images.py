@@ -22,10 +22,9 @@ _MARKERS = {b"\xff\xd8": (b"\xff\xda", b"\xff\xd9"), b"\x89P": (b"IDAT", b"IEND\
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an aligned face crop, a JPEG or another format of OpenCV's, as uint8 [3, 112, 112], RGB.
+    """Read an aligned face crop, in any format that OpenCV reads, as uint8 [3, 112, 112], RGB.
 
-    Raises:
-        UserError: that names the file, which cannot be read or decoded or has another size.
+    Raises UserError, which names the file, if it cannot be read or decoded, or has another size.
     """
     try:
         encoded = read_file(path)

@@ -23,7 +23,7 @@ class KFoldAccuracy:
     Attributes:
         mean, std: of the accuracies of the folds; the population standard deviation.
         accuracies: float64 [folds], the fraction of right answers on each fold.
-        thresholds: float64 [folds], the threshold that each fold was given.
+        thresholds: float64 [folds], the threshold of each fold.
     """
 
     mean: float
@@ -56,7 +56,7 @@ def kfold_accuracy(
     """Accuracy of "same if distance < threshold", each fold with the threshold that is best on the others.
 
     Folds are those of `sklearn.model_selection.KFold`: contiguous, not shuffled, the first n % folds of them
-    with one pair more. Of equally good thresholds the first is taken. With fewer pairs than folds, each pair
+    with one pair more. Of equally good thresholds the first counts. With fewer pairs than folds, each pair
     is a fold; a single fold, which leaves nothing to choose on, gets the first threshold.
 
     Args:
@@ -109,7 +109,7 @@ def checked_pairs(values: np.ndarray, is_same: np.ndarray, name: str) -> tuple[n
         raise ValueError(f"{name} {values.shape} and is_same {is_same.shape} are not those of n > 0 pairs")
     if not np.isfinite(values).all():
         bad = np.count_nonzero(~np.isfinite(values))
-        raise ValueError(f"{bad} of {len(values)} {name} are not finite; the embeddings hold NaN or infinity")
+        raise ValueError(f"{bad} of {len(values)} {name} are not finite; the embeddings contain NaN or infinity")
     return values, is_same
 
 

@@ -1,6 +1,6 @@
 """ROC, TAR at a FAR, area and equal error rate of pairs, as pure functions on NumPy arrays.
 
-All are on cosine similarities: "accept if similarity >= threshold". A false accept takes two identities for one; FAR is the
+All are on cosine similarities: "accept if similarity >= threshold". A false accept mistakes two identities for one; FAR is the
 fraction of the negative pairs (two identities) and TAR that of the positive pairs (one identity) that are accepted. For unit
 vectors, similarity = 1 - squared distance / 2.
 
@@ -92,7 +92,7 @@ def roc_from_counts(thresholds: np.ndarray, positives_per_threshold: np.ndarray,
         negatives_per_threshold: the same of pairs of two identities.
 
     Returns:
-        A point for each threshold whose bin holds a pair.
+        A point for each threshold whose bin contains a pair.
 
     Raises:
         ValueError: a threshold that is not finite, a count that is negative or no integer, only one kind of
@@ -125,8 +125,8 @@ def best_threshold(roc: Roc) -> tuple[float, int]:
     """The threshold with the fewest mistakes over all pairs, and how many mistakes that is.
 
     Exact: a mistake is a pair on the wrong side of "accept if similarity >= threshold", and the number of them changes at
-    similarities that are observed only. Of equally good thresholds the highest is taken; inf, where it is best to
-    accept nothing. The pairs that are judged chose it, so that its accuracy is optimistic: `kfold_accuracy` gives the honest one.
+    similarities that are observed only. Of equally good thresholds the highest counts; inf, where it is best to
+    accept nothing. It is chosen on the pairs that it judges, so its accuracy is optimistic: `kfold_accuracy` gives the honest one.
     """
     mistakes = roc.false_accepts + (roc.positives - roc.true_accepts)
     best = int(np.argmin(mistakes))

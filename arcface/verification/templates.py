@@ -120,7 +120,7 @@ def aggregate(features: np.ndarray, templates: np.ndarray, media: np.ndarray) ->
     order = np.argsort(row, kind="stable")
     for start in range(0, len(order), AGGREGATE_IMAGES):
         part = order[start : start + AGGREGATE_IMAGES]
-        first = np.flatnonzero(np.diff(row[part], prepend=-1))  # of each template; its images may go on in the next part
+        first = np.flatnonzero(np.diff(row[part], prepend=-1))  # of each template; its images may continue in the next part
         sums[row[part[first]]] += np.add.reduceat(features[part] * weights[part, None], first)
     return template_ids.astype(np.int64), (sums / _norms(sums)).astype(np.float32)
 

@@ -60,7 +60,7 @@ class Verifier:
                 self.engine = name
 
     def due(self, step: int, last: bool, stopping: bool) -> bool:
-        """Whether to verify after `step` steps; whoever stops a run does not wait for it, unless `step` is the last one."""
+        """Whether to verify after `step` steps; a run that is being stopped does so only at its last step."""
         return last or (bool(self._val_interval) and step % self._val_interval == 0 and not stopping)
 
     def run(self, backbone: paddle.nn.Layer) -> Iterator[tuple[VerificationSet, Verification]]:

@@ -45,7 +45,7 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
 
     MXNet's `save_checkpoint` names them 'arg:...' (weights) and 'aux:...' (running statistics). They are read-only and
     float32, float64 or float16 as in the file; the reserved number and the devices are ignored, as MXNet ignores them.
-    The arrays take the size of the file in memory and no more, whatever lengths it claims.
+    The arrays need as much memory as the file is large and no more, whatever lengths it claims.
 
     Raises:
         UserError: the file cannot be read or is not this format; the message names the byte where that shows. Sparse,

@@ -1,4 +1,4 @@
-"""What a directory of weights holds: the output of a training run, or weights that somebody published.
+"""What a directory of weights contains: the output of a training run, or weights that somebody published.
 
 output/
     step_00000190/checkpoint.json    a checkpoint's manifest

@@ -625,7 +625,11 @@ TABLE = [
     ("no directory of sets", "train --val_dir=nowhere", "nowhere/tiny.bin: cannot be read"),
     ("no sets", "valid --val_targets=", "--val_targets is empty: name at least one verification set"),
     ("set of a long name", f"valid --val_targets={'x' * 300}", ".bin: cannot be read (File name too long); correct --val_targets"),
-    ("two sets of one name", "valid --val_targets=a/lfw,b/lfw", "--val_targets: several sets are named lfw; rename one"),
+    (
+        "two sets of one name",
+        "valid --val_targets=a/lfw,b/lfw",
+        "--val_targets: several sets are called lfw; rename one or leave it out",
+    ),
     (
         "protocol without its lists",
         "valid --val_targets=images",

@@ -1,4 +1,4 @@
-"""What all commands do about output that nobody reads any more."""
+"""Commands whose output is closed end quietly."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHON
 
 
 def end_of(*arguments: str, stderr_too: bool = False) -> tuple[int, str]:
-    """Run Python with its stdout, and perhaps stderr, a pipe that nobody reads; returns its exit code and stderr."""
+    """Run Python with its stdout, and perhaps stderr, closed pipes; returns its exit code and stderr."""
     read, write = os.pipe()
     os.close(read)
     error = write if stderr_too else subprocess.PIPE
@@ -35,21 +35,21 @@ def end_of(*arguments: str, stderr_too: bool = False) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("lines, flush", [(1, True), (100_000, False)])
-def test_a_command_that_prints_into_a_closed_pipe_ends_without_a_word(lines, flush):
+def test_a_command_that_prints_into_a_closed_pipe_ends_quietly(lines, flush):
     assert end_of("-c", PRINTS.format(lines=lines, flush=flush, end="")) == (CLOSED_PIPE, "")
 
 
 @pytest.mark.parametrize("end, code", [("", 0), ("sys.exit(1)", 1)])
-def test_what_python_would_write_out_at_its_end_is_let_go(end, code):
+def test_buffered_output_is_discarded_at_the_end(end, code):
     assert end_of("-c", PRINTS.format(lines=1, flush=False, end=end)) == (code, "")
 
 
-def test_the_exit_code_of_a_mistake_stays_where_nobody_reads_it():
+def test_the_exit_code_of_a_mistake_is_kept_when_stderr_is_closed():
     end = "from arcface.errors import UserError; raise UserError('a mistake')"
     assert end_of("-c", PRINTS.format(lines=0, flush=False, end=end), stderr_too=True)[0] == 2
 
 
-def test_a_broken_pipe_that_is_not_the_output_is_no_quiet_end():
+def test_another_broken_pipe_than_the_output_is_a_traceback():
     program = PRINTS.format(lines=0, flush=False, end="raise BrokenPipeError(32, 'of a worker')")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "of a worker" in done.stderr

@@ -1,4 +1,4 @@
-"""The doctor says what is wrong, and what to do, of machine, data and directories; and nothing where nothing is."""
+"""The doctor says what is wrong with machine, data and directories, and what to do; where nothing is wrong, it has no findings."""
 
 import os
 import pickle
@@ -38,7 +38,7 @@ def face(seed: int, colour=SKIN, size=(112, 112)) -> bytes:
 
 @pytest.fixture
 def data_set(tmp_path):
-    """A healthy data set of 12 images of 4 people and a verification set, good.bin, of other images."""
+    """A healthy data set of 12 images of 4 identities and a verification set, good.bin, of other images."""
     (tmp_path / "data" / "images").mkdir(parents=True)
     for index in range(12):
         (tmp_path / "data" / "images" / f"{index}.png").write_bytes(face(index))
@@ -108,7 +108,7 @@ def doctor(repository, tmp_path):
     return run
 
 
-def test_where_all_is_well_one_screen_says_so_and_nothing_is_left_behind(doctor, data_set, tmp_path):
+def test_without_problems_the_report_fits_a_screen_and_nothing_is_left_behind(doctor, data_set, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     done = doctor("--data_dir=data", "--val_targets=good", "--batch_size=4", "--num_workers=1", "--device=cpu", "--lr=0.3")
     assert done.returncode == 0 and done.stderr == "", done
@@ -123,7 +123,7 @@ def test_where_all_is_well_one_screen_says_so_and_nothing_is_left_behind(doctor,
         "all readable, 112x112",
         "RGB, as expected of faces",
         "emore_arcface, to be created in",
-        "none; all images differ",
+        "none in the sample",
         "4 pairs, 2 of the same person; 8 images",
     ):
         assert said in done.stdout, done.stdout
@@ -185,14 +185,14 @@ def test_images_written_in_the_wrong_channel_order_are_noticed(training, data_se
     "colours, said",
     [((120, 120, 120), "no colours to see; 12 grey"), ((120, 80, 120), "red above blue in 0%: does not tell the order")],
 )
-def test_images_whose_colours_say_nothing_are_no_finding(training, data_set, colours, said):
+def test_images_whose_colours_do_not_tell_the_order_are_no_finding(training, data_set, colours, said):
     for index in range(12):
         (data_set / "images" / f"{index}.png").write_bytes(face(index, colours))
     text, findings = training()
     assert said in text and findings == []
 
 
-def test_rows_that_are_listed_twice_are_counted_and_not_taken_for_copies(training, data_set):
+def test_rows_that_are_listed_twice_are_counted_and_are_not_copies(training, data_set):
     with (data_set / "label.txt").open("a") as file:
         file.write("images/3.png\t3\nimages/5.png\t0\nimages/5.png\t1\n")
     text, (finding,) = training()
@@ -274,7 +274,7 @@ def test_an_ijb_style_directory_is_read(verification, data_set):
 # the directories
 
 
-def test_directories_that_are_not_there_yet_are_no_finding_and_are_not_made(directories, tmp_path):
+def test_missing_directories_are_no_finding_and_are_not_created(directories, tmp_path):
     text, findings = directories(f"--output={tmp_path / 'a' / 'b'}", f"--logdir={tmp_path / 'c'}")
     assert findings == [] and text.count(f"to be created in {tmp_path}: writable") == 2 and not any(tmp_path.iterdir())
 
@@ -292,7 +292,7 @@ def test_too_little_space_for_two_checkpoints_is_a_finding(directories, tmp_path
     assert "a checkpoint needs 931 TiB" in text and finding.startswith("not enough space")
 
 
-def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(directories, start_process, repository, tmp_path):
+def test_a_run_that_uses_the_output_directory_is_named_while_it_lives(directories, start_process, repository, tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from arcface.io.lock import locked\n"
         "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(100)"
@@ -310,7 +310,7 @@ def test_a_run_that_holds_the_output_directory_is_named_as_long_as_it_lives(dire
 # the machine
 
 
-def test_batches_that_need_more_memory_than_there_is_are_a_finding(printed):
+def test_batches_that_need_more_memory_than_is_available_are_a_finding(printed):
     _, (finding,) = printed(machine.examine_limits, 10**12, 1)
     assert finding.startswith("more than is available: use fewer --num_workers")
     assert printed(machine.examine_limits, 10**12, 0)[1] == []
@@ -366,7 +366,7 @@ def test_ranks_that_do_not_answer_are_a_finding_in_bounded_time(printed, monkeyp
     assert "no answer within 0.5 s" in finding and time.monotonic() - started < 30
 
 
-def test_sizes_are_written_for_people():
+def test_numbers_of_bytes_have_a_readable_unit():
     counts = (0, 1023, 1536, 64 * 2**20, 3 * 2**40, 5 * 2**50)
     assert list(map(format_bytes, counts)) == ["0 B", "1,023 B", "1.5 KiB", "64 MiB", "3 TiB", "5,120 TiB"]
 
@@ -374,7 +374,7 @@ def test_sizes_are_written_for_people():
 # batch and memory
 
 
-def test_a_batch_larger_than_the_data_set_is_told(training):
+def test_a_batch_larger_than_the_data_set_is_a_finding(training):
     _, findings = training("--batch_size=16")
     assert findings == ["--batch_size 16 is larger than the dataset, so each batch is padded: use a smaller one"]
 
@@ -391,7 +391,7 @@ def test_a_batch_larger_than_the_data_set_is_told(training):
         (DeviceMemory(2**31, 2**31, "a small machine"), "more than 2 GiB of a small machine; use --batch_size"),
     ],
 )
-def test_the_memory_that_training_needs_is_told_and_compared_with_what_is_available(printed, monkeypatch, free, finding):
+def test_the_memory_that_training_needs_is_compared_with_what_is_available(printed, monkeypatch, free, finding):
     monkeypatch.setattr(memory, "device_memory", lambda _: free)
     text, findings = printed(machine.examine_memory, parse(TrainConfig, ["--batch_size=1024", "--device=cpu"]), 10)
     assert (finding is None) == (findings == [])
@@ -402,14 +402,14 @@ def test_the_memory_that_training_needs_is_told_and_compared_with_what_is_availa
         assert finding in findings[0]
 
 
-def test_a_home_that_cannot_be_written_is_told(directories, tmp_path, monkeypatch):
+def test_a_home_that_is_not_writable_is_reported(directories, tmp_path, monkeypatch):
     monkeypatch.setattr("arcface.system.home.REAL", tmp_path / "nowhere")
     text, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")
     assert re.search(r"^home +.*nowhere is not writable \(No such file or directory\): libraries use a temporary one", text, re.M)
     assert not findings
 
 
-def test_a_run_that_holds_the_logdir_is_named(directories, tmp_path):
+def test_a_run_that_uses_the_logdir_is_named(directories, tmp_path):
     (tmp_path / "log").mkdir()
     with locked(tmp_path / "log"):
         _, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}/log")

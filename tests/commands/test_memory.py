@@ -1,4 +1,4 @@
-"""What a training step is said to take of memory is what it takes."""
+"""The estimate of the memory of a training step is right."""
 
 import os
 import subprocess

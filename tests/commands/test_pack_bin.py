@@ -24,7 +24,7 @@ PAIRS = [(0, 1, 1), (2, 3, 0), (0, 2, 0), (4, 1, 1), (3, 3, 1)]
 @pytest.fixture
 def crops(make_data_set, tmp_path) -> Path:
     """A copy of a directory of 6 crops, 00000000.jpg and on."""
-    return Path(shutil.copytree(make_data_set(images=6, people=2) / "images", tmp_path / "crops"))
+    return Path(shutil.copytree(make_data_set(images=6, identities=2) / "images", tmp_path / "crops"))
 
 
 def crop(number: int) -> str:

@@ -1,6 +1,6 @@
-"""No command needs a home that can be written: libraries that insist on one get a temporary one, which goes with the process.
+"""No command needs a writable home: libraries that write to one get a temporary home, which is removed with the process.
 
-For root, permissions keep nobody from writing: the home is a file system that is mounted read-only, in a namespace of its own.
+Permissions do not stop root from writing, so the home is a file system mounted read-only, in a namespace of its own.
 """
 
 import os
@@ -47,7 +47,7 @@ def with_read_only_home(repository, tmp_path):
     return run
 
 
-def test_libraries_get_a_temporary_home_that_is_gone_at_the_end(with_read_only_home, tmp_path):
+def test_libraries_get_a_temporary_home_that_is_removed_at_the_end(with_read_only_home, tmp_path):
     output = with_read_only_home(f"{sys.executable} tests/helpers/home_worker.py {tmp_path}")
     *_, used, reason = output.splitlines()
     assert Path(used).parent == tmp_path / "tmp"
@@ -67,7 +67,7 @@ def test_the_demo_s_faces_are_drawn_and_trained_on(with_read_only_home, tmp_path
     assert not any((tmp_path / "tmp").iterdir())
 
 
-def test_a_home_that_can_be_written_is_left_alone(tmp_path, monkeypatch):
+def test_a_writable_home_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(home, "REAL", tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".cache").mkdir()
@@ -95,7 +95,7 @@ def test_a_home_in_part_of_which_libraries_cannot_write_is_replaced(tmp_path, mo
     assert not used.exists()
 
 
-def test_it_is_done_before_paddle_is_imported(monkeypatch):
+def test_the_home_is_set_before_paddle_is_imported(monkeypatch):
     done = []
     for name in ("use_temporary_home_if_needed", "_use_fast_blas_on_amd", "_keep_freed_memory", "_share_cores_between_ranks"):
         monkeypatch.setattr(startup, name, lambda name=name: done.append(name))

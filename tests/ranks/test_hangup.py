@@ -1,4 +1,4 @@
-"""A terminal that is closed, or a launcher that ends, stops a run as SIGTERM does: nothing is lost. Output may be lost."""
+"""A closed terminal or the end of the launcher stops a run as SIGTERM does, with a checkpoint; only output is lost."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def data_set(make_data_set):
 
 @pytest.fixture
 def start(data_set, tmp_path):
-    """Returns a function that starts a run, in a process group of its own; whatever is left of it is killed at the end."""
+    """Returns a function that starts a run, in a process group of its own; what still runs is killed at the end."""
     started = []
 
     def run(*more: str, name: str = "out", ranks: int = 1, **popen) -> subprocess.Popen:
@@ -77,7 +77,7 @@ def stopped_after(output: Path) -> int:
     return step
 
 
-def test_a_hangup_of_one_rank_saves_and_the_run_goes_on_bit_for_bit(start, tmp_path):
+def test_a_hangup_of_one_rank_saves_and_the_run_resumes_bit_for_bit(start, tmp_path):
     output = tmp_path / "out"
     process = start()
     wait_until(lambda: steps_logged(output) >= 3, SECONDS)
@@ -89,7 +89,7 @@ def test_a_hangup_of_one_rank_saves_and_the_run_goes_on_bit_for_bit(start, tmp_p
     assert_same(output, tmp_path / "whole")
 
 
-def test_ranks_whose_launcher_hangs_up_or_is_killed_save_and_go_on_bit_for_bit(start, tmp_path):
+def test_ranks_whose_launcher_hangs_up_or_is_killed_save_and_resume_bit_for_bit(start, tmp_path):
     output, before = tmp_path / "out", 0
     for number in (signal.SIGHUP, signal.SIGKILL):
         launcher = start(*(["--resume=1"] if before else []), ranks=2)
@@ -134,7 +134,7 @@ def test_a_closed_terminal_stops_and_saves(start, tmp_path):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_output_that_nobody_can_read_any_more_ends_nothing(start, tmp_path, terminal):
+def test_a_run_survives_closed_output(start, tmp_path, terminal):
     ours, theirs = os.openpty() if terminal else os.pipe()
     output = tmp_path / "out"
     process = start("--max_steps=200", stdout=theirs, stderr=theirs)

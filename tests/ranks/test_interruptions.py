@@ -16,12 +16,14 @@ from run_state import processes_of, steps_logged
 
 import train
 from arcface.head.partial_fc import PartialFC
+from arcface.system.processes import SECONDS_TO_STOP
 from arcface.training.checkpoint import Checkpoint
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
 NETWORK = "Tiny"
 STEPS = 21  # of three epochs
+SECONDS_TO_END = SECONDS_TO_STOP + 30  # that ranks have when their launcher is killed: they end themselves after SECONDS_TO_STOP
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,7 @@ def test_ranks_do_not_outlive_their_launcher(start_launcher, tmp_path):
     wait_until(lambda: steps_logged(output) >= 1)
     assert len(processes_of(output)) >= 3
     os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: not processes_of(output), 30)
+    wait_until(lambda: not processes_of(output), SECONDS_TO_END)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.exhaustive)])
@@ -180,7 +182,7 @@ def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start,
     os.kill(process_of(output, 1), number)
     process.communicate(timeout=90)
     assert process.returncode != 0
-    wait_until(lambda: not processes_of(output), 30)
+    wait_until(lambda: not processes_of(output), SECONDS_TO_END)
     # The launcher may take note of a killed rank before rank 0 looks how it ended.
     killed = "(was killed by signal 9, perhaps out of memory|has ended); see its log"
     reason = killed if number == signal.SIGKILL else "sent no heartbeat for 10 s"

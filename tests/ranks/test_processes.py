@@ -1,4 +1,4 @@
-"""Processes end with the one that started them, also if it ends before they can ask for that."""
+"""Child processes end when the process that started them ends, even before they could ask the kernel for that."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def environment(repository, tmp_path):
 
 @pytest.fixture
 def start(start_process, environment):
-    """Returns a function that runs a Python script; whatever is left of it is killed at the end."""
+    """Returns a function that runs a Python script; what still runs is killed at the end."""
 
     def run(script: str, *arguments: str, **variables: str) -> subprocess.Popen:
         command = [sys.executable, "-c", script, *arguments]
@@ -85,7 +85,7 @@ os.kill(os.getpid(), 9)
 
 
 @pytest.mark.parametrize("script", [WORKER, RANKS_OF_THE_DOCTOR, CHILD])
-def test_a_process_whose_parent_ended_before_it_could_ask_ends(start, tmp_path, script):
+def test_a_child_whose_parent_ended_at_once_ends(start, tmp_path, script):
     (tmp_path / "outliving.py").write_text("print('outlived', flush=True)")
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nif 'HELD_BY' in os.environ:\n    from held import hold\n    hold(int(os.environ['HELD_BY']))\n"
@@ -94,7 +94,7 @@ def test_a_process_whose_parent_ended_before_it_could_ask_ends(start, tmp_path, 
     assert printed_by_all(process) == "started\n" and process.returncode == -signal.SIGKILL
 
 
-def test_a_child_of_ours_runs_its_module_and_leaves_signals_to_its_parent(start, tmp_path):
+def test_a_child_runs_its_module_and_leaves_signals_to_its_parent(start, tmp_path):
     (tmp_path / "told.py").write_text("import os, signal, sys\nos.kill(os.getpid(), signal.SIGHUP)\nprint(__name__, sys.argv[1:])")
     script = "import subprocess\nfrom arcface.system.processes import *\nsubprocess.run(child_command('told', 'a', 'b c'))"
     assert printed_by_all(start(script)) == "__main__ ['a', 'b c']\n"
@@ -141,7 +141,7 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], env={{**
 
 
 @pytest.mark.parametrize("adopter", ["python", "sleep"])
-def test_a_rank_whose_launcher_ended_before_it_could_ask_says_so(start, adopter):
+def test_a_rank_whose_launcher_ended_at_once_says_so(start, adopter):
     rank = start(ADOPTER, adopter, sys.executable, "-c", SHORT_LAUNCHER, RANK, repr(OF_A_RANK))
     said = rank.stdout.readline()
     assert said == "PADDLE_LOCAL_SIZE is set, but the launcher that set it has ended; start the run again\n"
@@ -179,12 +179,14 @@ startup.start_paddle()
 if when == "after":
     print("imported", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
-print("goes on", flush=True)
+print("continues", flush=True)
 """
 
 
 @pytest.mark.parametrize("when", ["during", "after"])
-@pytest.mark.parametrize("handled, code, said", [("default", -signal.SIGTERM, "imported\n"), ("ignored", 0, "imported\ngoes on\n")])
-def test_paddle_takes_no_signal_for_itself(start, when, handled, code, said):
+@pytest.mark.parametrize(
+    "handled, code, said", [("default", -signal.SIGTERM, "imported\n"), ("ignored", 0, "imported\ncontinues\n")]
+)
+def test_paddle_s_signal_handler_is_removed(start, when, handled, code, said):
     process = start(TERMINATED, when, handled)
     assert (printed_by_all(process), process.returncode) == (said, code)

@@ -1,4 +1,4 @@
-"""A round trip says what is right, what is wrong, and never waits for longer than it may."""
+"""A round trip names collectives with wrong values and ranks that fail, in bounded time."""
 
 import socket
 import subprocess
@@ -17,7 +17,7 @@ def without_launcher(monkeypatch):
     monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
 
 
-def test_ranks_that_are_started_for_it_find_their_values_right():
+def test_ranks_that_are_started_for_it_compute_right_values():
     found = round_trip("cpu", 2, 120)
     assert (found.ranks, found.backend, found.device, found.wrong) == (2, "gloo", "cpu", [])
     assert found.small > 0 and found.large > 0
@@ -33,7 +33,7 @@ def test_a_collective_with_wrong_values_is_named(monkeypatch, name, what):
     assert wrong_collectives() == [what]
 
 
-def test_a_rank_that_never_comes_is_waited_for_no_longer_than_allowed(monkeypatch):
+def test_the_wait_for_a_rank_that_never_comes_is_bounded(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoints = [f"127.0.0.1:{free.getsockname()[1]}", "127.0.0.1:1"]
@@ -54,7 +54,7 @@ def test_a_rank_that_never_comes_is_waited_for_no_longer_than_allowed(monkeypatc
     assert time.monotonic() - started < 60
 
 
-def test_nothing_is_left_of_ranks_that_took_too_long(monkeypatch, tmp_path):
+def test_ranks_that_took_too_long_are_ended(monkeypatch, tmp_path):
     # Rank 1 ends at once, and rank 0 waits for it.
     (tmp_path / "sitecustomize.py").write_text("import os\nif os.environ.get('PADDLE_TRAINER_ID') == '1': os._exit(0)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -75,7 +75,7 @@ def test_nothing_is_left_of_ranks_that_took_too_long(monkeypatch, tmp_path):
         time.sleep(0.1)
 
 
-def test_the_last_words_of_a_rank_that_fails_are_passed_on(monkeypatch, tmp_path):
+def test_the_error_of_a_rank_that_fails_is_in_the_message(monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nif os.environ.get('PADDLE_TRAINER_ID') == '1': print('OSError: cable cut\\nbye', flush=True); os._exit(1)\n"
     )

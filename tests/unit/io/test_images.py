@@ -79,7 +79,7 @@ def test_the_faster_decoder_changes_nothing(monkeypatch, kind):
 
 
 @pytest.mark.parametrize("faster", [True, False])
-def test_a_crop_is_decoded_into_an_array_and_called_by_name_if_it_is_none(monkeypatch, faster):
+def test_a_crop_is_decoded_into_a_given_array_and_errors_name_the_image(monkeypatch, faster):
     if not faster:
         monkeypatch.setattr(images, "decode_jpeg", None)
     batch = np.zeros((3, 112, 112, 3), np.uint8)
@@ -109,7 +109,7 @@ def test_a_batch_becomes_channels_first_as_each_image_does():
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png"])
-def test_every_beginning_of_an_image_is_refused(kind):
+def test_every_truncated_image_is_refused(kind):
     draw = np.random.default_rng(0)
     content = cv2.imencode(kind, draw.integers(0, 256, (112, 112, 3), np.uint8))[1].tobytes()
     for length in (*range(20), *draw.integers(20, len(content) - 12, 100), *range(len(content) - 12, len(content))):

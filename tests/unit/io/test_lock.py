@@ -1,4 +1,4 @@
-"""A directory that a run writes into is held for it; the kernel tells two opens of one process apart as it does two processes."""
+"""A directory that a run writes to is locked for it; to the kernel, two opens in one process are like two processes."""
 
 import os
 
@@ -13,7 +13,7 @@ def left(directory) -> dict:
     return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
 
 
-def test_a_held_directory_is_refused_with_its_owner_and_is_free_afterwards(tmp_path):
+def test_a_locked_directory_is_refused_with_its_owner_and_is_free_afterwards(tmp_path):
     with locked(tmp_path, "--logdir"):
         assert owner(tmp_path).startswith(f"process {os.getpid()} on ")
         complaint = rf"^--logdir {tmp_path}: process {os.getpid()} on .* is writing here; wait, end it or choose another --logdir$"
@@ -26,7 +26,7 @@ def test_a_held_directory_is_refused_with_its_owner_and_is_free_afterwards(tmp_p
 
 
 @pytest.mark.parametrize("held", ["output", "logdir"])
-def test_a_second_run_into_the_output_or_the_logdir_of_a_live_one_moves_and_makes_nothing(tmp_path, held):
+def test_a_second_run_in_the_output_or_logdir_of_a_live_one_changes_nothing(tmp_path, held):
     first, second = ((tmp_path / name / "output", tmp_path / name / "logdir") for name in ("first", "second"))
     shared = tmp_path / "first" / held
     with opened_output(*first):

@@ -1,4 +1,4 @@
-"""Facts of a machine are read as each system writes them."""
+"""Processor, memory and control groups are read in the formats of different systems."""
 
 import mmap
 import subprocess
@@ -58,12 +58,12 @@ def test_a_system_without_control_groups_has_no_limits(tmp_path):
     assert hardware.cgroup_limits(tmp_path / "nothing", tmp_path / "nothing") == (None, None)
 
 
-def test_what_is_there_of_a_directory_is_found(tmp_path):
+def test_the_nearest_existing_directory_is_found(tmp_path):
     assert hardware.nearest_existing(tmp_path / "a" / "b") == hardware.nearest_existing(tmp_path) == tmp_path
     assert hardware.nearest_existing(Path("not_there")) == Path(".")
 
 
-def test_writing_is_tried_and_leaves_nothing(tmp_path):
+def test_a_trial_of_writing_leaves_nothing_behind(tmp_path):
     check_writable(tmp_path)
     assert not any(tmp_path.iterdir())
     with pytest.raises(OSError):
@@ -91,7 +91,7 @@ def test_whether_freed_memory_is_kept_shows_in_the_page_faults_of_sums(repositor
     assert share < 0.1 if memory == "kept" else share > 0.9
 
 
-def test_the_speed_of_products_is_that_of_both_libraries():
+def test_the_speed_of_products_is_measured_with_both_libraries():
     assert all(speed > 0 for speed in hardware.gemm_speed(64))
 
 
@@ -105,17 +105,17 @@ def test_the_speed_of_products_is_that_of_both_libraries():
     ],
     ids=["container", "two levels", "no limit", "more than there is"],
 )
-def test_the_room_is_what_control_groups_leave(tmp_path, monkeypatch, files, total, available):
+def test_control_groups_limit_the_memory(tmp_path, monkeypatch, files, total, available):
     mounted, own = tree(tmp_path, "0::/a\n", files)
     monkeypatch.setattr(hardware, "CGROUP_ROOT", mounted)
     monkeypatch.setattr(hardware, "OWN_CGROUPS", own)
-    room, whole = hardware.device_memory("cpu"), hardware.memory()
-    assert whole is None or room.total == (total or whole[0])
-    assert whole is None or total is None or room.available == available
+    limited, whole = hardware.device_memory("cpu"), hardware.memory()
+    assert whole is None or limited.total == (total or whole[0])
+    assert whole is None or total is None or limited.available == available
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_what_is_resident_of_this_process_grows_with_it():
+def test_the_resident_memory_of_a_process_grows_with_its_arrays():
     before = hardware.resident_memory()
     with mmap.mmap(-1, 50_000_000) as held:  # new pages, whatever freed memory this process keeps
         for start in range(0, len(held), mmap.PAGESIZE):

@@ -1,4 +1,4 @@
-"""Process settings: made where nobody made them, left alone where somebody did."""
+"""Process settings are made unless the user has made them."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ def environment(monkeypatch):
         ({"OMP_NUM_THREADS": "6", "PADDLE_LOCAL_SIZE": "2"}, "6"),
     ],
 )
-def test_ranks_share_the_cores_unless_the_user_says_otherwise(environment, monkeypatch, variables, threads):
+def test_ranks_share_the_cores_unless_the_user_sets_the_threads(environment, monkeypatch, variables, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     environment(**variables)
     startup._share_cores_between_ranks()
@@ -68,7 +68,7 @@ def test_another_c_library_than_glibc_is_left_alone(monkeypatch):
     startup._keep_freed_memory()
 
 
-def test_an_import_s_messages_are_shown_but_for_the_one_on_threads(tmp_path, monkeypatch, capsys):
+def test_messages_of_the_import_are_shown_except_the_one_on_threads(tmp_path, monkeypatch, capsys):
     (tmp_path / "talkative.py").write_text(
         "import sys\nsys.stderr.write('WARNING: OMP_NUM_THREADS set to 2\\nsomething is broken\\n')\n"
     )
