@@ -628,7 +628,7 @@ TABLE = [
     (
         "two sets of one name",
         "valid --val_targets=a/lfw,b/lfw",
-        "--val_targets: several sets are called lfw; rename one or leave it out",
+        "--val_targets: several sets are named lfw; rename one or leave it out",
     ),
     (
         "protocol without its lists",

@@ -100,7 +100,7 @@ COVERED = {
     "pip install -r requirements-engines.txt": "tests/unit/test_package.py::test_the_other_requirements_files_are_the_other_extras",
     'pip install "paddlepaddle<3" "numpy<2" -r requirements.txt': "tests/soak/test_oldest_paddle.py",
     "python -m arcface.doctor --config configs/demo_cpu.yaml": "tests/commands/test_doctor.py"
-    "::test_where_all_is_well_one_screen_says_so_and_nothing_is_left_behind",
+    "::test_without_problems_the_report_fits_a_screen_and_nothing_is_left_behind",
     f"{LAUNCH} --nproc_per_node 2 python -m arcface.doctor --config configs/demo_cpu.yaml": "tests/commands/test_doctor.py"
     "::test_under_a_launcher_its_ranks_take_part_and_one_reports",
     f"{WEIGHTS} insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams": "tests/unit/weights/test_convert.py"

@@ -184,7 +184,7 @@ def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start,
     assert process.returncode != 0
     wait_until(lambda: not processes_of(output), SECONDS_TO_END)
     # The launcher may take note of a killed rank before rank 0 looks how it ended.
-    killed = "(was killed by signal 9, perhaps out of memory|has ended); its log says why"
+    killed = "(was killed by signal 9, perhaps out of memory|has ended); see its log"
     reason = killed if number == signal.SIGKILL else "sent no heartbeat for 10 s"
     assert re.search(f"error: rank 0 ends: rank 1 {reason}", (tmp_path / "launch" / "workerlog.0").read_text())
     step = Checkpoint(output).manifest["progress"]["step"]
