@@ -22,6 +22,8 @@ from arcface.backbones import create_backbone
 from arcface.command import run
 from arcface.config import TrainConfig, ValidConfig, parse
 from arcface.data.alignment import TEMPLATE
+from arcface.options.command_line import options_of
+from arcface.options.kinds import Choice
 from arcface.system.processes import without_gpus
 from arcface.weights import convert
 
@@ -370,6 +372,14 @@ def test_the_page_of_options_has_every_option_of_every_command():
     assert tools.keys() == {script.stem for script in (REPOSITORY / "datasets").glob("*.py")}
     for options in (TrainConfig, ValidConfig, *tools.values()):
         assert options.__dataclass_fields__.keys() <= set(listed), options
+
+
+def test_the_page_of_options_says_what_a_value_must_be():
+    text = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
+    for options in (TrainConfig, ValidConfig):
+        for name, option in options_of(options).items():
+            must_be = "" if isinstance(option.kind, Choice) or option.kind.words in ("text", "a path") else option.kind.words
+            assert re.search(rf"^\| `{name}` \|[^|]*\| .*{re.escape(must_be)} \|", text, re.MULTILINE), name
 
 
 def test_the_diagram_has_each_floor_above_the_one_before():
