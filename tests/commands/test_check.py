@@ -198,7 +198,7 @@ def test_a_report_is_not_overwritten_nor_gone_on_with_for_other_labels(tmp_path,
     source = write_list(tmp_path / "source", LABELS, map(jpeg, range(10)))
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "bad.txt").write_text("three years")
-    with pytest.raises(UserError, match="holds a report already"):
+    with pytest.raises(UserError, match="contains a report already"):
         command.main(["--source", str(source), "--report", str(tmp_path / "report")])
     assert os.listdir(tmp_path / "report") == ["bad.txt"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
