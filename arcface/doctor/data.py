@@ -51,7 +51,7 @@ def examine_verification_sets(report: Report, files: list[Path], training_hashes
                 protocol = read_protocol(file.with_suffix(""))
                 report.line(
                     file.stem,
-                    f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of the same person)"
+                    f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of one identity)"
                     f" of templates of {len(protocol.images):,} images; for valid.py only",
                 )
                 continue
@@ -69,7 +69,7 @@ def _examine_pairs(report: Report, pairs: VerificationSet, training_hashes: set[
     leak = f"{shared:,} of its images are also in the training sample: remove these identities from the training list"
     report.line(
         pairs.name,
-        f"{len(pairs.is_same):,} pairs, {pairs.is_same.sum():,} of the same person; {len(positions):,} images: {sizes}; {colours}"
+        f"{len(pairs.is_same):,} pairs, {pairs.is_same.sum():,} of one identity; {len(positions):,} images: {sizes}; {colours}"
         f"{'; none is in the training sample' if training_hashes and not shared else ''}",
         wrong,
         swapped,

@@ -124,7 +124,7 @@ def test_without_problems_the_report_fits_a_screen_and_nothing_is_left_behind(do
         "RGB, as expected of faces",
         "emore_arcface, to be created in",
         "none in the sample",
-        "4 pairs, 2 of the same person; 8 images",
+        "4 pairs, 2 of one identity; 8 images",
     ):
         assert said in done.stdout, done.stdout
     assert sorted(tmp_path.rglob("*")) == before
@@ -268,7 +268,7 @@ def test_images_of_the_training_sample_in_a_verification_set_are_a_leak(data_set
 def test_an_ijb_style_directory_is_read(verification, data_set):
     protocol_files.write(data_set)
     text, findings = verification("IJB-X")
-    assert "6 pairs (2 of the same person) of templates of 7 images; for valid.py only" in text and findings == []
+    assert "6 pairs (2 of one identity) of templates of 7 images; for valid.py only" in text and findings == []
 
 
 # the directories
