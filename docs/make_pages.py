@@ -4,15 +4,11 @@
 tests/commands/test_docs.py says whether the pages are current.
 """
 
-import ast
 import inspect
 import re
 import runpy
-import textwrap
-from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
 
 from arcface.config import TrainConfig, ValidConfig
 from arcface.data.align_photos import AlignOptions
@@ -20,6 +16,8 @@ from arcface.data.checks import CheckOptions
 from arcface.data.convert import ConvertOptions
 from arcface.data.merge import MergeOptions
 from arcface.data.synthetic import DemoOptions
+from arcface.options.command_line import Option, options_of, sentences
+from arcface.options.kinds import Choice, Kind, Switch
 from arcface.verification.pack_bin import PackOptions
 
 DOCS = Path(__file__).parent
@@ -69,14 +67,13 @@ def options_page() -> str:
     valid = [group for group in reversed(ValidConfig.__mro__) if own(group) and group not in train]
     parts = [HEAD, *(table(heading(group), group, own(group)) for group in train)]
     parts += [table("Only valid.py" if group is ValidConfig else heading(group), group, own(group)) for group in valid]
-    parts += [TOOLS_HEAD, *(table(name, group, list(fields(group))) for name, group in TOOLS.items())]
+    parts += [TOOLS_HEAD, *(table(name, group, list(options_of(group))) for name, group in TOOLS.items())]
     return "\n".join(parts)
 
 
-def own(group: type) -> list[Field]:
-    """Return the fields that a dataclass adds to those of its bases."""
-    names = vars(group).get("__annotations__", {})
-    return [field for field in getattr(group, "__dataclass_fields__", {}).values() if field.name in names]
+def own(group: type) -> list[str]:
+    """Return the names of the options that a dataclass adds to those of its bases."""
+    return [name for name in getattr(group, "__dataclass_fields__", {}) if name in vars(group).get("__annotations__", {})]
 
 
 def heading(group: type) -> str:
@@ -84,26 +81,16 @@ def heading(group: type) -> str:
     return inspect.cleandoc(group.__doc__ or "").splitlines()[0]
 
 
-def table(title: str, group: type, options: list[Field]) -> str:
+def table(title: str, group: type, names: list[str]) -> str:
     """Return a heading and a table with a row for each of some options of a group."""
-    help_of = {name: text for base in reversed(group.__mro__) if base is not object for name, text in sentences(base)}
-    rows = [f"| `{field.name}` | {default(field)} | {choices(field.type)} | {help_of[field.name]} |" for field in options]
+    options, help_of = options_of(group), {name: text for base in group.__mro__[:-1] for name, text in sentences(base)}
+    rows = [f"| `{name}` | {default(options[name])} | {values(options[name].kind)} | {escaped(help_of[name])} |" for name in names]
     return "\n".join([f"## {title}", "", "| option | default | values | |", "| --- | --- | --- | --- |", *rows, ""])
 
 
-def sentences(group: type) -> Iterator[tuple[str, str]]:
-    """Yield name and help of each option: the string below its line in the source."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(group))).body
-    assert isinstance(tree, ast.ClassDef)
-    for line, below in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            assert isinstance(line.target, ast.Name)
-            yield line.target.id, " ".join(str(below.value.value).split()).replace("|", r"\|").replace("<", "&lt;")
-
-
-def default(field: Field) -> str:
+def default(option: Option) -> str:
     """Return a default as a flag would give it."""
-    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    value = option.default
     if value is MISSING:
         return "*required*"
     if value is None or value == []:
@@ -113,10 +100,16 @@ def default(field: Field) -> str:
     return "`" + (f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")) + "`"
 
 
-def choices(kind: Any) -> str:
-    """Return the values of an option that has a few, and "" for others."""
-    literal = next((part for part in (kind, *get_args(kind)) if get_origin(part) is Literal), None)
-    return ", ".join(f"`{value}`" for value in get_args(literal))
+def values(kind: Kind) -> str:
+    """Return what an option's values must be, "" for any text or path."""
+    if isinstance(kind, Choice):
+        return ", ".join(f"`{value}`" for value in kind.choices)
+    return "" if isinstance(kind, Switch) or kind.words in ("text", "a path") else kind.words
+
+
+def escaped(text: str) -> str:
+    """Return a text as a cell of a table shows it."""
+    return text.replace("|", r"\|").replace("<", "&lt;")
 
 
 def diagram(floors: list[list[str]]) -> str:

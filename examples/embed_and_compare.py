@@ -14,6 +14,8 @@ import arcface
 
 
 def main() -> None:
+    if len(sys.argv) != 4:
+        raise arcface.UserError("usage: embed_and_compare.py CHECKPOINT FACE FACE")
     checkpoint, *faces = sys.argv[1:]
     with arcface.open_embedder(checkpoint, "MobileFaceNet_128", embedding_size=128) as embed:
         first, second = embed(np.stack([arcface.read_image(face) for face in faces]))

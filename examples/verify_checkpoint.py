@@ -11,6 +11,8 @@ import arcface
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        raise arcface.UserError("usage: verify_checkpoint.py CHECKPOINT SET.bin ...")
     checkpoint, *files = sys.argv[1:]
     with arcface.open_embedder(checkpoint) as embed:
         for pairs in map(arcface.read_bin, files):

@@ -91,10 +91,10 @@ def align_photos(options: AlignOptions) -> str:
 def find_photos(folder: Path) -> list[str]:
     """Return the paths of all photos below a folder, relative to it, sorted; raises UserError if there are none."""
     if not folder.is_dir():
-        raise UserError(f"--images {folder}: no such folder; give the one with the photos")
+        raise UserError(f"--images {folder}: no such folder; pass the one with the photos")
     paths = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PHOTOS]
     if not paths:
-        raise UserError(f"--images {folder}: contains no photo ({' '.join(sorted(PHOTOS))}); give another folder")
+        raise UserError(f"--images {folder}: contains no photo ({' '.join(sorted(PHOTOS))}); pass another folder")
     return sorted(map(str, paths))
 
 
@@ -117,7 +117,7 @@ def read_landmarks(file: Path) -> dict[str, np.ndarray]:
     try:
         lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except OSError as error:
-        raise UserError(f"--landmarks {file}: cannot be read ({error.strerror}); give a text file") from error
+        raise UserError(f"--landmarks {file}: cannot be read ({error.strerror}); pass a text file") from error
     found: dict[str, np.ndarray] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

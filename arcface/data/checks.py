@@ -81,11 +81,11 @@ def check(options: CheckOptions) -> int:
 
 def _check_options(options: CheckOptions) -> None:
     if options.repair is None and (options.without_copies or options.without_black or options.layout):
-        raise UserError("--without_copies, --without_black and --layout say how the copy is written: give --repair OUTPUT")
+        raise UserError("--without_copies, --without_black and --layout say how the copy is written: pass --repair OUTPUT")
     if options.report and Path(options.report, "bad.txt").exists():
         raise UserError(f"--report {options.report}: contains a report already; choose another directory")
     if not Path(options.source).exists():
-        raise UserError(f"--source {options.source}: no such file or directory; give the dataset")
+        raise UserError(f"--source {options.source}: no such file or directory; pass the dataset")
     if options.repair:
         check_output(Path(options.repair), options.layout_of(Path(options.repair)))
 

@@ -68,10 +68,10 @@ def check_absent_list(output: Path) -> None:
 def check_list_of(dataset: Dataset, output: Path) -> None:
     """Raise UserError for a list that cannot have the paths of a dataset."""
     if not isinstance(dataset, ListedImages) or output.parent.resolve() != dataset.directory.resolve():
-        raise UserError(f"{output}: a list must lie beside the list whose paths it has; or give a directory or NAME.rec")
+        raise UserError(f"{output}: a list must lie beside the list whose paths it has; or pass a directory or NAME.rec")
     if (names := output.with_name(NAMES)).exists():
         problem = f"has the names of the old labels, which {output.name} would be read with"
-        raise UserError(f"{names}: {problem}; give a directory as --output, in which names go along")
+        raise UserError(f"{names}: {problem}; pass a directory as --output, where the names are written too")
 
 
 def write_list(selection: Selection, output: Path) -> str:

@@ -40,7 +40,7 @@ class MergeOptions(WriteOptions):
 def merge(options: MergeOptions) -> str:
     """Write the merged dataset, and return the line that says what it is; raises UserError if that is not possible."""
     if not 2 <= len(options.sources) <= MOST_DATASETS:
-        raise UserError(f"--sources: {len(options.sources)} given; give 2 to {MOST_DATASETS} datasets")
+        raise UserError(f"--sources: {len(options.sources)} given; pass 2 to {MOST_DATASETS} datasets")
     output = Path(options.output)
     layout = options.layout_of(output)
     check_output(output, layout)
@@ -61,7 +61,7 @@ def read_mapping(file: Path, datasets: Sequence[Dataset]) -> Mapping:
     try:
         lines = file.read_text(errors="replace").splitlines()
     except OSError as error:
-        raise UserError(f"--mapping {file}: cannot be read ({error.strerror}); give a text file") from error
+        raise UserError(f"--mapping {file}: cannot be read ({error.strerror}); pass a text file") from error
     mapping: Mapping = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

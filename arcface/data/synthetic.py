@@ -51,7 +51,7 @@ def make_demo(options: DemoOptions) -> str:
         raise UserError(f"--identities: must be a whole number from 2 up, not {options.identities}; see --help")
     if options.pairs % (2 * FOLDS):
         nearest = -(-options.pairs // (2 * FOLDS)) * 2 * FOLDS
-        raise UserError(f"--pairs: must be a multiple of {2 * FOLDS} for ten balanced folds, not {options.pairs}; give {nearest}")
+        raise UserError(f"--pairs: must be a multiple of {2 * FOLDS} for ten balanced folds, not {options.pairs}; pass {nearest}")
     output = Path(options.output or DEFAULT_OUTPUT)
     mark, manifest = output / "demo.json", manifest_of(options)
     try:

@@ -50,7 +50,7 @@ def check_output(output: Path, layout: Layout, datasets: Sequence[Dataset] = ())
     for file in files:
         check_absent(file)
     if not output.parent.is_dir():
-        raise UserError(f"{output}: its directory does not exist; make it or give another name")
+        raise UserError(f"{output}: its directory does not exist; create it or pass another name")
     if (output.suffix == ".rec") != (layout == "rec"):
         raise UserError(f"{output}: the name of a .rec file ends in .rec, the name of a directory does not; choose another one")
     for dataset in datasets:

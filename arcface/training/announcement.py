@@ -38,7 +38,8 @@ def announce(
         )
     if missing:
         logger.warning("%s contains weights only: these start anew: %s", config.output, ", ".join(missing))
-    logger.info("paddlepaddle %s on %s, %d ranks", paddle.__version__, paddle.get_device(), world_size())
+    ranks = f"{world_size()} rank{'s' if world_size() > 1 else ''}"
+    logger.info("paddlepaddle %s on %s, %s", paddle.__version__, paddle.get_device(), ranks)
     logger.info("%d images of %d identities in %s", len(dataset), dataset.num_classes, dataset.file)
     logger.info(
         "learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)", schedule.peak, config.lr, config.batch_size

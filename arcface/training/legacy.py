@@ -58,7 +58,7 @@ class RankFiles:
         if self._ranges[-1][1] != fingerprint["num_classes"]:
             raise UserError(
                 f"--resume 1: {self.directory} is of {self._ranges[-1][1]} classes, not {fingerprint['num_classes']}"
-                f" ({held}); give the dataset that it was trained on"
+                f" ({held}); pass the dataset that it was trained on"
             )
         for file, size in zip(self._files, self._embedding_sizes, strict=True):
             if size != fingerprint["embedding_size"]:

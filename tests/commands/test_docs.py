@@ -22,6 +22,8 @@ from arcface.backbones import create_backbone
 from arcface.command import run
 from arcface.config import TrainConfig, ValidConfig, parse
 from arcface.data.alignment import TEMPLATE
+from arcface.options.command_line import options_of
+from arcface.options.kinds import Choice
 from arcface.system.processes import without_gpus
 from arcface.weights import convert
 
@@ -98,7 +100,7 @@ COVERED = {
     "pip install -r requirements-engines.txt": "tests/unit/test_package.py::test_the_other_requirements_files_are_the_other_extras",
     'pip install "paddlepaddle<3" "numpy<2" -r requirements.txt': "tests/soak/test_oldest_paddle.py",
     "python -m arcface.doctor --config configs/demo_cpu.yaml": "tests/commands/test_doctor.py"
-    "::test_where_all_is_well_one_screen_says_so_and_nothing_is_left_behind",
+    "::test_without_problems_the_report_fits_a_screen_and_nothing_is_left_behind",
     f"{LAUNCH} --nproc_per_node 2 python -m arcface.doctor --config configs/demo_cpu.yaml": "tests/commands/test_doctor.py"
     "::test_under_a_launcher_its_ranks_take_part_and_one_reports",
     f"{WEIGHTS} insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams": "tests/unit/weights/test_convert.py"
@@ -370,6 +372,14 @@ def test_the_page_of_options_has_every_option_of_every_command():
     assert tools.keys() == {script.stem for script in (REPOSITORY / "datasets").glob("*.py")}
     for options in (TrainConfig, ValidConfig, *tools.values()):
         assert options.__dataclass_fields__.keys() <= set(listed), options
+
+
+def test_the_page_of_options_says_what_a_value_must_be():
+    text = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
+    for options in (TrainConfig, ValidConfig):
+        for name, option in options_of(options).items():
+            must_be = "" if isinstance(option.kind, Choice) or option.kind.words in ("text", "a path") else option.kind.words
+            assert re.search(rf"^\| `{name}` \|[^|]*\| .*{re.escape(must_be)} \|", text, re.MULTILINE), name
 
 
 def test_the_diagram_has_each_floor_above_the_one_before():

@@ -97,3 +97,10 @@ def test_an_example_is_short_and_uses_public_names_only(example):
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "arcface"}
     used |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert used and used <= set(arcface.__all__)
+
+
+@pytest.mark.parametrize("name", ["embed_and_compare.py", "verify_checkpoint.py"])
+def test_an_example_without_arguments_says_how_it_is_used(run_example, capsys, name):
+    with pytest.raises(SystemExit) as ended:
+        run_example(name)
+    assert ended.value.code == 2 and f"usage: {name} CHECKPOINT" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def test_an_error_is_one_line_and_exit_code_2(sources, tmp_path, refused, monkey
     (tmp_path / "old").write_text("three years")
     write_bin(tmp_path / "all.bin", [png(0), png(2), png(3), png(4), png(6), png(40)], [1, 0, 1])
     for arguments, words in [
-        (["--sources", "first", "--output=a"], "give 2 to 255 datasets"),
+        (["--sources", "first", "--output=a"], "pass 2 to 255 datasets"),
         (["--sources", "first", "nowhere", "--output=a"], "nowhere"),
         (["--sources", "first", "second", "--output=old"], "old: exists already"),
         (["--sources", "first", "second", "--output=second/a"], "lies in"),

@@ -184,12 +184,21 @@ def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start,
     assert process.returncode != 0
     wait_until(lambda: not processes_of(output), SECONDS_TO_END)
     # The launcher may take note of a killed rank before rank 0 looks how it ended.
-    killed = "(was killed by signal 9, perhaps out of memory|has ended); its log says why"
+    killed = "(was killed by signal 9, perhaps out of memory|has ended); see its log"
     reason = killed if number == signal.SIGKILL else "sent no heartbeat for 10 s"
     assert re.search(f"error: rank 0 ends: rank 1 {reason}", (tmp_path / "launch" / "workerlog.0").read_text())
     step = Checkpoint(output).manifest["progress"]["step"]
     assert step >= 1
     run_to_end(start("--num_epoch=1000", f"--max_steps={step + 2}", "--resume=1", ranks=2))
+
+
+def test_a_rank_that_is_killed_in_its_backward_pass_is_named(start):
+    first, second = start("--max_steps=9", "--rank_timeout=60", ranks=2, signals="SIGKILL@2b")
+    assert second.wait(120) == -signal.SIGKILL and first.wait(120) == 1
+    assert re.search(
+        "error: rank 0 ends: rank 1 (was killed by signal 9, perhaps out of memory|has ended); see its log", first.stderr
+    )
+    assert "terminate called" not in first.stderr
 
 
 @pytest.mark.exhaustive

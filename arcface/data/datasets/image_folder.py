@@ -46,7 +46,7 @@ class ImageFolder:
 
     def _error_no_images(self) -> UserError:
         if not self._odd_one or self._odd_one.endswith("/"):
-            return UserError(f"{self.file}: contains no folders of images; give a directory with a folder for each identity")
+            return UserError(f"{self.file}: contains no folders of images; pass a directory with a folder for each identity")
         return UserError(
             f"{self.file}: contains folders, but no images in them whose names end in {', '.join(ENDINGS)}, only {self._odd_one};"
             " save such images as PNG, or rename them if they are one of these kinds"

@@ -65,7 +65,7 @@ class LabelFile(ListedImages):
             self._starts, self.labels, self._ignored, suspects, self._form = _read(self._list)
         except OSError as error:
             detail = error.strerror or error
-            raise UserError(f"{self.file}: {detail}; give the dataset with --data_dir and --label_file") from error
+            raise UserError(f"{self.file}: {detail}; pass the dataset with --data_dir and --label_file") from error
         for index in suspects if not outside_paths else ():
             if leads_out(self._path(index)):
                 raise self.error_outside(index)

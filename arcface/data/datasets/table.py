@@ -38,7 +38,7 @@ class TableFile(ListedImages):
         self._first_row = 2 if self.file.suffix == ".csv" else 1
         self._column, labels = _read(self.file)
         if not len(labels):
-            raise UserError(f"{self.file}: lists no images; give a row with path and label for each")
+            raise UserError(f"{self.file}: lists no images; write a row with path and label for each")
         if self._column.null_count or labels.null_count:
             row = min(column.is_null().index(True).as_py() for column in (self._column, labels) if column.null_count)
             raise UserError(f"{self.place(row)}: has no path or no label; complete or remove the row")
@@ -70,7 +70,7 @@ def _read(file: Path):
         import pyarrow
         from pyarrow import csv, parquet
     except ImportError as error:
-        raise UserError(f"{file}: pyarrow reads it, which is not installed; pip install pyarrow, or give a label.txt") from error
+        raise UserError(f"{file}: pyarrow reads it, which is not installed; pip install pyarrow, or pass a label.txt") from error
     types = {"path": pyarrow.large_binary(), "label": pyarrow.int64()}
     try:
         with open_file(file) as opened:

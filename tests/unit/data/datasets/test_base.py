@@ -86,7 +86,7 @@ def test_a_label_file_goes_before_other_layouts_and_one_that_is_asked_for_is_not
 def test_half_of_a_dataset_is_not_taken_for_folders_of_identities(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "00000000.jpg").touch()
-    with pytest.raises(UserError, match="label.txt: No such file or directory; give the dataset with --data_dir"):
+    with pytest.raises(UserError, match="label.txt: No such file or directory; pass the dataset with --data_dir"):
         open_dataset(tmp_path)
 
 

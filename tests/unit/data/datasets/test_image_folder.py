@@ -69,7 +69,7 @@ def test_what_is_no_image_is_left_out_with_one_warning(identities, caplog):
 def test_a_directory_without_folders_of_images_is_refused(tmp_path, entry):
     (tmp_path / entry).parent.mkdir(exist_ok=True)
     (tmp_path / entry).touch()
-    with pytest.raises(UserError, match="contains no folders of images; give a directory with a folder for each identity"):
+    with pytest.raises(UserError, match="contains no folders of images; pass a directory with a folder for each identity"):
         ImageFolder(tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_lines_that_repeat_another_are_found_and_two_labels_are_refused(tmp_path
 
 
 def test_a_missing_list_is_named(tmp_path):
-    with pytest.raises(UserError, match="label.txt: No such file or directory; give the dataset with --data_dir"):
+    with pytest.raises(UserError, match="label.txt: No such file or directory; pass the dataset with --data_dir"):
         LabelFile(str(tmp_path))
 
 
