@@ -76,7 +76,7 @@ def test_check_leaves_them_in_unless_told_and_asks_where_the_copy_goes(data_set,
     assert not (tmp_path / "copy").exists() and "leave them out with --repair OUTPUT --without_black" in flat(
         capsys.readouterr().out
     )
-    with pytest.raises(UserError, match="--without_black .*give --repair OUTPUT"):
+    with pytest.raises(UserError, match="--without_black .*pass --repair OUTPUT"):
         command.main(["--source", str(data_set), "--without_black"])
 
 

@@ -225,7 +225,7 @@ def test_an_error_is_one_line_and_exit_code_2_and_a_finding_exit_code_1(tmp_path
     for arguments, words in [
         (["--source=nowhere"], "nowhere: no such file or directory"),
         (["--source=source", "--num_workers=0"], "--num_workers"),
-        (["--source=source", "--without_copies"], "give --repair OUTPUT"),
+        (["--source=source", "--without_copies"], "pass --repair OUTPUT"),
         (["--source=source", "--report=absent/report"], "absent/report: cannot be written"),
         (["--source=source", "--repair=absent/copy"], "directory does not exist"),
         (["--report=r"], "source"),
