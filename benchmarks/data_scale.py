@@ -1,4 +1,4 @@
-"""What it takes to open a data set of MS1M's size in each layout, and by what worker processes grow while they read it.
+"""What it takes to open a dataset of MS1M's size in each layout, and by what worker processes grow while they read it.
 
     python benchmarks/data_scale.py [--people 85742] [--images-each 68] [--reads 2000000] [--directory DIR]
 
@@ -35,7 +35,7 @@ LARGER = {"Glint360K": 17_091_657, "WebFace260M": 260_000_000}  # images
 
 
 def make(directory: Path, people: int, each: int) -> None:
-    """Write the data sets into `directory`, unless they are there."""
+    """Write the datasets into `directory`, unless they are there."""
     if (directory / "made").exists():
         return
     images = [cv2.imencode(".jpg", np.full((112, 112, 3), number, np.uint8))[1].tobytes() for number in range(each)]
@@ -132,7 +132,7 @@ def main():
     parser.add_argument("--people", type=int, default=85_742, help="(default: 85742)")
     parser.add_argument("--images-each", type=int, default=68, help="(default: 68)")
     parser.add_argument("--reads", type=int, default=2_000_000, help="in all (default: 2000000)")
-    parser.add_argument("--directory", type=Path, help="where the data sets are, or are made and stay")
+    parser.add_argument("--directory", type=Path, help="where the datasets are, or are made and stay")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:

@@ -2,7 +2,7 @@
 
     python benchmarks/loader_speed.py [--data_dir MS1M_v2] [--rounds 7]
 
-The images are drawn faces, or those of a data set in any layout. Ours reads them from a .rec file, which is in the system's
+The images are drawn faces, or those of a dataset in any layout. Ours reads them from a .rec file, which is in the system's
 cache, so that what a disk takes is not measured; the others have their bytes in memory. The pipelines take turns: of each
 the fastest round is printed, and of two the median of the rounds' ratios, so that other work on the machine falsifies as
 little as can be; the load average is printed.
@@ -165,7 +165,7 @@ def write_record_file(directory: Path, encoded: list[bytes]) -> Path:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", help="data set in any layout (default: drawn faces)")
+    parser.add_argument("--data_dir", help="dataset in any layout (default: drawn faces)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: 7)")
     options = parser.parse_args()
     encoded = read_images(options.data_dir)

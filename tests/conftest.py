@@ -1,4 +1,4 @@
-"""What many tests need: a tiny data set, processes that train together, and the real data where it is at hand."""
+"""What many tests need: a tiny dataset, processes that train together, and the real data where it is at hand."""
 
 import hashlib
 import os
@@ -62,7 +62,7 @@ def jpeg(seed: int, size: int = 112) -> bytes:
 
 @pytest.fixture(scope="session")
 def make_data_set(tmp_path_factory):
-    """Returns a function that writes a data set of `images` images of `identities` identities, and returns its directory."""
+    """Returns a function that writes a dataset of `images` images of `identities` identities, and returns its directory."""
 
     def make(images: int, identities: int) -> Path:
         directory = tmp_path_factory.mktemp("data")

@@ -185,7 +185,7 @@ def make_crop(photo: Photo) -> tuple[str, str | None]:
 def _make_crops(photos: list[Photo], output: Path, options: AlignOptions) -> list[tuple[str, str]]:
     """Write the crops, and return and list what is wrong with the photos that get none; raises OSError."""
     output.mkdir(parents=True, exist_ok=True)
-    cv2.setNumThreads(1)  # here, since a forked process may wait for ever for threads that it does not have
+    cv2.setNumThreads(1)  # here, since a forked process may wait forever for threads that it does not have
     with multiprocessing.Pool(options.num_workers or os.cpu_count(), _start_worker, [options.detector]) as pool:
         results = tqdm(pool.imap_unordered(make_crop, photos, 16), "aligning", len(photos), unit=" photos", disable=None)
         problems = sorted((path, problem) for path, problem in results if problem)

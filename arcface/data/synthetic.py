@@ -108,7 +108,7 @@ def _write(folder: Path, options: DemoOptions) -> None:
     (folder / "images").mkdir()
     lines: list[str] = []
     held_out: list[list[bytes]] = []
-    cv2.setNumThreads(1)  # here, since a forked process may wait for ever for threads that it does not have
+    cv2.setNumThreads(1)  # here, since a forked process may wait forever for threads that it does not have
     with multiprocessing.Pool(options.num_workers, _start_worker) as pool:
         drawn = pool.imap(draw_identity, jobs)  # in the order of the jobs
         for job, jpegs in zip(jobs, tqdm(drawn, "drawing", len(jobs), unit=" identities", mininterval=1), strict=True):

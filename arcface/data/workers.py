@@ -45,7 +45,7 @@ class Workers:
         self._free = deque(range(self.capacity))  # slots
         self._under_way: deque[tuple[int, Any]] = deque()  # slots with their tasks
         context = multiprocessing.get_context("fork")
-        cv2.setNumThreads(0)  # here, since a forked process may wait for ever for threads that it does not have
+        cv2.setNumThreads(0)  # here, since a forked process may wait forever for threads that it does not have
         atexit.register(self.close)  # comes before multiprocessing's own end, which would wait for the processes
         try:
             memory = mmap.mmap(-1, self.capacity * int(np.prod(shape)))

@@ -189,11 +189,10 @@ def heartbeat(doing: str) -> None:
         _heartbeat.beat(doing)
 
 
-def before_collective() -> None:
+def _before_collective() -> None:
     """Tell the watchdog that a collective is about to begin; on a CPU, return when every rank is about to enter it.
 
-    Paddle's gloo gives up if a rank enters 30 seconds late, and has no option for that: so ranks wait here instead. The collectives
-    below call this; call it yourself before Paddle starts a collective by other means.
+    Paddle's gloo gives up if a rank enters 30 seconds late, and has no option for that: so ranks wait here instead.
     """
     if _heartbeat:
         _heartbeat.begin_collective(wait=paddle.get_device() == "cpu")
@@ -203,7 +202,7 @@ def all_gather(x: paddle.Tensor) -> paddle.Tensor:
     """Return the ranks' tensors [n, ...], concatenated to [world_size * n, ...]; not differentiable."""
     if world_size() == 1:
         return x
-    before_collective()
+    _before_collective()
     parts: list[paddle.Tensor] = []
     dist.all_gather(parts, x.detach())
     return paddle.concat(parts)
@@ -212,7 +211,7 @@ def all_gather(x: paddle.Tensor) -> paddle.Tensor:
 def all_reduce_sum(x: paddle.Tensor) -> paddle.Tensor:
     """Return x, replaced in place by its sum over the ranks; not differentiable."""
     if world_size() > 1:
-        before_collective()
+        _before_collective()
         dist.all_reduce(x, op=dist.ReduceOp.SUM)
     return x
 
@@ -220,7 +219,7 @@ def all_reduce_sum(x: paddle.Tensor) -> paddle.Tensor:
 def all_reduce_max(x: paddle.Tensor) -> paddle.Tensor:
     """Return x, replaced in place by its maximum over the ranks; not differentiable."""
     if world_size() > 1:
-        before_collective()
+        _before_collective()
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
     return x
 
@@ -228,6 +227,6 @@ def all_reduce_max(x: paddle.Tensor) -> paddle.Tensor:
 def broadcast(x: paddle.Tensor) -> paddle.Tensor:
     """Return x, replaced in place by rank 0's."""
     if world_size() > 1:
-        before_collective()
+        _before_collective()
         dist.broadcast(x, src=0)
     return x

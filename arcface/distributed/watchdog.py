@@ -1,7 +1,7 @@
 """Watchdog: threads of rank 0 that notice a rank which has ended, is stopped or hangs, and tell all ranks which one it is.
 
 Once a second it tells every rank how many collectives all of them have begun, and each answers with its heartbeat. The collectives
-themselves would wait for a lost rank for ever. It listens at rank 0's own endpoint, which every rank knows from the launcher, until
+themselves would wait for a lost rank forever. It listens at rank 0's own endpoint, which every rank knows from the launcher, until
 all have joined; from then on the port is Paddle's.
 """
 

@@ -25,7 +25,7 @@ class TrainingData:
     """
 
     def __init__(self, options: DataOptions, data_dir: str, batch_size: int, seed: int):
-        """Open the data set; raises UserError for options, files and labels that are wrong."""
+        """Open the dataset; raises UserError for options, files and labels that are wrong."""
         self.options, self.data_dir = options, data_dir
         self.dataset = open_dataset(data_dir, options.label_file, options.num_classes, bool(options.outside_paths))
         augmentation = Augmentation(
@@ -85,5 +85,5 @@ class TrainingData:
             kind = "other labels" if first[:2] == other[:2] else f"{other[0]} images of {other[1]} identities"
             raise UserError(
                 f"--data_dir {self.data_dir}: rank 0 finds {first[0]} images of {first[1]} identities, {in_words(others)}"
-                f" {kind}: copy the same data set to every machine, or use one that all of them share"
+                f" {kind}: copy the same dataset to every machine, or use one that all of them share"
             )

@@ -73,8 +73,8 @@ class TrainLog:
             self._write_line(lr)
 
     def _write_line(self, lr: float) -> None:
+        self._read_loss()  # waits for the device, so that the time below is that of finished steps
         state, step, now = self._state, self._state.step, time.monotonic()
-        self._read_loss()
         # No figure where every step since the last line was skipped.
         loss = state.loss_sum / state.loss_count if state.loss_count else math.nan
         # Without the time of verifications and checkpoints, see `paused`; the time to the end includes it.

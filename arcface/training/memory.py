@@ -36,7 +36,7 @@ _NO_WORK: Any = SimpleNamespace(conv_bn_prelu_forward=lambda *_: True)  # in pla
 class Memory(NamedTuple):
     """Bytes that a rank needs, of the card where it computes on a GPU."""
 
-    process: int  # Python, Paddle and the lists of the data set, before the first step; 0 on a GPU
+    process: int  # Python, Paddle and the lists of the dataset, before the first step; 0 on a GPU
     weights: int  # of the backbone, with the statistics of batch norm
     gradients: int  # of the backbone, and their momentum
     activations: int  # what the backward pass needs of the forward pass

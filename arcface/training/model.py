@@ -1,5 +1,7 @@
 """Model: backbone, head and their momentum SGD, and their arrays in a checkpoint."""
 
+from collections.abc import Callable
+
 import numpy as np
 import paddle
 from paddle import nn
@@ -7,7 +9,7 @@ from paddle import nn
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
 from arcface.config import HeadOptions, NetworkOptions, OptimizerOptions
-from arcface.distributed.process_group import before_collective, broadcast, world_size
+from arcface.distributed.process_group import all_reduce_sum, broadcast, world_size
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
@@ -44,8 +46,7 @@ class Model:
         )
         # Of batch norm before this batch, each with its tensor.
         self._statistics: list[tuple[paddle.Tensor, paddle.Tensor]] = []
-        before_collective()  # DataParallel broadcasts rank 0's weights
-        self._parallel = paddle.DataParallel(self.backbone) if world_size() > 1 else self.backbone
+        _exchange(list(self.backbone.state_dict().values()), broadcast)  # initial values may differ between processors
 
     def use_cpu_kernels(self) -> None:
         """Train with the CPU kernels where the options and the device allow it; builds them unless they are in the cache."""
@@ -61,10 +62,11 @@ class Model:
         """
         if self._may_drop:
             self._statistics = [(tensor, tensor.clone()) for tensor in self._batch_norm_statistics()]
-        embeddings = self._parallel(normalise(images))
-        loss = self.head.loss(embeddings, labels, step)
-        # The head's gradient is that of the mean over all ranks' images; DataParallel averages where it should add.
-        (loss * world_size()).backward()
+        loss = self.head.loss(self.backbone(normalise(images)), labels, step)
+        loss.backward()
+        # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
+        # lost in its backward pass, Paddle aborts the others before they can say which.
+        _exchange(list(self._gradients().values()), all_reduce_sum)
         return loss.detach()
 
     def update(self, lr: float) -> None:
@@ -107,8 +109,7 @@ class Model:
 
     def broadcast_buffers(self) -> nn.Layer:
         """Give every rank the batch norm statistics of rank 0, which checkpoints contain; return the backbone."""
-        for tensor in self._batch_norm_statistics():
-            broadcast(tensor)
+        _exchange(self._batch_norm_statistics(), broadcast)
         return self.backbone
 
     def state(self) -> Arrays:
@@ -136,6 +137,15 @@ class Model:
     def _trained(self) -> list[tuple[str, paddle.Tensor]]:
         """The parameters that have gradients; Paddle counts the statistics of batch norm among the parameters."""
         return [item for item in self.backbone.named_parameters() if not item[1].stop_gradient]
+
+
+@paddle.no_grad()
+def _exchange(tensors: list[paddle.Tensor], collective: Callable[[paddle.Tensor], paddle.Tensor]) -> None:
+    """Replace float32 tensors of any shapes, in place, by what a collective makes of all of them in one call."""
+    if world_size() > 1 and tensors:
+        flat = collective(paddle.concat([tensor.reshape([-1]) for tensor in tensors]))
+        for tensor, values in zip(tensors, flat.split([tensor.size for tensor in tensors]), strict=True):
+            paddle.assign(values.reshape(tensor.shape), tensor)
 
 
 def _velocity_key(parameter: paddle.Tensor) -> str:

@@ -27,7 +27,7 @@ from arcface.weights.state_dict import load_backbone, read_state_dict
 def train(config: TrainConfig) -> None:
     """Train until num_epoch or max_steps.
 
-    Raises UserError for what the user can fix. Options, data set and checkpoint are checked before anything is written.
+    Raises UserError for what the user can fix. Options, dataset and checkpoint are checked before anything is written.
     """
     device = choose_device(config.device)
     candidates(config.engine)  # a missing package is told before anything else

@@ -228,7 +228,7 @@ def _read_landmarks(file: Path, images: np.ndarray, list_file: Path) -> tuple[np
 
 
 def _check_images_exist(directory: Path, images: np.ndarray, lines: array, file: Path) -> None:
-    # One listing of each directory instead of a look at each file: data sets lie on network file systems.
+    # One listing of each directory instead of a look at each file: datasets lie on network file systems.
     members = defaultdict(list)
     for index, image in enumerate(images.tolist()):
         members[os.path.dirname(image)].append(index)

@@ -344,7 +344,7 @@ TABLE = [
     # ---- the list of training images
     ("no list", "train --data_dir=nowhere", "nowhere/label.txt: No such file or directory; pass the dataset with --data_dir"),
     ("no list of that name", "train --label_file=nothing.txt", "data/nothing.txt: No such file"),
-    ("data set that is a file", "train --data_dir=data/tiny.bin", "data/tiny.bin/label.txt: Not a directory; pass"),
+    ("dataset that is a file", "train --data_dir=data/tiny.bin", "data/tiny.bin/label.txt: Not a directory; pass"),
     ("list that is a directory", "train", f"{LIST}: Is a directory; pass", directory(LIST)),
     ("list that is a pipe", "train", f"{LIST}: Not a regular file; pass", pipe(LIST)),
     ("list that is a device", "train --label_file=/dev/zero", "/dev/zero: Not a regular file; pass"),
@@ -449,7 +449,7 @@ TABLE = [
         file("data/train.idx", "0\t8\n1\t0\n"),
     ),
     (
-        "property of another data set",
+        "property of another dataset",
         "train",
         "data/property: '5,112,112' where the records say '4,112,112'; download",
         recorded,

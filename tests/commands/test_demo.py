@@ -57,7 +57,7 @@ def assert_one_line_and_exit_2(result, *words):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A small data set that the script wrote. Tests only read it."""
+    """A small dataset that the script wrote. Tests only read it."""
     output = tmp_path_factory.mktemp("made") / "demo"
     result = run(output)
     assert result.returncode == 0, result.stderr

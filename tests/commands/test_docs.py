@@ -55,7 +55,7 @@ RUN_WEIGHTS = [
     f"{WEIGHTS} emore_arcface/MobileFaceNet_128.pdparams shared/MobileFaceNet_128.safetensors",
     f"{WEIGHTS} shared/MobileFaceNet_128.safetensors pretrained/MobileFaceNet_128.pdparams",
 ]
-# Run one after the other, as they stand here, on data sets of a few images.
+# Run one after the other, as they stand here, on datasets of a few images.
 RUN_TOOLS = [
     "mkdir ms1m ms1m_sound",
     "python datasets/convert.py --source MS1M_v2 --output ms1m/train.rec",
@@ -181,7 +181,7 @@ def test_what_is_named_as_covering_a_command_exists(test):
 
 @pytest.fixture(scope="module")
 def place(make_data_set, tmp_path_factory):
-    """A directory with what the pages' commands name: a data set, verification sets, a checkpoint, published weights."""
+    """A directory with what the pages' commands name: a dataset, verification sets, a checkpoint, published weights."""
     import paddle
 
     folder, data = tmp_path_factory.mktemp("place"), make_data_set(40, 10)

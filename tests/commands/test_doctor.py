@@ -38,7 +38,7 @@ def face(seed: int, colour=SKIN, size=(112, 112)) -> bytes:
 
 @pytest.fixture
 def data_set(tmp_path):
-    """A healthy data set of 12 images of 4 identities and a verification set, good.bin, of other images."""
+    """A healthy dataset of 12 images of 4 identities and a verification set, good.bin, of other images."""
     (tmp_path / "data" / "images").mkdir(parents=True)
     for index in range(12):
         (tmp_path / "data" / "images" / f"{index}.png").write_bytes(face(index))
@@ -72,7 +72,7 @@ def training(printed, data_set):
 
 @pytest.fixture
 def verification(printed, data_set):
-    """Returns a function that examines verification sets of the data set's directory."""
+    """Returns a function that examines verification sets of the dataset's directory."""
 
     def call(*names: str, sample=frozenset()) -> tuple[str, list[str]]:
         return printed(examine_verification_sets, [data_set / f"{name}.bin" for name in names], sample)

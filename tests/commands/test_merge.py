@@ -37,7 +37,7 @@ def sources(tmp_path) -> list[str]:
 
 
 def merge(sources: list[str], output: Path, *more) -> tuple[list[int], list[int]]:
-    """Labels of the merged data set, and which images they are of."""
+    """Labels of the merged dataset, and which images they are of."""
     main(["--sources", *sources, "--output", str(output), *map(str, more)])
     source, numbers = open_dataset(output), {png(number): number for number in range(9)}
     return source.labels.tolist(), [numbers[source.encoded(index)] for index in range(len(source))]

@@ -39,7 +39,7 @@ with ranks_together(timeout):
                 for _ in range(6):
                     time.sleep(timeout / 4)
                     heartbeat("slow work")
-            case "is in a collective":  # as DataParallel's are, of which the watchdog is not told
+            case "is in a collective":  # of Paddle's own, of which the watchdog is not told
                 paddle.distributed.barrier()
                 os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "is in a collective":

@@ -1,4 +1,7 @@
-"""train.py, of which a rank gets signals while it makes steps: python signal_worker.py RANK SIGUSR1@2,SIGKILL@4 OPTIONS..."""
+"""train.py, of which a rank gets signals while it makes steps: python signal_worker.py RANK SIGUSR1@2,SIGKILL@4 OPTIONS...
+
+A signal comes at the end of its step; one with a b, SIGKILL@4b, in the backward pass after it.
+"""
 
 import os
 import signal
@@ -11,21 +14,31 @@ start_paddle()
 import train
 from arcface.command import run
 from arcface.distributed.process_group import rank
+from arcface.head.partial_fc import PartialFC
 from arcface.training.model import Model
 
 of_rank, plan = int(sys.argv.pop(1)), sys.argv.pop(1)
-signals = {int(step): signal.Signals[name] for name, step in (part.split("@") for part in plan.split(","))}
-real, steps = Model.update, 0
+signals = {step: signal.Signals[name] for name, step in (part.split("@") for part in plan.split(","))}
+real, real_loss, steps = Model.update, PartialFC.loss, 0
+
+
+def send(moment: str) -> None:
+    if rank() == of_rank and moment in signals:
+        os.kill(os.getpid(), signals[moment])
+
+
+def loss(self, embeddings, labels, step):
+    embeddings.register_hook(lambda gradient: send(f"{steps}b"))
+    return real_loss(self, embeddings, labels, step)
 
 
 def update(self, lr):
     global steps
     real(self, lr)
     steps += 1
-    if rank() == of_rank and steps in signals:
-        os.kill(os.getpid(), signals[steps])
+    send(str(steps))
 
 
-Model.update = update
+Model.update, PartialFC.loss = update, loss
 sys.argv[0] = "train.py"
 run(train.main)

@@ -192,6 +192,15 @@ def test_a_rank_that_is_lost_ends_the_whole_run_with_its_checkpoint_whole(start,
     run_to_end(start("--num_epoch=1000", f"--max_steps={step + 2}", "--resume=1", ranks=2))
 
 
+def test_a_rank_that_is_killed_in_its_backward_pass_is_named(start):
+    first, second = start("--max_steps=9", "--rank_timeout=60", ranks=2, signals="SIGKILL@2b")
+    assert second.wait(120) == -signal.SIGKILL and first.wait(120) == 1
+    assert re.search(
+        "error: rank 0 ends: rank 1 (was killed by signal 9, perhaps out of memory|has ended); see its log", first.stderr
+    )
+    assert "terminate called" not in first.stderr
+
+
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1500)
 def test_thirty_kills_at_random_moments_lose_nothing(repository, start_process):

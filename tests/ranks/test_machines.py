@@ -123,7 +123,7 @@ def test_what_machines_do_not_share_is_one_line_before_anything_is_trained(start
     ranks = [start(command(data_sets[rank], outputs[rank]), **variables(rank, endpoints)) for rank in range(2)]
     expected = {
         "output": r"--output \S+: rank 1 cannot see what rank 0 writes there [(]this is rank \d, on \S+[)]: pass a directory",
-        "labels": "--data_dir .*: rank 0 finds 16 images of 4 identities, rank 1 other labels: copy the same data set",
+        "labels": "--data_dir .*: rank 0 finds 16 images of 4 identities, rank 1 other labels: copy the same dataset",
         "number of images": "--data_dir .*: rank 0 finds 16 images of 4 identities, rank 1 15 images of 4 identities: copy",
     }[other]
     for process in ranks:

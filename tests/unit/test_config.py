@@ -53,6 +53,13 @@ def test_flags_override_the_file_wherever_they_stand(tmp_path, order):
     assert (config.lr, config.batch_size, config.decay_epochs) == (0.5, 64, [1, 2])
 
 
+def test_a_number_in_a_file_may_have_an_exponent(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("lr: 1e-3\nmax_steps: 1e3\nwarmup_epoch: .5e1\nscale: 6.4E+1\n")
+    config = parse(TrainConfig, ["--config", str(file)])
+    assert (config.lr, config.max_steps, config.warmup_epoch, config.scale) == (0.001, 1000, 5, 64)
+
+
 def test_every_option_has_a_help_text(capsys):
     for config_class in (TrainConfig, ValidConfig):
         with pytest.raises(SystemExit):

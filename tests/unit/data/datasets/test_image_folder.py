@@ -59,7 +59,7 @@ def test_what_is_no_image_is_left_out_with_one_warning(identities, caplog):
     (directory / "empty").mkdir()
     dataset = ImageFolder(directory)
     assert dataset.labels.tolist() == [0, 0, 1, 2, 2, 2]
-    assert not caplog.records  # every rank opens the data set, one scans it
+    assert not caplog.records  # every rank opens the dataset, one scans it
     dataset.scan(0)
     (record,) = caplog.records
     assert record.getMessage() == f"{directory}: left out 3 files and folders without an image, such as {directory}/10/notes.txt"

@@ -1,4 +1,4 @@
-"""A .lst is read as a data set, whether MXNet's or InsightFace's; which it is, its first line says."""
+"""A .lst is read as a dataset, whether MXNet's or InsightFace's; which it is, its first line says."""
 
 import numpy as np
 import pytest
