@@ -1,4 +1,4 @@
-"""What a sample of encoded images, and the identities of a dataset, look like."""
+"""Statistics of a sample of encoded images, and of the identities of a dataset."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

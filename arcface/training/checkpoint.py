@@ -169,7 +169,7 @@ class Checkpoint:
             raise UserError(f"{self.directory}: incomplete checkpoint, missing {', '.join(missing)}; restore the files")
 
     def check_fingerprint(self, fingerprint: dict) -> None:
-        """Raise UserError if the run that wrote this differs from `identity`, naming what differs."""
+        """Raise UserError if the run that wrote this differs from this fingerprint, naming what differs."""
         self._check_list(fingerprint)
         for name, value in fingerprint.items():
             if self.manifest["identity"].get(name, value) != value:  # runs of earlier versions lack some names
@@ -199,8 +199,8 @@ class Checkpoint:
         )
 
     def load(self, network: str, shard: Shard) -> Arrays:
-        """Return the state, the head's rows being those of `shard` whatever the shards were when it was written."""
-        backbone, momentum = (
+        """Return the state, the head's classes being those of `shard` whatever the shards were when it was written."""
+        backbone, backbone_velocity = (
             as_state_dict(safe_pickle.load(self._read(file), file), file)
             for file in (f"{network}.pdparams", f"{network}_momentum.pdparams")
         )
@@ -210,7 +210,7 @@ class Checkpoint:
         centres, centres_velocity = (
             collect_rows(self.directory, files, ranges, shard, self._read_rows) for files in zip(*of_ranks, strict=True)
         )
-        return Arrays(backbone, momentum, centres, centres_velocity)
+        return Arrays(backbone, backbone_velocity, centres, centres_velocity)
 
     def _read_rows(self, file: str) -> np.ndarray:
         rows = safe_pickle.load(self._read(file), file)

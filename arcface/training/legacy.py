@@ -71,10 +71,10 @@ class RankFiles:
         """Return the state, with zeros for the momentum that is missing."""
         backbone = read_backbone(self.directory, network)
         centres = collect_rows(self.directory, self._files, self._ranges, shard, self._read)
-        momentum = np.zeros_like(centres)
+        velocity = np.zeros_like(centres)
         if self._has_momentum:
-            momentum = collect_rows(self.directory, self._momentum_files, self._ranges, shard, self._read)
-        return Arrays(backbone, {name: np.zeros_like(array) for name, array in backbone.items()}, centres, momentum)
+            velocity = collect_rows(self.directory, self._momentum_files, self._ranges, shard, self._read)
+        return Arrays(backbone, {name: np.zeros_like(array) for name, array in backbone.items()}, centres, velocity)
 
     def _read(self, file: str) -> np.ndarray:
         path = self.directory / file

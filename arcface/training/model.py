@@ -115,9 +115,9 @@ class Model:
     def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
         optimizer = self._optimizer.state_dict()
-        momentum = {name: optimizer[_velocity_key(parameter)].numpy() for name, parameter in self._trained()}
+        velocity = {name: optimizer[_velocity_key(parameter)].numpy() for name, parameter in self._trained()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
-        return Arrays(backbone, momentum, self.head.weight.numpy(), self.head.velocity.numpy())
+        return Arrays(backbone, velocity, self.head.weight.numpy(), self.head.velocity.numpy())
 
     def load(self, state: Arrays, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
@@ -149,5 +149,5 @@ def _exchange(tensors: list[paddle.Tensor], collective: Callable[[paddle.Tensor]
 
 
 def _velocity_key(parameter: paddle.Tensor) -> str:
-    """The momentum's name in an optimizer's state dict; parameters are numbered anew in each process."""
+    """The velocity's name in an optimizer's state dict; parameters are numbered anew in each process."""
     return f"{parameter.name}_velocity_0"

@@ -1,4 +1,4 @@
-"""What happens to a step whose loss or gradient is not finite: it is written down, then skipped, or the run stops."""
+"""Steps whose loss or gradient is not finite: a record of each, which is then skipped, or the run stops."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""When a training run verifies, on which sets, and with which engine."""
+"""Verifier: when a training run verifies, on which sets, and with which engine."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What every dataset checks of its labels, and how it chooses a sample."""
+"""Checks of the labels of a dataset, and the choice of a sample of its images."""
 
 from collections.abc import Callable
 from pathlib import Path

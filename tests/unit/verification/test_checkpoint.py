@@ -190,7 +190,7 @@ def test_the_published_model_tells_the_faces_of_a_part_of_lfw_apart(verify_publi
 
 @pytest.mark.exhaustive
 def test_the_published_model_gives_its_published_accuracy_on_lfw(verify_published, real_data):
-    """The known answer in ../shared/data/README.md, from an independent implementation: 0.99333 +- 0.00441, XNorm 10.548."""
+    """The known answer, from an independent implementation: 0.99333 +- 0.00441, XNorm 10.548."""
     xnorm, accuracy, highest = verify_published(real_data, "lfw")
     assert float(xnorm.removeprefix("lfw][0]XNorm: ")) == pytest.approx(10.548, abs=0.02)
     mean, deviation = map(float, accuracy.removeprefix("lfw][0]Accuracy-Flip: ").split("+-"))
