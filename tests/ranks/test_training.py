@@ -39,7 +39,7 @@ VERIFICATION_LINES = [
 
 @pytest.fixture(scope="module")
 def data_set(make_data_set):
-    """28 images of 7 people (7 steps of 4, or 3.5 of 8) and a verification set of 12 pairs."""
+    """28 images of 7 identities (7 steps of 4, or 3.5 of 8) and a verification set of 12 pairs."""
     directory = make_data_set(28, 7)
     images = [(directory / "images" / f"{index:08d}.jpg").read_bytes() for index in range(24)]
     with open(directory / "tiny.bin", "wb") as file:
@@ -309,6 +309,17 @@ def test_training_starts_from_given_weights_and_a_new_head(train):
     backbone = [name for name in given if name.startswith(f"{NETWORK} ")]
     assert len(backbone) == 8 and all(np.array_equal(started[name], given[name]) for name in backbone)
     assert (started["head weight"] != given["head weight"]).any(axis=1).all()
+
+
+def test_unreadable_images_of_all_ranks_stop_the_run_in_the_step_that_meets_them(run_ranks, repository, make_data_set, tmp_path):
+    directory = make_data_set(8, 4)
+    for image in (directory / "images").iterdir():
+        image.write_bytes(b"damaged")
+    options = ["--scan_images=0", "--max_bad_images=7", "--log_interval=100"]
+    output = tmp_path / "out"
+    done = run_ranks(2, repository / "train.py", *arguments(directory, output), *options, check=False)
+    assert done.returncode == 2 and "8 unreadable images, more than --max_bad_images 7" in done.stderr, done
+    assert not (output / "latest").exists()  # not after the epoch's only step
 
 
 def test_training_learns(train):
