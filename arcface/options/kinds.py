@@ -1,6 +1,7 @@
 """Kinds of option values: what a value must be, in words, and how it is read from a flag's text or from YAML."""
 
 import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,9 +55,13 @@ class Number:
             raise TypeError
         if not self.whole:
             return float(value)
-        if isinstance(value, float) and not value.is_integer():
+        try:
+            return int(value) if isinstance(value, str) else operator.index(value)
+        except (TypeError, ValueError):  # 1e3, which YAML 1.1 takes for text, or 1000.0
+            number = float(value)
+        if not number.is_integer():
             raise ValueError
-        return int(value)
+        return int(number)
 
 
 CEILING = {True: 2**31 - 1, False: 10**9}  # by Number.whole

@@ -1,19 +1,11 @@
 """YAML files of options: a mapping from an option's name to its value."""
 
-import re
 from typing import Any
 
 import yaml
 
 from arcface.errors import UserError
 from arcface.io.files import read_file
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which reads 1e3 as a number too, as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
 def read_yaml(file: str) -> dict[Any, Any]:
@@ -26,7 +18,7 @@ def read_yaml(file: str) -> dict[Any, Any]:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UserError(f"--config {file}: has an alias (*name); write the value itself")
         top = yaml.compose(text, yaml.SafeLoader)
-        values = yaml.load(text, _Loader)  # refuses tags such as !!python/name
+        values = yaml.safe_load(text)  # refuses tags such as !!python/name
     except OSError as error:
         raise UserError(f"--config {file}: {error.strerror}; pass a YAML file of options") from error
     except UnicodeDecodeError as error:

@@ -232,7 +232,7 @@ TABLE = [
     ("margin beyond all cosines", "train --margin3=3", "--margin3: must be a number from 0 to 2, not 3"),
     ("scale 0", "train --scale=0", "--scale: must be a number above 0, not 0"),
     ("batch of 0", "train --batch_size=0", "--batch_size: must be a whole number from 1 to 65536, not 0"),
-    ("batch of 1e3", "train --batch_size=1e3", "--batch_size: must be a whole number from 1 to 65536, not 1e3"),
+    ("batch of 1e-3", "train --batch_size=1e-3", "--batch_size: must be a whole number from 1 to 65536, not 1e-3"),
     ("batch of 64.5", "train --batch_size=64.5", "--batch_size: must be a whole number from 1 to 65536, not 64.5"),
     ("batch beyond all memory", "train --batch_size=99999999999999999999", "--batch_size: must be a whole number from 1 to 65536"),
     (
