@@ -110,7 +110,11 @@ class Watchdog:
     def _update(self, state: RankState, message: dict) -> None:
         state.heard = time.monotonic()
         state.failed = message.get("failed", state.failed)
-        state.left |= "left" in message
+        if "left" in message:
+            state.left = True
+            # At once: when its process ends, the others' collectives fail too, and who failed first is no longer known.
+            if lost := self._find_lost(state.heard):
+                self._announce(lost=lost)
         if "beats" in message and (message["collectives"], message["beats"]) != (state.collectives, state.beats):
             state.collectives, state.beats, state.doing = message["collectives"], message["beats"], message["doing"]
             state.progressed = state.heard

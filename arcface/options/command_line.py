@@ -71,7 +71,7 @@ def parse(config_class: type[Config], arguments: list[str] | None = None, descri
     options = options_of(config_class)
     flags = _read_flags(sys.argv[1:] if arguments is None else arguments, options)
     if "help" in flags:
-        _helper(config_class, options, description).print_help()
+        print(_helper(config_class, options, description).format_help(), end="", flush=True)
         sys.exit(0)
     values = {name: option.read(option.default) for name, option in options.items() if option.default is not MISSING}
     if file := flags.pop("config", None):

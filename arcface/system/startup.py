@@ -22,6 +22,7 @@ from arcface.system.home import use_temporary_home_if_needed
 from arcface.system.processes import die_with_launcher
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
+FAST_BLAS = "5"  # of MKL_DEBUG_CPU_TYPE: AVX2
 
 
 def start_paddle() -> None:
@@ -59,14 +60,14 @@ def ranks_here() -> int:
 
 
 def _use_fast_blas_on_amd() -> None:
-    # The MKL in Paddle's wheels uses its slowest path on AMD processors unless this names the instruction set (5: AVX2).
+    # The MKL in Paddle's wheels uses its slowest path on AMD processors unless this names the instruction set.
     try:
         with open("/proc/cpuinfo") as file:
             cpu = file.read(4096)
     except OSError:
         return
     if "AuthenticAMD" in cpu and " avx2" in cpu:
-        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", FAST_BLAS)
 
 
 def why_memory_is_not_kept() -> str | None:

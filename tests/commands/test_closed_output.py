@@ -64,4 +64,4 @@ def test_memory_that_runs_out_is_one_line():
 
 @pytest.mark.parametrize("command", ["train.py", "datasets/convert.py"])
 def test_help_into_a_closed_pipe_is_quiet(repository, command):
-    assert end_of(str(repository / command), "--help") == (0, "")
+    assert end_of(str(repository / command), "--help") == (CLOSED_PIPE, "")

@@ -342,6 +342,7 @@ def test_few_open_files_are_a_finding(printed):
 def test_what_slows_a_run_down_is_a_finding(printed, monkeypatch, facts, complaint):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "1")
     well = {"cgroup_limits": CgroupLimits(None, None), "gemm_speed": (80e9, 80e9), "sum_speed": (20e9, 0.0)}
     for name, value in {**well, **facts}.items():
         monkeypatch.setattr(hardware, name, lambda *_, value=value: value)
