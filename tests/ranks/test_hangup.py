@@ -146,10 +146,10 @@ def test_a_run_survives_closed_output(start, tmp_path, terminal):
 
 # A launcher whose rank heeds no SIGTERM; all of a rank but what it would compute.
 DEAF_RANK = """
-import signal, time
+import os, signal, time
 from arcface.system import processes
 processes.SECONDS_TO_STOP = processes.POLL_SECONDS = 0.5
-signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"asked to stop\\n"))  # print may be interrupted by itself
 processes.die_with_launcher()
 print("a rank", flush=True)
 ends = time.monotonic() + 120
