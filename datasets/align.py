@@ -7,15 +7,7 @@
 --help says all. `arcface-align` is the same command; arcface/data/align_photos.py has its logic.
 """
 
-import sys
-
-try:
-    from arcface.align import command
-except ModuleNotFoundError as error:
-    if error.name != "arcface":
-        raise
-    print("error: the package arcface is not installed; run: pip install -e .", file=sys.stderr)
-    sys.exit(2)
+from hand_over import command_of
 
 if __name__ == "__main__":
-    command()
+    command_of("align")()

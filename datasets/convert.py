@@ -8,15 +8,7 @@
 --help says all. `arcface-convert` is the same command; arcface/data/convert.py has its logic.
 """
 
-import sys
-
-try:
-    from arcface.convert import command
-except ModuleNotFoundError as error:
-    if error.name != "arcface":
-        raise
-    print("error: the package arcface is not installed; run: pip install -e .", file=sys.stderr)
-    sys.exit(2)
+from hand_over import command_of
 
 if __name__ == "__main__":
-    command()
+    command_of("convert")()

@@ -7,16 +7,9 @@
 --help says all. `arcface-demo` is the same command; arcface/data/synthetic.py has its logic.
 """
 
-import sys
 from pathlib import Path
 
-try:
-    from arcface.demo import command
-except ModuleNotFoundError as error:
-    if error.name != "arcface":
-        raise
-    print("error: the package arcface is not installed; run: pip install -e .", file=sys.stderr)
-    sys.exit(2)
+from hand_over import command_of
 
 if __name__ == "__main__":
-    command(str(Path(__file__).resolve().with_name("demo")))
+    command_of("demo")(str(Path(__file__).resolve().with_name("demo")))

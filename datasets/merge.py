@@ -7,15 +7,7 @@
 --help says all. `arcface-merge` is the same command; arcface/data/merge.py has its logic.
 """
 
-import sys
-
-try:
-    from arcface.merge import command
-except ModuleNotFoundError as error:
-    if error.name != "arcface":
-        raise
-    print("error: the package arcface is not installed; run: pip install -e .", file=sys.stderr)
-    sys.exit(2)
+from hand_over import command_of
 
 if __name__ == "__main__":
-    command()
+    command_of("merge")()

@@ -6,15 +6,7 @@
 --help says all. `arcface-pack-bin` is the same command; arcface/verification/pack_bin.py has its logic.
 """
 
-import sys
-
-try:
-    from arcface.pack_bin import command
-except ModuleNotFoundError as error:
-    if error.name != "arcface":
-        raise
-    print("error: the package arcface is not installed; run: pip install -e .", file=sys.stderr)
-    sys.exit(2)
+from hand_over import command_of
 
 if __name__ == "__main__":
-    command()
+    command_of("pack_bin")()

@@ -22,10 +22,8 @@ def read_sets(options: VerificationOptions, templates: TemplateOptions) -> list[
     """Read each .bin file or, where there is none of that name, the directory of that name as an IJB-style protocol.
 
     Raises:
-        UserError: no set is named, one is missing or damaged, or it lacks the detector scores that `templates` uses.
+        UserError: a set is missing or damaged, or it lacks the detector scores that `templates` uses.
     """
-    if not options.val_files:
-        raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     return [read_set(file, templates) for file in options.val_files]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from image_lists import write_list
+from image_lists import seen, write_list
 
 from arcface import check as command
 from arcface.command import CLOSED_PIPE
@@ -47,11 +47,6 @@ def run(source: Path, *more: str) -> int:
 def script(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     """Run as a user does, from a folder that is not the repository."""
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, cwd=folder)
-
-
-def seen(path: Path) -> tuple[list[int], list[bytes]]:
-    source = open_dataset(path)
-    return source.labels.tolist(), [source.encoded(index) for index in range(len(source))]
 
 
 def flat(text: str) -> str:

@@ -13,12 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from image_lists import write_list
+from image_lists import seen, write_list
 
 from arcface.convert import main
 from arcface.data import ordered_map, record_writer
 from arcface.data.convert import ConvertOptions
-from arcface.data.datasets.base import open_dataset
 from arcface.data.recordio import encode
 from arcface.data.unfinished import locked_partial
 from arcface.errors import UserError
@@ -56,11 +55,6 @@ def convert(source: Path, output: Path, *more: str) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     main(["--source", str(source), "--output", str(output), *more])
     return output
-
-
-def seen(path: Path) -> tuple[list[int], list[bytes]]:
-    source = open_dataset(path)
-    return source.labels.tolist(), [source.encoded(index) for index in range(len(source))]
 
 
 def tree(path: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from arcface.data.datasets.base import open_dataset
 from arcface.data.selection import whole
 from arcface.data.writers import write
 
@@ -43,3 +44,9 @@ def write_records(file: str | Path, images: Iterable[tuple[int, bytes]]) -> None
     """Write labels and encoded images, whatever they are, as `file`, which ends in .rec."""
     labels, contents = zip(*images, strict=True)
     write(whole(InMemory(list(labels), list(contents))), Path(file), "rec", 1)
+
+
+def seen(path: Path) -> tuple[list[int], list[bytes]]:
+    """The labels and the encoded images of a dataset."""
+    dataset = open_dataset(path)
+    return dataset.labels.tolist(), [dataset.encoded(index) for index in range(len(dataset))]

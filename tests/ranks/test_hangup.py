@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import pytest
 from forks import wait_until
+from launchers import HAS_PADDLE
 from run_state import processes_of, steps_logged
 
 from arcface.system.processes import without_gpus
@@ -157,14 +158,9 @@ while time.monotonic() < ends:
     time.sleep(1)
 """
 
-# It has a library of Paddle's mapped, which tells a launcher.
-LAUNCHER = """
-import importlib.util, mmap, os, subprocess, sys
-from pathlib import Path
-library = open(next(Path(importlib.util.find_spec("paddle").origin).parent.rglob("libpaddle.so")), "rb")
-mapped = mmap.mmap(library.fileno(), 4096, access=mmap.ACCESS_READ)
-rank = {"POD_NAME": "abc", "PADDLE_LOCAL_SIZE": "1", "PADDLE_TRAINER_ID": "0", "PADDLE_CURRENT_ENDPOINT": "127.0.0.1:1"}
-subprocess.run([*sys.argv[1:]], env={**os.environ, **rank})
+LAUNCHER = f"""{HAS_PADDLE}
+rank = {{"POD_NAME": "abc", "PADDLE_LOCAL_SIZE": "1", "PADDLE_TRAINER_ID": "0", "PADDLE_CURRENT_ENDPOINT": "127.0.0.1:1"}}
+subprocess.run([*sys.argv[1:]], env={{**os.environ, **rank}})
 """
 
 

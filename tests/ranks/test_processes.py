@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from launchers import HAS_PADDLE
 
 # Each process of these tests is told its parent and waits until that has ended: what follows in it then comes too late
 # for certain.
@@ -107,14 +108,6 @@ import ctypes, os, subprocess, sys, time
 ctypes.CDLL(None).prctl(36, 1)
 subprocess.Popen(sys.argv[2:])
 os.execvp("sleep", ["sleep", "60"]) if sys.argv[1] == "sleep" else time.sleep(60)
-"""
-
-# What tells a launcher: it has a library of Paddle's mapped. Importing Paddle would take a second each time.
-HAS_PADDLE = """
-import importlib.util, mmap, os, subprocess, sys
-from pathlib import Path
-library = open(next(Path(importlib.util.find_spec("paddle").origin).parent.rglob("libpaddle.so")), "rb")
-mapped = mmap.mmap(library.fileno(), 4096, access=mmap.ACCESS_READ)
 """
 
 RANK = """
