@@ -4,8 +4,9 @@ Of a block that fits into a processor's cache, all passes but the first cost lit
 centres, velocity and exponentials, which are kept for the update: they make up the centres' gradient.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ctypes import CDLL
+from functools import reduce
 
 import numpy as np
 import paddle
@@ -38,13 +39,13 @@ class BlockSoftmax:
     is among them, which is no negative. With a library, the CPU kernels make the passes over a block, else Paddle's operations do.
 
     Where float32 does not hold e^scale, all exponentials are divided by e^shift, with one shift for each image; shift is
-    [N, 1], 0 for usual scales.
+    [N, 1] then, None for usual scales.
     """
 
     def __init__(self, weight: paddle.Tensor, targets: Targets, scale: float, library: CDLL | None):
         self._weight = weight if targets.sampled is None else paddle.gather(weight, targets.sampled)  # [C, D]
         self._targets, self._scale, self._library = targets, scale, library
-        self.shift = paddle.zeros([len(targets.place), 1])
+        self.shift: paddle.Tensor | None = None
 
     def sums(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Return S_i = sum_j e^z_ij, [N, 1], and the weighted centres W_i = sum_j e^z_ij w_j / |w_j|, [N, D].
@@ -52,18 +53,19 @@ class BlockSoftmax:
         x: float32 [N, D], scale times the unit embeddings: z_ij = <x_i, w_j> / |w_j|.
         """
         # Classes first: such products are faster, and a block is one piece of memory.
-        z = paddle.matmul(self._weight, x.t().contiguous())  # [C, N]
-        self._set_targets(z, lambda n: paddle.full([n], -np.inf))
+        self._e = z = paddle.matmul(self._weight, x.t().contiguous())  # [C, N]; what is z now is e^z / |w| in the end
+        self.set_targets(paddle.full([len(x), 1], -np.inf))
         if self._scale > LARGEST_PLAIN_SCALE:
             self.shift = self._highest(z).t()
-        S, W = paddle.zeros([1, z.shape[1]]), paddle.zeros_like(x)
         inv_norms_of_blocks = []
-        for block in blocks(len(z)):
-            inv_norm, block_sums = self._exponentials(self._weight[block], z[block])
-            S.add_(block_sums)
-            W.add_(paddle.matmul(z[block], self._weight[block], transpose_x=True))
+
+        def sums_of(block: slice) -> list[paddle.Tensor]:
+            inv_norm, sums = self._exponentials(self._weight[block], z[block])
             inv_norms_of_blocks.append(inv_norm)
-        self._e_inv_norm, self._inv_norm = z, paddle.concat(inv_norms_of_blocks)  # z is now e^z / |w|
+            return [sums, paddle.matmul(z[block], self._weight[block], transpose_x=True)]
+
+        S, W = reduce(_add, map(sums_of, blocks(len(z))))
+        self._inv_norm = paddle.concat(inv_norms_of_blocks)
         return S.t(), W
 
     def target_centres(self) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -72,8 +74,9 @@ class BlockSoftmax:
         return paddle.gather(self._weight, self._targets.place) * inv_norm, inv_norm
 
     def set_targets(self, values: paddle.Tensor) -> None:
-        """Give the images' own classes values in the place of e^z / |w|, which is 0 for them: [N, 1], after `sums`."""
-        self._set_targets(self._e_inv_norm, lambda _: paddle.gather(values.squeeze(1), self._targets.rows))
+        """Give the images' own classes, in place and without a look at others, values [N, 1] instead of 0 as e^z / |w|."""
+        if len(self._targets.rows):
+            self._e.reshape([-1, 1]).scatter_(self._targets.entries, paddle.gather(values, self._targets.rows))
 
     def update(
         self,
@@ -92,7 +95,7 @@ class BlockSoftmax:
         """
         assert not (self._library and finite is not None)
         for block in blocks(len(self._weight)):
-            gradient = paddle.matmul(self._e_inv_norm[block], p_x)
+            gradient = paddle.matmul(self._e[block], p_x)
             classes = None if self._targets.sampled is None else self._targets.sampled[block]
             if self._library:
                 places = paddle.arange(block.start, block.stop) if classes is None else classes
@@ -113,11 +116,6 @@ class BlockSoftmax:
                 weight.scatter_(classes, w)
                 velocity.scatter_(classes, v)
 
-    def _set_targets(self, z: paddle.Tensor, values: Callable[[int], paddle.Tensor]) -> None:
-        """Set the targets' entries of z [C, N] in place, given a function of their number n to [n]; touches no other entry."""
-        if n := len(self._targets.entries):
-            z.reshape([-1]).scatter_(self._targets.entries, values(n))
-
     def _exponentials(self, weight: paddle.Tensor, z: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Turn a block's products with the centres, z [c, N], in place into e^(z / |w| - shift) / |w|.
 
@@ -127,7 +125,7 @@ class BlockSoftmax:
             return softmax.exponentials(self._library, weight, z, self.shift, SMALLEST_NORM)
         inv_norm = inv_norms(weight)
         e = z.multiply_(inv_norm)
-        e = (e.subtract_(self.shift.t()) if self._scale > LARGEST_PLAIN_SCALE else e).exp_()
+        e = (e if self.shift is None else e.subtract_(self.shift.t())).exp_()
         sums = column_sums(e)
         e.multiply_(inv_norm)
         return inv_norm, sums
@@ -136,3 +134,7 @@ class BlockSoftmax:
         """Return the highest logit of each image's negatives on all ranks, [1, N]; z: [C, N], products with the centres."""
         highest = [(z[block] * inv_norms(self._weight[block])).max(0, keepdim=True) for block in blocks(len(z))]
         return all_reduce_max(paddle.concat(highest).max(0, keepdim=True).clip(min=-self._scale))
+
+
+def _add(totals: list[paddle.Tensor], more: list[paddle.Tensor]) -> list[paddle.Tensor]:
+    return [total.add_(part) for total, part in zip(totals, more, strict=True)]

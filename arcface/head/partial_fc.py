@@ -22,7 +22,7 @@ Means are over the rows with a label. The ranks exchange embeddings and labels (
 Centres and their gradients never leave their rank. docs/head.md says where each line of InsightFace's Partial FC is here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import CDLL
 from typing import NamedTuple
 
@@ -111,7 +111,8 @@ class PartialFC:
         cos, dcos = apply_margin(row_sums(X * t), self.margin)
         owned = targets.owned.astype(x.dtype).unsqueeze(1)
         S, W, z, T = _all_reduce_sum(S, W, self.scale * owned * cos, owned * dcos * t)
-        z -= softmax.shift
+        if softmax.shift is not None:
+            z -= softmax.shift
 
         valid = (labels >= 0).astype(x.dtype).unsqueeze(1)
         mean = valid / valid.sum().clip(min=1)
@@ -147,8 +148,10 @@ class _CentreGradient(NamedTuple):
     p_X: paddle.Tensor  # [N, D]: the softmax's entries times this are the gradient
 
 
-def _all_reduce_sum(*parts: paddle.Tensor) -> list[paddle.Tensor]:
+def _all_reduce_sum(*parts: paddle.Tensor) -> Sequence[paddle.Tensor]:
     """Return the sums over the ranks of tensors [N, any], in one call."""
+    if world_size() == 1:
+        return parts
     return all_reduce_sum(paddle.concat(parts, 1)).split([part.shape[1] for part in parts], 1)
 
 
