@@ -99,7 +99,12 @@ class FakeHeartbeat:
 @pytest.mark.parametrize("kind", [RuntimeError, OSError, SystemError, MemoryError])
 @pytest.mark.parametrize(
     "collective, of_paddle",
-    [(all_reduce_sum, "all_reduce"), (all_reduce_max, "all_reduce"), (all_gather, "all_gather"), (broadcast, "broadcast")],
+    [
+        (all_reduce_sum, (dist, "all_reduce")),
+        (all_reduce_max, (dist, "all_reduce")),
+        (all_gather, (dist.stream, "all_gather")),
+        (broadcast, (dist, "broadcast")),
+    ],
 )
 def test_whatever_a_collective_raises_is_reported_by_its_name(launched, monkeypatch, kind, collective, of_paddle):
     def fail(*_, **__):
@@ -110,7 +115,7 @@ def test_whatever_a_collective_raises_is_reported_by_its_name(launched, monkeypa
     monkeypatch.setattr(process_group, "Heartbeat", FakeHeartbeat)
     monkeypatch.setattr(process_group, "start_ranks", lambda: None)
     monkeypatch.setattr(process_group, "HEAD_START", 0)
-    monkeypatch.setattr(dist, of_paddle, fail)
+    monkeypatch.setattr(*of_paddle, fail)
     with pytest.raises(kind), ranks_together(5):
         collective(paddle.ones([2]))
     assert failures == [f"{kind.__name__}: ExternalError: the other end is gone"]
@@ -125,3 +130,19 @@ def test_long_work_sends_heartbeats(monkeypatch):
         while len(fake.beats) < 3 and time.monotonic() < ends:
             time.sleep(0.01)
     assert len(fake.beats) >= 3 and set(fake.beats) == {"reading"}
+
+
+@pytest.mark.parametrize("device, stream", [("cpu", False), ("gpu:0", True)])
+def test_a_gather_fills_one_tensor_on_a_gpu_on_the_computing_stream(launched, monkeypatch, device, stream):
+    launched(**TWO)
+    asked = []
+
+    def gather(out, x, use_calc_stream):
+        asked.append((out.shape, x.shape, out.dtype, use_calc_stream))
+        out[:3], out[3:] = x, x + 1
+
+    monkeypatch.setattr(dist.stream, "all_gather", gather)
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
+    gathered = all_gather(paddle.zeros([3, 2], "int64"))
+    assert asked == [([6, 2], [3, 2], paddle.int64, stream)]
+    assert gathered[:, 0].tolist() == [0, 0, 0, 1, 1, 1]
