@@ -74,7 +74,7 @@ class BlockSoftmax:
         return paddle.gather(self._weight, self._targets.place) * inv_norm, inv_norm
 
     def set_targets(self, values: paddle.Tensor) -> None:
-        """Give the images' own classes, in place and without a look at others, values [N, 1] instead of 0 as e^z / |w|."""
+        """Let values [N, 1] take the place of e^z / |w|, 0 until then, of the images' own classes; no other entry is touched."""
         if len(self._targets.rows):
             self._e.reshape([-1, 1]).scatter_(self._targets.entries, paddle.gather(values, self._targets.rows))
 
@@ -90,8 +90,9 @@ class BlockSoftmax:
     ) -> None:
         """Take a step of momentum SGD in place on the classes in use, after `sums`.
 
-        p_x: float32 [N, D], such that the gradient with respect to w_j / |w_j| is sum_i e^z_ij p_x_i. weight, velocity:
-        float32 [classes of this rank, D]. finite: float32 [1], of which 0 leaves both as they are; not with the CPU kernels.
+        p_x: float32 [N, D], such that the gradient with respect to w_j / |w_j| is sum_i e^z_ij p_x_i, for targets by the values
+        of `set_targets`. weight, velocity: float32 [classes of this rank, D]. finite: float32 [1], of which 0 leaves both as they
+        are; not with the CPU kernels.
         """
         assert not (self._library and finite is not None)
         for block in blocks(len(self._weight)):

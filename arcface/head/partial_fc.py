@@ -18,6 +18,9 @@ With the target's logit z_i, its unit centre t_i and T_i = margin'(cos_i) t_i, t
     d loss / d cos_ij   = p_i e^z_ij (negatives),  -p_i S_i margin'(cos_i) (target);    p_i = scale / (S_i + e^z_i) / rows
     d loss / d unit x_i = p_i (W_i - S_i T_i)
 
+The gradient of the centres is one product for negatives and targets: of p_i x_i / |x_i| with the array of the e^z_ij, in which
+-S_i margin'(cos_i) then takes the target's place.
+
 Means are over the rows with a label. The ranks exchange embeddings and labels (all_gather), and S, W, z and T (one all_reduce).
 Centres and their gradients never leave their rank. docs/head.md says where each line of InsightFace's Partial FC is here.
 """
@@ -86,9 +89,9 @@ class PartialFC:
         leaves its row out of the loss; every rank passes the same n. `step` keys the sampling. What makes up the centres'
         gradient is kept for `update`.
 
-        listed: int64 [N], the labels of all ranks' rows, rank by rank, for a host that knows them and need not wait for the
-        device to read them: negative where they are on every device, and where one is negative on the device only, that class is
-        in use all the same.
+        listed: int64 [N], the labels of all ranks' rows, rank by rank, if the host knows them: then it does not wait for the
+        device to read them. A row with a label in `listed` and a negative one in `labels` is left out of the loss, but its class is
+        in use.
         """
         return _KnownGradient.apply(embeddings, lambda x: self._loss_and_gradient(x, all_gather(labels), step, listed))
 

@@ -1,23 +1,30 @@
-"""Makes every way to read a tensor's values on the host, or to bring some from it other than through transfer.py, an error."""
+"""Makes every way to read a tensor on the host, or to bring a value to the device other than by transfer.py, an error."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest import mock
 
 import paddle
 
-READS = ("numpy", "item", "tolist", "cpu", "to", "__bool__", "__int__", "__float__", "__index__", "__array__", "nonzero")
+OF_TENSORS = ("numpy", "item", "tolist", "cpu", "to", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__array__")
 
 
-def no_reads() -> mock._patch:
-    """In a `with` block: reading a tensor, an index by booleans or paddle.to_tensor raises AssertionError."""
+@contextmanager
+def no_reads() -> Iterator[None]:
+    """In a `with` block, what would wait for a GPU raises AssertionError: reading, paddle.to_tensor, an index by booleans."""
     indexed = paddle.Tensor.__getitem__
 
     def by_place(tensor, index):
-        booleans = [part for part in (index if isinstance(index, tuple) else (index,)) if isinstance(part, paddle.Tensor)]
-        assert not any(part.dtype == paddle.bool for part in booleans), "an index by booleans waits for the device"
+        for part in index if isinstance(index, tuple) else (index,):
+            assert not isinstance(part, paddle.Tensor) or part.dtype != paddle.bool, "an index by booleans waits for the device"
         return indexed(tensor, index)
 
-    stand_ins = {name: _refuse(name) for name in READS if hasattr(paddle.Tensor, name)}
-    return mock.patch.multiple(paddle.Tensor, __getitem__=by_place, **stand_ins)
+    refused = {name: _refuse(name) for name in OF_TENSORS}
+    with (
+        mock.patch.multiple(paddle.Tensor, __getitem__=by_place, **refused),
+        mock.patch.object(paddle, "to_tensor", _refuse("to_tensor")),
+    ):
+        yield
 
 
 def _refuse(name: str):
