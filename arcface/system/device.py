@@ -21,3 +21,9 @@ def choose_device(name: str) -> str:
     device = "cpu" if name == "cpu" or gpus == 0 else f"gpu:{ParallelEnv().device_id}"
     paddle.set_device(device)
     return device
+
+
+resolve_device = choose_device
+
+
+def start_device(device): ...
