@@ -14,8 +14,8 @@ from paddle.utils.dlpack import from_dlpack
 def to_device(array: np.ndarray) -> paddle.Tensor:
     """Return an array as a tensor on Paddle's present device.
 
-    On a CPU it is the array's own memory where that is contiguous and writable: do not write to it any more. On a GPU the array
-    is free at once; Paddle keeps the pinned copy until the device has it.
+    On a CPU it may be the array's own memory: do not write to that any more. On a GPU the array is free at once; Paddle keeps the
+    pinned copy until the device has it.
     """
     if paddle.get_device() == "cpu":
         return from_dlpack(np.require(array, requirements=["C", "W"]).__dlpack__())
