@@ -63,13 +63,15 @@ class TrainLog:
             except OSError as error:
                 logger.warning("%s: no picture of the curves (%s)", self._logdir, error.strerror or error)
 
-    def step(self, loss: paddle.Tensor | None, lr: float) -> None:
-        """Count the loss of the step that is done, None if it was skipped; write a log line if one is due."""
-        if loss is not None:
-            self._loss_sum += loss
-            self._state.loss_count += 1
+    def due(self, step: int) -> bool:
+        """Whether a step has a log line."""
+        return step % self._interval == 0 or step == self._last_step
+
+    def step(self, loss: paddle.Tensor, lr: float) -> None:
+        """Add the loss of the step that is done, 0 if it was not taken; write a log line if one is due."""
+        self._loss_sum += loss
         self._bar.update()
-        if self._state.step % self._interval == 0 or self._state.step == self._last_step:
+        if self.due(self._state.step):
             self._write_line(lr)
 
     def _write_line(self, lr: float) -> None:

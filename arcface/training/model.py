@@ -1,10 +1,16 @@
-"""Model: backbone, head and their momentum SGD, and their arrays in a checkpoint."""
+"""Model: backbone, head and their momentum SGD, and their arrays in a checkpoint.
 
-from collections.abc import Callable
+Backbone parameters are gathered into one vector for exchange, check and update: on a GPU each of these is a few kernel calls
+instead of a few for each of hundreds of parameters.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.nn.utils import vector_to_parameters
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
@@ -15,37 +21,36 @@ from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
 from arcface.ops.build import load_library
 from arcface.training.checkpoint import Arrays
+from arcface.training.data import Batch
 from arcface.weights.state_dict import load_backbone
+
+
+class Computed(NamedTuple):
+    """What a batch has given; P values are trained in the backbone, and S are running statistics of batch norm."""
+
+    loss: paddle.Tensor  # [], the mean of all ranks' images
+    gradient: paddle.Tensor  # [P], of the backbone
+    statistics: paddle.Tensor  # [S], after the forward pass
+    statistics_before: paddle.Tensor  # [S]
 
 
 class Model:
     """Backbone (the same on every rank), head (this rank's classes) and their momentum SGD.
 
-    With `may_drop`, `drop_gradients` can follow `forward_backward`: the running statistics are copied before each step.
+    A step is `forward`, `backward`, then `update` or `drop`. None of them waits for the device.
     """
 
-    def __init__(
-        self,
-        network: NetworkOptions,
-        head: HeadOptions,
-        optimizer: OptimizerOptions,
-        num_classes: int,
-        seed: int = 0,
-        may_drop: bool = False,
-    ):
+    def __init__(self, network: NetworkOptions, head: HeadOptions, optimizer: OptimizerOptions, num_classes: int, seed: int = 0):
         paddle.seed(seed)
-        self._options, self._may_drop = optimizer, may_drop
+        self._options = optimizer
         self.backbone = create_backbone(network.network, network.embedding_size, optimizer.batch_norm)
         margin = Margin(head.margin1, head.margin2, head.margin3)
         self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
-        self._optimizer = paddle.optimizer.Momentum(
-            momentum=optimizer.momentum,
-            parameters=self.backbone.parameters(),
-            weight_decay=optimizer.weight_decay,
-            grad_clip=nn.ClipGradByGlobalNorm(optimizer.clip_norm) if optimizer.clip_norm else None,
-        )
-        # Of batch norm before this batch, each with its tensor.
-        self._statistics: list[tuple[paddle.Tensor, paddle.Tensor]] = []
+        # Paddle counts the statistics of batch norm among the parameters; they have no gradients.
+        self._trained = {name: tensor for name, tensor in self.backbone.named_parameters() if not tensor.stop_gradient}
+        self._statistics = {name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.stop_gradient}
+        self._velocity = paddle.zeros([sum(tensor.size for tensor in self._trained.values())])
+        self._statistics_before = _vector(self._statistics.values())
         _exchange(list(self.backbone.state_dict().values()), broadcast)  # initial values may differ between processors
 
     def use_cpu_kernels(self) -> None:
@@ -55,99 +60,114 @@ class Model:
             if self._options.batch_norm == "local":
                 fuse_convolutions(self.backbone, self.head.library)
 
-    def forward_backward(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
-        """Take a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks.
+    def forward(self, batch: Batch, step: int) -> paddle.Tensor:
+        """Return the mean loss of all ranks' images, of which this rank's are in the batch."""
+        self._statistics_before = _vector(self._statistics.values())
+        embeddings = self.backbone(normalise(batch.images))
+        return self.head.loss(embeddings, batch.labels, step)
 
-        `update` or `drop_gradients` has to follow.
-        """
-        if self._may_drop:
-            self._statistics = [(tensor, tensor.clone()) for tensor in self._batch_norm_statistics()]
-        loss = self.head.loss(self.backbone(normalise(images)), labels, step)
+    def backward(self, loss: paddle.Tensor) -> Computed:
+        """Compute the gradients of a loss that `forward` has returned."""
         loss.backward()
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.
-        _exchange(list(self._gradients().values()), all_reduce_sum)
-        return loss.detach()
-
-    def update(self, lr: float) -> None:
-        """Take a step of momentum SGD with the gradients."""
-        self._optimizer.set_lr(lr)
-        self._optimizer.step()
-        self._optimizer.clear_grad()
-        self.head.update(lr, self._options.momentum, self._options.weight_decay)
-
-    def drop_gradients(self) -> None:
-        """Leave everything, running statistics too, as it was before the batch; for models that `may_drop`."""
-        self._optimizer.clear_grad()
-        for tensor, before in self._statistics:
-            tensor.set_value(before)
+        gradient = all_reduce_sum(_vector([tensor.grad for tensor in self._trained.values()]))
+        for tensor in self._trained.values():
+            tensor.clear_gradient(False)  # frees it
+        return Computed(loss.detach(), gradient, _vector(self._statistics.values()), self._statistics_before)
 
     @paddle.no_grad()
-    def is_nonfinite(self, loss: paddle.Tensor) -> paddle.Tensor:
-        """Return whether loss or a gradient of `forward_backward` is not finite, bool [], without waiting for the device.
+    def update(self, computed: Computed, lr: float, finite: paddle.Tensor | None = None) -> None:
+        """Take a step of momentum SGD: v = momentum * v + gradient + weight_decay * w;  w = w - lr * v.
+
+        `finite`, bool [1], is False for a step that must leave everything as it was before its batch, running statistics too;
+        without it, the step is known to be finite.
+        """
+        momentum, weight_decay = self._options.momentum, self._options.weight_decay
+        w = _vector(self._trained.values())
+        velocity = self._velocity * momentum + (self._clipped(computed.gradient) + w * weight_decay)
+        weights = w - velocity * lr
+        if finite is not None:
+            velocity, weights = paddle.where(finite, velocity, self._velocity), paddle.where(finite, weights, w)
+            _assign(paddle.where(finite, computed.statistics, computed.statistics_before), self._statistics.values())
+        self._velocity = velocity
+        _assign(weights, self._trained.values())
+        self.head.update(lr, momentum, weight_decay)
+
+    def drop(self) -> None:
+        """Leave everything, running statistics too, as it was before the last `forward`."""
+        _assign(self._statistics_before, self._statistics.values())
+
+    @paddle.no_grad()
+    def is_nonfinite(self, computed: Computed) -> paddle.Tensor:
+        """Return 1 if loss or gradient is not finite, else 0; float32 [1], on the device.
 
         The head's gradient is finite if the loss is: it is a product of softmax and unit vectors.
         """
-        return paddle.stack([tensor.isfinite().all() for tensor in (loss, *self._gradients().values())]).all().logical_not()
+        finite = paddle.logical_and(computed.gradient.isfinite().all(), computed.loss.isfinite())
+        return finite.logical_not().astype("float32").reshape([1])
 
     @paddle.no_grad()
-    def find_nonfinite(self, loss: paddle.Tensor) -> str | None:
-        """Return what is not finite after `forward_backward`, None if all is.
+    def find_nonfinite(self, computed: Computed) -> str | None:
+        """Return what is not finite after `backward`, None if all is; the weights must be those of that batch.
 
         Causes come before their effects: weights, then the statistics that batch norm took in the forward pass, in the
         network's order, then the loss, then the gradients.
         """
-        statistics = [item for item in self.backbone.state_dict().items() if item[1].stop_gradient]
+        statistics = _named(computed.statistics, self._statistics)
         candidates = [
-            *((f"the weight {name}", weight) for name, weight in self._trained()),
+            *((f"the weight {name}", weight) for name, weight in self._trained.items()),
             ("a class centre", self.head.weight),
-            *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics),
-            ("the loss", loss),
-            *((f"the gradient of {name}", gradient) for name, gradient in self._gradients().items()),
+            *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics.items()),
+            ("the loss", computed.loss),
+            *((f"the gradient of {name}", gradient) for name, gradient in _named(computed.gradient, self._trained).items()),
         ]
         return next((name for name, tensor in candidates if not tensor.isfinite().all()), None)
 
     def broadcast_buffers(self) -> nn.Layer:
         """Give every rank the batch norm statistics of rank 0, which checkpoints contain; return the backbone."""
-        _exchange(self._batch_norm_statistics(), broadcast)
+        _exchange(list(self._statistics.values()), broadcast)
         return self.backbone
 
     def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
-        optimizer = self._optimizer.state_dict()
-        velocity = {name: optimizer[_velocity_key(parameter)].numpy() for name, parameter in self._trained()}
+        velocity = {name: tensor.numpy() for name, tensor in _named(self._velocity, self._trained).items()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
         return Arrays(backbone, velocity, self.head.weight.numpy(), self.head.velocity.numpy())
 
     def load(self, state: Arrays, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
         load_backbone(self.backbone, state.backbone, where)
-        self._optimizer.set_state_dict(
-            {_velocity_key(parameter): paddle.to_tensor(state.backbone_velocity[name]) for name, parameter in self._trained()}
-        )
+        self._velocity = paddle.to_tensor(np.concatenate([state.backbone_velocity[name].ravel() for name in self._trained]))
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
         self.head.velocity.set_value(np.ascontiguousarray(state.centres_velocity))
 
-    def _batch_norm_statistics(self) -> list[paddle.Tensor]:
-        return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]
-
-    def _gradients(self) -> dict[str, paddle.Tensor]:
-        return {name: parameter.grad for name, parameter in self._trained() if parameter.grad is not None}
-
-    def _trained(self) -> list[tuple[str, paddle.Tensor]]:
-        """The parameters that have gradients; Paddle counts the statistics of batch norm among the parameters."""
-        return [item for item in self.backbone.named_parameters() if not item[1].stop_gradient]
+    def _clipped(self, gradient: paddle.Tensor) -> paddle.Tensor:
+        if not self._options.clip_norm:
+            return gradient
+        norm = gradient.square().sum().sqrt()
+        return gradient * (self._options.clip_norm / norm.clip(min=self._options.clip_norm))
 
 
 @paddle.no_grad()
+def _vector(tensors: Iterable[paddle.Tensor]) -> paddle.Tensor:
+    """Return the values of float32 tensors of any shapes, one after the other; a network may be without batch norm."""
+    return paddle.concat([paddle.zeros([0]), *(tensor.reshape([-1]) for tensor in tensors)])
+
+
+def _assign(vector: paddle.Tensor, tensors: Iterable[paddle.Tensor]) -> None:
+    """Replace the values of tensors by those of a vector."""
+    if listed := list(tensors):
+        vector_to_parameters(vector, listed)
+
+
+def _named(vector: paddle.Tensor, tensors: dict[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
+    """Return the parts of a vector under the names and in the shapes of tensors."""
+    parts = vector.split([tensor.size for tensor in tensors.values()])
+    return {name: part.reshape(tensor.shape) for (name, tensor), part in zip(tensors.items(), parts, strict=True)}
+
+
 def _exchange(tensors: list[paddle.Tensor], collective: Callable[[paddle.Tensor], paddle.Tensor]) -> None:
-    """Replace float32 tensors of any shapes, in place, by what a collective makes of all of them in one call."""
-    if world_size() > 1 and tensors:
-        flat = collective(paddle.concat([tensor.reshape([-1]) for tensor in tensors]))
-        for tensor, values in zip(tensors, flat.split([tensor.size for tensor in tensors]), strict=True):
-            paddle.assign(values.reshape(tensor.shape), tensor)
-
-
-def _velocity_key(parameter: paddle.Tensor) -> str:
-    """The velocity's name in an optimizer's state dict; parameters are numbered anew in each process."""
-    return f"{parameter.name}_velocity_0"
+    """Replace the values of tensors by what a collective makes of all of them in one call."""
+    if world_size() > 1:
+        _assign(collective(_vector(tensors)), tensors)

@@ -1,6 +1,6 @@
 """The core of the suite passes on the oldest Paddle that is supported, in an environment of its own.
 
-OLDEST_PADDLE names another environment: `make test-gpu-wheel` passes the one with the build for GPUs, which computes on the CPU here.
+OLDEST_PADDLE names another environment: `make test-gpu-wheel` passes that of the build for GPUs, which here computes on the CPU.
 """
 
 import os
