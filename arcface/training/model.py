@@ -14,6 +14,7 @@ from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
 from arcface.ops.build import load_library
+from arcface.system.precision import tf32
 from arcface.training.checkpoint import Arrays
 from arcface.training.data import Batch
 from arcface.training.flat import Flat
@@ -37,7 +38,7 @@ class Model:
 
     def __init__(self, network: NetworkOptions, head: HeadOptions, optimizer: OptimizerOptions, num_classes: int, seed: int = 0):
         paddle.seed(seed)
-        self._options = optimizer
+        self._options, self._tf32 = optimizer, bool(optimizer.tf32)
         self.backbone = create_backbone(network.network, network.embedding_size, optimizer.batch_norm)
         margin = Margin(head.margin1, head.margin2, head.margin3)
         self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
@@ -59,12 +60,14 @@ class Model:
     def forward(self, batch: Batch, step: int) -> paddle.Tensor:
         """Return the mean loss of all ranks' images, of which this rank's are in the batch."""
         self._statistics_before = self._statistics.vector.clone()
-        embeddings = self.backbone(normalise(batch.images))
-        return self.head.loss(embeddings, batch.labels, step)
+        with tf32(self._tf32):
+            embeddings = self.backbone(normalise(batch.images))
+        return self.head.loss(embeddings, batch.labels, step, batch.listed)
 
     def backward(self, loss: paddle.Tensor) -> Computed:
         """Compute the gradients of a loss that `forward` has returned."""
-        loss.backward()
+        with tf32(self._tf32):  # of the head's gradient, only a product with 1 is left to compute
+            loss.backward()
         weights = self._weights.tensors.values()
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.
@@ -89,7 +92,7 @@ class Model:
             paddle.assign(paddle.where(finite, statistics, computed.statistics_before), statistics)
         self._velocity = velocity
         weights.subtract_(way)
-        self.head.update(lr, momentum, weight_decay)
+        self.head.update(lr, momentum, weight_decay, finite)
 
     def drop(self) -> None:
         """Leave everything, running statistics too, as it was before the last `forward`."""
