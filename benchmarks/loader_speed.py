@@ -94,8 +94,10 @@ def ours(file: Path, workers: int, decoder: Callable | None = simplejpeg.decode_
     from arcface.io import images
 
     images.decode_jpeg = decoder
-    for batch, _ in Loader(open_dataset(file), BATCH_SIZE, 0, 0, 1).batches(0, 10**6, workers):
-        yield len(batch)
+    loader = Loader(open_dataset(file), BATCH_SIZE, 0, 0, 1)
+    with loader.workers(workers) as processes:
+        for batch, *_ in loader.batches(0, 10**6, processes, images.batch_channels_first):
+            yield len(batch)
 
 
 def loop_of_2021(encoded: list[bytes]) -> Iterator[int]:

@@ -57,10 +57,12 @@ def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
         from arcface.system.startup import start_paddle
 
         start_paddle()
+    import numpy as np
     import paddle
 
     from arcface.config import TrainConfig
     from arcface.distributed.process_group import rank, start_ranks, world_size
+    from arcface.training.data import Batch
     from arcface.training.model import Model
 
     paddle.set_device("cpu")
@@ -69,12 +71,14 @@ def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
     model = Model(config, config, config, CLASSES)
     model.use_cpu_kernels()
     images = paddle.randint(0, 256, [BATCH_SIZE // world_size(), 3, 112, 112]).astype("uint8")
-    labels = paddle.randint(0, CLASSES, [BATCH_SIZE // world_size()], dtype="int64")
+    listed = np.random.default_rng(0).integers(0, CLASSES, BATCH_SIZE)
+    labels = paddle.to_tensor(np.array_split(listed, world_size())[rank()])
+    batch = Batch(images, labels, listed)
 
     def step(number: int) -> None:
-        loss = model.forward_backward(images, labels, number)
-        model.update(0.01)
-        loss.item()
+        computed = model.backward(model.forward(batch, number))
+        model.update(computed, 0.01)
+        computed.loss.item()
 
     return step, rank() == 0
 

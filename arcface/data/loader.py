@@ -1,12 +1,13 @@
 """The loader: one rank's batches of decoded images, made in worker processes."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from typing import TypeVar
 
 import cv2
 import numpy as np
-import paddle
-from paddle.utils.dlpack import from_dlpack
 
 from arcface.data.augment import Augmentation
 from arcface.data.datasets.base import Dataset
@@ -19,6 +20,9 @@ from arcface.rng import Stream, rng
 # Labels of images that are not in the loss; those of valid images are 0 and up.
 PADDING = -1  # fills up an epoch's last batch
 UNREADABLE = -2  # black, since it could not be read
+
+
+Images = TypeVar("Images")
 
 
 class Loader:
@@ -61,26 +65,42 @@ class Loader:
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         draws, images = self.draws(step), np.empty(self.shape, np.uint8)
-        return self.assemble(draws, images, self.fill(draws, images))
+        unreadable = self.fill(draws, images)
+        return batch_channels_first(images), self._labels(draws, unreadable)
 
-    def batches(self, first: int, last: int, num_workers: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
-        """Yield the batches of the steps first .. last - 1 in order, as tensors on the CPU; workers live for all of them.
+    def workers(self, count: int) -> AbstractContextManager[Workers | None]:
+        """Return worker processes for `batches`; None, with which a batch is made when it is asked for, without any or Linux."""
+        return Workers(self.fill, self.shape, count) if count and available() else nullcontext()
 
-        Without workers (0 of them, or no Linux) a batch is made when it is asked for.
+    def batches(
+        self, first: int, last: int, workers: Workers | None, arrange: Callable[[np.ndarray], Images]
+    ) -> Iterator[tuple[Images, np.ndarray, np.ndarray]]:
+        """Yield the batches of the steps first .. last - 1 in order: images, labels and listed labels.
+
+        images: what `arrange` makes of them as OpenCV has them, uint8 [n, 112, 112, 3], BGR, in memory that is used again.
+        labels: int64 [n], negative for images that are not in the loss. listed: int64 [batch_size], the labels of all ranks' images
+        as every rank finds them in its list, rank by rank; PADDING for padding, but the label of an image that cannot be read.
         """
-        if num_workers == 0 or not available():
-            for step in range(first, last):
-                yield _tensors(*self[step])
+        plans = map(self._plan, range(first, last))
+        if workers is None:
+            images = np.empty(self.shape, np.uint8)
+            for draws, listed in plans:
+                unreadable = self.fill(draws, images)
+                yield arrange(images), self._labels(draws, unreadable), listed
             return
-        with Workers(self.fill, self.shape, num_workers) as workers:
-            ahead = map(self.draws, range(first, last))
-            for draws in islice(ahead, workers.capacity):
+        under_way: deque[np.ndarray] = deque()
+
+        def submit(plans: Iterable[tuple[Draws, np.ndarray]]) -> None:
+            for draws, listed in plans:
+                under_way.append(listed)
                 workers.submit(draws)
-            for _ in range(first, last):
-                batch = self.assemble(*workers.take())
-                for draws in islice(ahead, 1):  # into the memory that is free again
-                    workers.submit(draws)
-                yield _tensors(*batch)
+
+        submit(islice(plans, workers.capacity))
+        for _ in range(first, last):
+            draws, images, unreadable = workers.take()
+            batch = arrange(images), self._labels(draws, unreadable), under_way.popleft()
+            submit(islice(plans, 1))  # into the memory that is free again
+            yield batch
 
     def names(self, step: int) -> list[str]:
         """Return what messages call this rank's images of a step, in the batch's order."""
@@ -101,11 +121,20 @@ class Loader:
 
     def draws(self, step: int) -> Draws:
         """Return what is drawn for this rank's images of a step."""
+        return self._draws_of_all_ranks(step).part(self._part)
+
+    def _draws_of_all_ranks(self, step: int) -> Draws:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if self._sampler is None or self._sampler.epoch != epoch:
             self._sampler = None  # it is large: not two at a time
             self._sampler = EpochSampler(self.dataset.labels, self.batch_size, self.seed, epoch, self._shuffle, self._sampling)
-        return self._sampler.batch(step_in_epoch).part(self._part)
+        return self._sampler.batch(step_in_epoch)
+
+    def _plan(self, step: int) -> tuple[Draws, np.ndarray]:
+        """Return what is drawn for this rank's images of a step, and the labels of all ranks' as they are listed."""
+        draws = self._draws_of_all_ranks(step)
+        listed = np.where(draws.padding, PADDING, self.dataset.labels[draws.indices])
+        return draws.part(self._part), listed
 
     def fill(self, draws: Draws, images: np.ndarray) -> np.ndarray:
         """Write the images that are drawn into `images`, as OpenCV has them: uint8 [n, 112, 112, 3], BGR.
@@ -127,12 +156,6 @@ class Loader:
                 image[:] = self.augmentation(image, rng(Stream.AUGMENTATION, self.seed, draws.epoch, key))
         return unreadable
 
-    def assemble(self, draws: Draws, images: np.ndarray, unreadable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the batch, given what `fill` has written and returned."""
+    def _labels(self, draws: Draws, unreadable: np.ndarray) -> np.ndarray:
         labels = np.where(unreadable, UNREADABLE, self.dataset.labels[draws.indices])
-        return batch_channels_first(images), np.where(draws.padding, PADDING, labels)
-
-
-def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
-    # DLPack: the tensor is the array's memory, not a copy.
-    return from_dlpack(images.__dlpack__()), from_dlpack(labels.__dlpack__())
+        return np.where(draws.padding, PADDING, labels)

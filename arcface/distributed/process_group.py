@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import paddle
@@ -106,16 +106,18 @@ def unused_launcher() -> str | None:
 
 
 @contextmanager
-def ranks_together(timeout: float) -> Iterator[None]:
+def ranks_together(timeout: float, start: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Join the other ranks for a block; if one is lost meanwhile, end this process with an error that names it.
 
-    A rank is lost if it does not join, ends before the others, or makes no progress for `timeout` seconds. Raises UserError if the
-    ranks cannot join.
+    `start` starts the device: after the watchdog, which names a rank where that hangs, and before the first collective. A rank is
+    lost if it does not join, ends before the others, or makes no progress for `timeout` seconds. Raises UserError if the ranks
+    cannot join.
     """
     global _heartbeat
     if world_size() == 1:
         if complaint := unused_launcher():
             print(f"warning: {complaint}", file=sys.stderr, flush=True)
+        start()
         yield
         return
     known = endpoints()
@@ -123,6 +125,8 @@ def ranks_together(timeout: float) -> Iterator[None]:
     try:
         _heartbeat = Heartbeat(rank(), known, timeout)
         try:
+            heartbeat("the start of the device")
+            start()
             _join(_heartbeat, timeout)
             yield
         except FAILURES as error:

@@ -212,4 +212,5 @@ Angle = Annotated[float, Number("an angle in radians, from 0 to pi", 0, math.pi)
 CosineDifference = Annotated[float, Number("a number from 0 to 2", 0, 2)]
 OnNonfinite = Annotated[str, Text("stop, or skip:N with N from 1 up", r"stop|skip:[1-9]\d{0,8}")]
 Names = Annotated[str, Text("names separated by commas", empty=True)]
+Device = Annotated[str, Text("auto, cpu, gpu or gpu:N, as in gpu:0", r"auto|cpu|gpu(:(0|[1-9]\d{0,3}))?")]
 PathName = Annotated[str, FilePath()]

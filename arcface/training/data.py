@@ -1,8 +1,13 @@
-"""TrainingData: the training images of this rank, as batches on the device, and what becomes of unreadable ones."""
+"""TrainingData: the training images of this rank, as batches on the device, and what becomes of unreadable ones.
+
+Images travel as bytes: they are normalised on the device.
+"""
 
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -11,14 +16,40 @@ from arcface.config import DataOptions
 from arcface.data.augment import Augmentation
 from arcface.data.datasets.base import open_dataset
 from arcface.data.loader import Loader
+from arcface.data.workers import Workers
 from arcface.distributed.process_group import all_gather, rank, world_size
 from arcface.distributed.wire import in_words
 from arcface.errors import UserError
+from arcface.io.images import batch_channels_first
 from arcface.io.log import logger
+from arcface.system.transfer import to_device
 
 
-class TrainingData:
-    """The training images of this rank.
+class Batch(NamedTuple):
+    """One rank's part of a global batch of N images, n = N / world_size, on the device.
+
+    images: [n, 3, 112, 112], RGB, of uint8 or, with the same values, float32. labels: int64 [n]; a negative one leaves its image
+    out of the loss. listed: int64 [N], on the host of every rank: the labels of all ranks' images as the dataset lists them,
+    negative only for padding.
+    """
+
+    images: paddle.Tensor
+    labels: paddle.Tensor
+    listed: np.ndarray
+
+
+def on_cpu(images: np.ndarray) -> paddle.Tensor:
+    """Return a batch of images in OpenCV's layout, uint8 [n, height, width, 3], BGR, as a tensor [n, 3, height, width], RGB."""
+    return to_device(batch_channels_first(images))
+
+
+def on_gpu(images: np.ndarray) -> paddle.Tensor:
+    """Do what `on_cpu` does, but move the channels on the device; float32, since Paddle does not flip uint8."""
+    return to_device(images).astype("float32").transpose([0, 3, 1, 2]).flip([1])
+
+
+class TrainingData(AbstractContextManager):
+    """The training images of this rank. While it is open there are worker processes, which are forked as it opens.
 
     dataset: all images and labels. unreadable: how many different images of this rank could not be read so far.
     seconds_waited: for batches in all, but for the first, for which the worker processes start.
@@ -35,6 +66,15 @@ class TrainingData:
         self.batch_size, self.steps_per_epoch = batch_size, self._loader.steps_per_epoch
         self.seconds_waited = 0.0
         self._unreadable: set[int] = set()
+        self._open = ExitStack()
+        self._workers: Workers | None = None
+
+    def __enter__(self) -> "TrainingData":
+        self._workers = self._open.enter_context(self._loader.workers(self.options.num_workers))
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._open.close()
 
     @property
     def unreadable(self) -> int:
@@ -45,20 +85,21 @@ class TrainingData:
         """Decode --scan_images images, spread over the list; raises UserError for the first that is missing or wrong."""
         self.dataset.scan(self.options.scan_images)
 
-    def batches(self, first: int, last: int) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
-        """Yield the batches of the steps first .. last - 1, on the device: uint8 [n, 3, 112, 112], and int64 [n].
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Yield the batches of the steps first .. last - 1, on the device.
 
-        The label of a row that does not count is negative: padding, or an image that cannot be read, which is told in the log.
+        An image that cannot be read is told in the log.
         """
         began = None
-        for step, (images, labels) in enumerate(self._loader.batches(first, last, self.options.num_workers), first):
+        arrange = on_cpu if paddle.get_device() == "cpu" else on_gpu
+        batches = self._loader.batches(first, last, self._workers, arrange)
+        for step, (images, labels, listed) in enumerate(batches, first):
             if began is not None:
                 self.seconds_waited += time.monotonic() - began
-            for index, complaint in self._loader.complaints(step, labels.numpy()).items():
+            for index, complaint in self._loader.complaints(step, labels).items():
                 logger.warning("not in the loss: %s", complaint)
                 self._unreadable.add(index)
-            device = paddle.get_device()
-            yield images.to(device), labels.to(device)
+            yield Batch(images, to_device(labels), listed)
             began = time.monotonic()
 
     def names(self, step: int) -> list[str]:

@@ -38,7 +38,7 @@ class TrainLog:
         self._interval, self._best_by = options.log_interval, best_by
         self._logdir = Path(options.logdir)
         self._metrics = MetricsWriter(self._logdir, state) if rank() == 0 else None
-        self._loss_sum = paddle.to_tensor(state.loss_sum, "float32")  # stays on the device between log lines
+        self._loss_sum = paddle.full([1], state.loss_sum)  # stays on the device between log lines
         self._first_step = self._line_step = state.step
         self._started = self._line_time = time.monotonic()
         self._line_waited = data.seconds_waited
@@ -63,13 +63,15 @@ class TrainLog:
             except OSError as error:
                 logger.warning("%s: no picture of the curves (%s)", self._logdir, error.strerror or error)
 
-    def step(self, loss: paddle.Tensor | None, lr: float) -> None:
-        """Count the loss of the step that is done, None if it was skipped; write a log line if one is due."""
-        if loss is not None:
-            self._loss_sum += loss
-            self._state.loss_count += 1
+    def due(self, step: int) -> bool:
+        """Whether a step has a log line."""
+        return step % self._interval == 0 or step == self._last_step
+
+    def step(self, loss: paddle.Tensor, lr: float) -> None:
+        """Add the loss of the step that is done, 0 if it was not taken; write a log line if one is due."""
+        self._loss_sum += loss
         self._bar.update()
-        if self._state.step % self._interval == 0 or self._state.step == self._last_step:
+        if self.due(self._state.step):
             self._write_line(lr)
 
     def _write_line(self, lr: float) -> None:

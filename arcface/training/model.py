@@ -1,6 +1,6 @@
 """Model: backbone, head and their momentum SGD, and their arrays in a checkpoint."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -9,44 +9,46 @@ from paddle import nn
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
 from arcface.config import HeadOptions, NetworkOptions, OptimizerOptions
-from arcface.distributed.process_group import all_reduce_sum, broadcast, world_size
+from arcface.distributed.process_group import all_reduce_sum, broadcast
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
 from arcface.ops.build import load_library
+from arcface.system.precision import tf32
 from arcface.training.checkpoint import Arrays
+from arcface.training.data import Batch
+from arcface.training.flat import Flat
 from arcface.weights.state_dict import load_backbone
+
+
+class Computed(NamedTuple):
+    """What a batch has given, on the device: vectors as of `Flat`, with P trained values and S running statistics."""
+
+    loss: paddle.Tensor  # [], the mean of all ranks' images
+    gradient: paddle.Tensor  # [P], of the backbone
+    statistics: paddle.Tensor  # [S], after the forward pass
+    statistics_before: paddle.Tensor  # [S]
 
 
 class Model:
     """Backbone (the same on every rank), head (this rank's classes) and their momentum SGD.
 
-    With `may_drop`, `drop_gradients` can follow `forward_backward`: the running statistics are copied before each step.
+    A step is `forward`, `backward`, then `update` or `drop`. None of them waits for the device.
     """
 
-    def __init__(
-        self,
-        network: NetworkOptions,
-        head: HeadOptions,
-        optimizer: OptimizerOptions,
-        num_classes: int,
-        seed: int = 0,
-        may_drop: bool = False,
-    ):
+    def __init__(self, network: NetworkOptions, head: HeadOptions, optimizer: OptimizerOptions, num_classes: int, seed: int = 0):
         paddle.seed(seed)
-        self._options, self._may_drop = optimizer, may_drop
+        self._options, self._tf32 = optimizer, bool(optimizer.tf32)
         self.backbone = create_backbone(network.network, network.embedding_size, optimizer.batch_norm)
         margin = Margin(head.margin1, head.margin2, head.margin3)
         self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
-        self._optimizer = paddle.optimizer.Momentum(
-            momentum=optimizer.momentum,
-            parameters=self.backbone.parameters(),
-            weight_decay=optimizer.weight_decay,
-            grad_clip=nn.ClipGradByGlobalNorm(optimizer.clip_norm) if optimizer.clip_norm else None,
-        )
-        # Of batch norm before this batch, each with its tensor.
-        self._statistics: list[tuple[paddle.Tensor, paddle.Tensor]] = []
-        _exchange(list(self.backbone.state_dict().values()), broadcast)  # initial values may differ between processors
+        # Paddle counts the statistics of batch norm among the parameters; they have no gradients.
+        self._weights = Flat({name: tensor for name, tensor in self.backbone.named_parameters() if not tensor.stop_gradient})
+        self._statistics = Flat({name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.stop_gradient})
+        self._velocity = paddle.zeros_like(self._weights.vector)
+        self._statistics_before = self._statistics.vector
+        for flat in (self._weights, self._statistics):
+            broadcast(flat.vector)  # initial values may differ between processors
 
     def use_cpu_kernels(self) -> None:
         """Train with the CPU kernels where the options and the device allow it; builds them unless they are in the cache."""
@@ -55,99 +57,95 @@ class Model:
             if self._options.batch_norm == "local":
                 fuse_convolutions(self.backbone, self.head.library)
 
-    def forward_backward(self, images: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
-        """Take a batch (uint8 [n, 3, 112, 112] and int64 [n] of this rank) and return the mean loss of all ranks.
+    def forward(self, batch: Batch, step: int) -> paddle.Tensor:
+        """Return the mean loss of all ranks' images, of which this rank's are in the batch."""
+        self._statistics_before = self._statistics.vector.clone()
+        with tf32(self._tf32):
+            embeddings = self.backbone(normalise(batch.images))
+        return self.head.loss(embeddings, batch.labels, step, batch.listed)
 
-        `update` or `drop_gradients` has to follow.
-        """
-        if self._may_drop:
-            self._statistics = [(tensor, tensor.clone()) for tensor in self._batch_norm_statistics()]
-        loss = self.head.loss(self.backbone(normalise(images)), labels, step)
-        loss.backward()
+    def backward(self, loss: paddle.Tensor) -> Computed:
+        """Compute the gradients of a loss that `forward` has returned."""
+        with tf32(self._tf32):  # of the head's gradient, only a product with 1 is left to compute
+            loss.backward()
+        weights = self._weights.tensors
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.
-        _exchange(list(self._gradients().values()), all_reduce_sum)
-        return loss.detach()
-
-    def update(self, lr: float) -> None:
-        """Take a step of momentum SGD with the gradients."""
-        self._optimizer.set_lr(lr)
-        self._optimizer.step()
-        self._optimizer.clear_grad()
-        self.head.update(lr, self._options.momentum, self._options.weight_decay)
-
-    def drop_gradients(self) -> None:
-        """Leave everything, running statistics too, as it was before the batch; for models that `may_drop`."""
-        self._optimizer.clear_grad()
-        for tensor, before in self._statistics:
-            tensor.set_value(before)
+        gradient = all_reduce_sum(self._weights.gather({name: weight.grad for name, weight in weights.items()}))
+        for weight in weights.values():
+            weight.clear_gradient(False)  # frees it
+        return Computed(loss.detach(), gradient, self._statistics.vector, self._statistics_before)
 
     @paddle.no_grad()
-    def is_nonfinite(self, loss: paddle.Tensor) -> paddle.Tensor:
-        """Return whether loss or a gradient of `forward_backward` is not finite, bool [], without waiting for the device.
+    def update(self, computed: Computed, lr: float, finite: paddle.Tensor | None = None) -> None:
+        """Take a step of momentum SGD: v = momentum * v + gradient + weight_decay * w;  w = w - lr * v.
+
+        `finite`, bool [1], is False for a step that must leave everything as it was before its batch, running statistics too;
+        without it, the step is known to be finite.
+        """
+        momentum, weight_decay = self._options.momentum, self._options.weight_decay
+        weights, statistics = self._weights.vector, self._statistics.vector
+        velocity = self._velocity * momentum + (self._clipped(computed.gradient) + weights * weight_decay)
+        rate: float | paddle.Tensor = lr
+        if finite is not None:
+            velocity, rate = paddle.where(finite, velocity, self._velocity), finite.astype("float32") * lr
+            paddle.assign(paddle.where(finite, statistics, computed.statistics_before), statistics)
+        self._velocity = velocity
+        weights.subtract_(velocity * rate)
+        self.head.update(lr, momentum, weight_decay, finite)
+
+    def drop(self) -> None:
+        """Leave everything, running statistics too, as it was before the last `forward`."""
+        paddle.assign(self._statistics_before, self._statistics.vector)
+
+    @paddle.no_grad()
+    def is_finite(self, computed: Computed) -> paddle.Tensor:
+        """Return whether loss and gradient are finite, bool [1], on the device.
 
         The head's gradient is finite if the loss is: it is a product of softmax and unit vectors.
         """
-        return paddle.stack([tensor.isfinite().all() for tensor in (loss, *self._gradients().values())]).all().logical_not()
+        return paddle.logical_and(computed.gradient.isfinite().all(keepdim=True), computed.loss.isfinite())
 
     @paddle.no_grad()
-    def find_nonfinite(self, loss: paddle.Tensor) -> str | None:
-        """Return what is not finite after `forward_backward`, None if all is.
+    def find_nonfinite(self, computed: Computed) -> str | None:
+        """Return what is not finite after `backward`, None if all is; the weights must be those of that batch.
 
         Causes come before their effects: weights, then the statistics that batch norm took in the forward pass, in the
         network's order, then the loss, then the gradients.
         """
-        statistics = [item for item in self.backbone.state_dict().items() if item[1].stop_gradient]
+        statistics, gradients = self._statistics.parts(computed.statistics), self._weights.parts(computed.gradient)
         candidates = [
-            *((f"the weight {name}", weight) for name, weight in self._trained()),
+            *((f"the weight {name}", weight) for name, weight in self._weights.tensors.items()),
             ("a class centre", self.head.weight),
-            *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics),
-            ("the loss", loss),
-            *((f"the gradient of {name}", gradient) for name, gradient in self._gradients().items()),
+            *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics.items()),
+            ("the loss", computed.loss),
+            *((f"the gradient of {name}", gradient) for name, gradient in gradients.items()),
         ]
         return next((name for name, tensor in candidates if not tensor.isfinite().all()), None)
 
     def broadcast_buffers(self) -> nn.Layer:
         """Give every rank the batch norm statistics of rank 0, which checkpoints contain; return the backbone."""
-        _exchange(self._batch_norm_statistics(), broadcast)
+        broadcast(self._statistics.vector)
         return self.backbone
 
     def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
-        optimizer = self._optimizer.state_dict()
-        velocity = {name: optimizer[_velocity_key(parameter)].numpy() for name, parameter in self._trained()}
+        if not (self._weights.is_shared() and self._statistics.is_shared()):
+            raise RuntimeError("a layer of the backbone has replaced a tensor, which is then not trained")
+        velocity = {name: tensor.numpy() for name, tensor in self._weights.parts(self._velocity).items()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
         return Arrays(backbone, velocity, self.head.weight.numpy(), self.head.velocity.numpy())
 
     def load(self, state: Arrays, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
         load_backbone(self.backbone, state.backbone, where)
-        self._optimizer.set_state_dict(
-            {_velocity_key(parameter): paddle.to_tensor(state.backbone_velocity[name]) for name, parameter in self._trained()}
-        )
+        for name, part in self._weights.parts(self._velocity).items():
+            paddle.assign(state.backbone_velocity[name], part)
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
         self.head.velocity.set_value(np.ascontiguousarray(state.centres_velocity))
 
-    def _batch_norm_statistics(self) -> list[paddle.Tensor]:
-        return [tensor for tensor in self.backbone.state_dict().values() if tensor.stop_gradient]
-
-    def _gradients(self) -> dict[str, paddle.Tensor]:
-        return {name: parameter.grad for name, parameter in self._trained() if parameter.grad is not None}
-
-    def _trained(self) -> list[tuple[str, paddle.Tensor]]:
-        """The parameters that have gradients; Paddle counts the statistics of batch norm among the parameters."""
-        return [item for item in self.backbone.named_parameters() if not item[1].stop_gradient]
-
-
-@paddle.no_grad()
-def _exchange(tensors: list[paddle.Tensor], collective: Callable[[paddle.Tensor], paddle.Tensor]) -> None:
-    """Replace float32 tensors of any shapes, in place, by what a collective makes of all of them in one call."""
-    if world_size() > 1 and tensors:
-        flat = collective(paddle.concat([tensor.reshape([-1]) for tensor in tensors]))
-        for tensor, values in zip(tensors, flat.split([tensor.size for tensor in tensors]), strict=True):
-            paddle.assign(values.reshape(tensor.shape), tensor)
-
-
-def _velocity_key(parameter: paddle.Tensor) -> str:
-    """The velocity's name in an optimizer's state dict; parameters are numbered anew in each process."""
-    return f"{parameter.name}_velocity_0"
+    def _clipped(self, gradient: paddle.Tensor) -> paddle.Tensor:
+        if not self._options.clip_norm:
+            return gradient
+        norm = gradient.square().sum().sqrt()
+        return gradient * (self._options.clip_norm / norm.clip(min=self._options.clip_norm))

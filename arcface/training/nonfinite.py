@@ -3,35 +3,34 @@
 import json
 from pathlib import Path
 
-import paddle
-
 from arcface.config import RunOptions
 from arcface.distributed.process_group import rank
 from arcface.errors import UserError
 from arcface.io.files import atomic_write
 from arcface.io.log import logger
 from arcface.training.data import TrainingData
-from arcface.training.model import Model
+from arcface.training.model import Computed, Model
 from arcface.training.state import TrainState
 
 
-def skip_or_stop(options: RunOptions, model: Model, state: TrainState, data: TrainingData, lr: float, loss: paddle.Tensor) -> None:
-    """Skip this step if --on_nonfinite allows it; every rank calls it, before an update.
+def skip_or_stop(
+    options: RunOptions, model: Model, state: TrainState, data: TrainingData, step: int, lr: float, computed: Computed
+) -> None:
+    """Count a step that was not taken, if --on_nonfinite allows it; every rank calls it, and the weights are those of the step.
 
     The first tensor that is not finite, the rate and the images go to nonfinite_step_<step>_rank_<rank>.json in --output. Raises
     UserError, on every rank, if no more steps may be skipped.
     """
-    step = state.step + 1
-    culprit = model.find_nonfinite(loss)  # None where another rank found one
+    culprit = model.find_nonfinite(computed)  # None where another rank found one
     file = Path(options.output) / f"nonfinite_step_{step:08d}_rank_{rank()}.json"
     known = {
         "step": step,
         "rank": rank(),
         "bad_tensor": culprit,
-        "loss": repr(loss.item()),
+        "loss": repr(computed.loss.item()),
         "learning_rate": lr,
         "scale": model.head.scale,
-        "images": data.names(state.step),
+        "images": data.names(step - 1),
     }
     try:
         with atomic_write(file) as opened:  # a resumed run may be at the same step again
@@ -47,4 +46,3 @@ def skip_or_stop(options: RunOptions, model: Model, state: TrainState, data: Tra
             " --warmup_epoch or set --clip_norm, then --resume 1"
         )
     logger.warning("%s; skipped, %d of %d", what, state.skipped, allowed)
-    model.drop_gradients()

@@ -12,18 +12,25 @@ import signal
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+import numpy as np
 import paddle
 
-from arcface.distributed.process_group import all_reduce_sum
+from arcface.distributed.process_group import all_reduce_sum, world_size
+from arcface.system.transfer import to_device
 
 
 class Request(NamedTuple):
     """What the ranks ask for together."""
 
-    nonfinite: bool  # not to take this step: on some rank, loss or gradient is not finite
-    stop: bool
-    save: bool
-    unreadable: int  # different images so far that could not be read, of all ranks
+    nonfinite: bool = False  # not to take this step: on some rank, loss or gradient is not finite
+    stop: bool = False
+    save: bool = False
+    unreadable: int = 0  # different images so far that could not be read, of all ranks
+
+    @classmethod
+    def of(cls, summed: np.ndarray) -> "Request":
+        """Return the request that `Signals.sync` computed: float32 [4], a dtype that every backend reduces."""
+        return cls(summed[0] < world_size(), summed[1] > 0, summed[2] > 0, int(summed[3]))
 
 
 class Signals(AbstractContextManager):
@@ -32,6 +39,8 @@ class Signals(AbstractContextManager):
     def __init__(self):
         self._stop = self._save = False
         self._before = {}
+        self._asked: tuple[bool, bool, int] | None = None  # by this rank in the step before
+        self._on_device: paddle.Tensor | None = None  # the same, float32 [3]
 
     def __enter__(self) -> "Signals":
         handlers = {signal.SIGTERM: self._ask_to_stop, signal.SIGINT: self._ask_to_stop, signal.SIGUSR1: self._ask_to_save}
@@ -44,18 +53,18 @@ class Signals(AbstractContextManager):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def sync(self, nonfinite: paddle.Tensor, unreadable: int) -> Request:
-        """Return what the ranks ask for, the same on every rank; every rank calls it once a step.
+    def sync(self, finite: paddle.Tensor, unreadable: int) -> paddle.Tensor:
+        """Return what the ranks ask for, summed over them, on the device: float32 [4], for `Request.of`.
 
-        nonfinite: bool [], of this rank's step. unreadable: this rank's images. Reading `nonfinite` here, with the rest, is the
-        one time that a step waits for the device; sampling classes waits for the labels, too.
+        Every rank calls it once a step. finite: bool [1], of this rank's step. unreadable: this rank's images.
         """
         save = self._save
         if save:  # a signal that comes after the line above is kept for the next step
             self._save = False
-        own = paddle.to_tensor([self._stop, save, unreadable], "float32")  # a dtype that every backend reduces
-        summed = all_reduce_sum(paddle.concat([nonfinite.astype("float32").reshape([1]), own])).tolist()
-        return Request(summed[0] > 0, summed[1] > 0, summed[2] > 0, int(summed[3]))
+        own = (self._stop, save, unreadable)
+        if own != self._asked:  # seldom: a copy to the device takes its time
+            self._asked, self._on_device = own, to_device(np.array(own, np.float32))
+        return all_reduce_sum(paddle.concat([finite.astype("float32"), self._on_device]))
 
     def _ask_to_stop(self, number: int, _) -> None:
         self._stop = True

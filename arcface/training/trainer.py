@@ -1,11 +1,17 @@
 """The training loop. Run it through train.py, plainly or under `python -m paddle.distributed.launch`."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+
+import paddle
 
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import busy, heartbeat, rank, ranks_together, world_size
+from arcface.errors import UserError
 from arcface.inference.engines import candidates
-from arcface.system.device import choose_device
+from arcface.system.device import resolve_device, search_convolutions, start_device
 from arcface.system.startup import ranks_here
 from arcface.system.terminal import survive_closed_output
 from arcface.training.announcement import announce
@@ -13,12 +19,12 @@ from arcface.training.data import TrainingData
 from arcface.training.log import TrainLog
 from arcface.training.memory import check_memory, out_of_memory_explained
 from arcface.training.model import Model
-from arcface.training.nonfinite import skip_or_stop
 from arcface.training.output import opened_output
 from arcface.training.saver import CheckpointSaver, restore
 from arcface.training.schedule import Schedule
 from arcface.training.signals import Signals
 from arcface.training.state import TrainState, fingerprint_of
+from arcface.training.steps import Steps
 from arcface.verification.sets import read_bin_sets
 from arcface.verification.verifier import Verifier
 from arcface.weights.state_dict import load_backbone, read_state_dict
@@ -29,11 +35,10 @@ def train(config: TrainConfig) -> None:
 
     Raises UserError for what the user can fix. Options, dataset and checkpoint are checked before anything is written.
     """
-    device = choose_device(config.device)
+    device = resolve_device(config.device)
     candidates(config.engine)  # a missing package is told before anything else
-    with survive_closed_output(), out_of_memory_explained(config), ranks_together(config.rank_timeout):
+    with survive_closed_output(), out_of_memory_explained(config), _opened(config, device) as data:
         with busy("the loading of the data"):
-            data = TrainingData(config, config.data_dir, config.batch_size, config.seed)
             verifier = Verifier(read_bin_sets(config), config, config, config.val_interval, config.best_by)
             memory_warning = check_memory(config, data.dataset.num_classes, world_size(), ranks_here(), device)
         data.check_same_on_all_ranks()
@@ -44,16 +49,34 @@ def train(config: TrainConfig) -> None:
         _train(config, data, verifier, memory_warning)
 
 
+@contextmanager
+def _opened(config: TrainConfig, device: str) -> Iterator[TrainingData]:
+    """Open the training data, join the other ranks, and start the device.
+
+    In this order: a process that has threads, as of the watchdog or of CUDA, is not safe to fork, which the data's workers are.
+    """
+    joined = partial(ranks_together, config.rank_timeout, partial(start_device, device))
+    with ExitStack() as stack:
+        try:
+            data = stack.enter_context(TrainingData(config, config.data_dir, config.batch_size, config.seed))
+        except UserError:
+            with joined():  # where the other ranks hear of it
+                raise
+        with joined():
+            yield data
+
+
 def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_warning: str | None) -> None:
     fingerprint = fingerprint_of(config, data.dataset)
-    may_drop = config.on_nonfinite != "stop"
-    model = Model(config, config, config, data.dataset.num_classes, config.seed, may_drop)
+    model = Model(config, config, config, data.dataset.num_classes, config.seed)
     state, missing = TrainState(), list[str]()
     if config.resume:
         state, missing = restore(Path(config.output), fingerprint, model)
     elif config.init_from:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     verifier.choose_engine(model.backbone)  # what cannot be built is found now, not after hours
+    if config.cudnn_search:
+        search_convolutions()
     schedule = Schedule(config, data.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     saver = CheckpointSaver(config, model, state, fingerprint, data.steps_per_epoch)
@@ -65,22 +88,18 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
     ):
         announce(config, data, schedule, state, last_step, missing, memory_warning)
         model.use_cpu_kernels()
-        for images, labels in data.batches(state.step, last_step):
-            heartbeat(f"step {state.step + 1}")
-            lr = schedule(state.step)
-            loss = model.forward_backward(images, labels, state.step)
-            asked = signals.sync(model.is_nonfinite(loss), data.unreadable)
-            data.check_unreadable(asked.unreadable)
-            if asked.nonfinite:
-                skip_or_stop(config, model, state, data, lr, loss)
-            else:
-                model.update(lr)
-            state.step += 1
-            log.step(None if asked.nonfinite else loss, lr)
+        steps = Steps(config, model, signals, data, state, run_ahead=paddle.get_device() != "cpu")
+        for batch in data.batches(state.step, last_step):
+            step, lr = state.step + 1, schedule(state.step)
+            heartbeat(f"step {step}")
+            last = step == last_step
+            ends_now = log.due(step) or verifier.due(step, last, False) or saver.due(step, last)
+            loss, asked = steps.take(batch, lr, ends_now)
+            state.step = step
+            log.step(loss, lr)
 
-            last = state.step == last_step
-            new_best = verifier.due(state.step, last, asked.stop) and log.verification(verifier.run(model.broadcast_buffers()))
-            scheduled = saver.due(state.step, last)
+            new_best = verifier.due(step, last, asked.stop) and log.verification(verifier.run(model.broadcast_buffers()))
+            scheduled = saver.due(step, last)
             if scheduled or new_best or asked.save or asked.stop:
                 with log.paused():
                     saver.save(scheduled, best=new_best, must_succeed=last or asked.stop)

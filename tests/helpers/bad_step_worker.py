@@ -14,8 +14,8 @@ from arcface.distributed.process_group import rank
 from arcface.head.partial_fc import PartialFC
 
 real = PartialFC.loss
-PartialFC.loss = lambda self, embeddings, labels, step: real(
-    self, embeddings * np.inf if step == 1 and rank() == 1 else embeddings, labels, step
+PartialFC.loss = lambda self, embeddings, labels, step, *listed: real(
+    self, embeddings * np.inf if step == 1 and rank() == 1 else embeddings, labels, step, *listed
 )
 sys.argv[0] = "train.py"
 run(train.main)

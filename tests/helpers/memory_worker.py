@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 
 from arcface.config import TrainConfig, parse
+from arcface.training.data import Batch
 from arcface.training.memory import estimate
 from arcface.training.model import Model
 
@@ -27,8 +28,9 @@ model.use_cpu_kernels()
 draw = np.random.default_rng(0)
 for step in range(STEPS):
     images = paddle.to_tensor(draw.integers(0, 256, (config.batch_size, 3, 112, 112), np.uint8))
-    loss = model.forward_backward(images, paddle.to_tensor(draw.integers(0, num_classes, config.batch_size)), step)
-    assert not model.is_nonfinite(loss).item()
-    model.update(0.01)
+    labels = draw.integers(0, num_classes, config.batch_size)
+    computed = model.backward(model.forward(Batch(images, paddle.to_tensor(labels), labels), step))
+    assert model.is_finite(computed).item()
+    model.update(computed, 0.01)
 highest = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(estimated, int(highest.split()[1]) * 1024)

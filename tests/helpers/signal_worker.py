@@ -27,14 +27,14 @@ def send(moment: str) -> None:
         os.kill(os.getpid(), signals[moment])
 
 
-def loss(self, embeddings, labels, step):
+def loss(self, embeddings, *others):
     embeddings.register_hook(lambda gradient: send(f"{steps}b"))
-    return real_loss(self, embeddings, labels, step)
+    return real_loss(self, embeddings, *others)
 
 
-def update(self, lr):
+def update(self, *arguments):
     global steps
-    real(self, lr)
+    real(self, *arguments)
     steps += 1
     send(str(steps))
 

@@ -219,8 +219,8 @@ def train_here(monkeypatch, options, tiny):
     real = PartialFC.loss
 
     def run(*more: str, bad: int = -1, count: int = 1) -> None:
-        def loss(self, embeddings, labels, step):
-            return real(self, embeddings * np.inf if bad <= step < bad + count else embeddings, labels, step)
+        def loss(self, embeddings, labels, step, listed):
+            return real(self, embeddings * np.inf if bad <= step < bad + count else embeddings, labels, step, listed)
 
         monkeypatch.setattr(PartialFC, "loss", loss)
         monkeypatch.setattr(sys, "argv", ["train.py", *options, "--num_workers=0", *more])
@@ -244,15 +244,15 @@ def test_a_bad_step_stops_before_its_update_and_leaves_the_checkpoint(train_here
 def test_a_bad_weight_is_named(train_here, refused, tmp_path, monkeypatch):
     from arcface.training.model import Model
 
-    real = Model.forward_backward
+    real = Model.forward
 
-    def spoiled(self, images, labels, step):
+    def spoiled(self, batch, step):
         if step == 1:
             weight = self.backbone.block.conv.weight
             weight.set_value(weight * np.inf)
-        return real(self, images, labels, step)
+        return real(self, batch, step)
 
-    monkeypatch.setattr(Model, "forward_backward", spoiled)
+    monkeypatch.setattr(Model, "forward", spoiled)
     assert "the weight block.conv.weight is not finite at step 2" in refused(lambda: train_here("--max_steps=3"))
 
 

@@ -9,6 +9,7 @@ from arcface.data.augment import Augmentation
 from arcface.data.datasets.label_list import LabelFile
 from arcface.data.loader import PADDING, UNREADABLE, Loader
 from arcface.errors import UserError
+from arcface.io.images import batch_channels_first
 from arcface.rng import Stream, rng
 
 STRONG = Augmentation(0.5, 0.5, 0.5, 0.5)
@@ -27,7 +28,8 @@ def dataset(make_data_set):
 
 
 def loaded(loader, first, last, workers):
-    return [(images.numpy(), labels.numpy()) for images, labels in loader.batches(first, last, workers)]
+    with loader.workers(workers) as processes:
+        return [(images, labels) for images, labels, _ in loader.batches(first, last, processes, batch_channels_first)]
 
 
 @pytest.fixture
@@ -112,12 +114,30 @@ def test_blocks_of_balanced_classes_are_refused(dataset):
 
 def test_a_batch_stays_what_it_is_while_later_ones_come(dataset):
     batches = Loader(dataset, 8, 1, 0, 1)
-    kept = list(batches.batches(0, 12, 2))  # more than the workers have room for
-    for step, (images, labels) in enumerate(kept):
-        assert np.array_equal(images.numpy(), batches[step][0]) and np.array_equal(labels.numpy(), batches[step][1])
+    for step, (images, labels) in enumerate(loaded(batches, 0, 12, 2)):  # more than the workers have room for
+        assert np.array_equal(images, batches[step][0]) and np.array_equal(labels, batches[step][1])
 
 
-def test_workers_end_when_the_loop_over_their_batches_does(dataset, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_rank_knows_the_labels_of_all_ranks_images_as_they_are_listed(workers, tmp_path, make_data_set):
+    root = make_data_set(22, 3)
+    (root / "images" / "00000003.jpg").write_bytes(b"no image")
+    ranks = [Loader(LabelFile(str(root)), 8, 1, rank, 2) for rank in range(2)]
+    batches = []
+    for one in ranks:
+        with one.workers(workers) as processes:
+            batches.append(list(one.batches(0, 6, processes, batch_channels_first)))  # two epochs, the third batch padded
+    seen = set()
+    for (_, first, listed), (_, second, too) in zip(*batches, strict=True):
+        assert np.array_equal(listed, too) and listed.dtype == np.int64
+        labels = np.concatenate([first, second])
+        seen.update(labels[labels < 0].tolist())
+        assert (listed[labels >= 0] == labels[labels >= 0]).all() and (listed[labels == PADDING] == PADDING).all()
+        assert (listed[labels == UNREADABLE] == 0).all()
+    assert seen == {PADDING, UNREADABLE}
+
+
+def test_workers_end_when_they_are_no_longer_needed(dataset, monkeypatch):
     started = []
 
     class Watched(loader.Workers):
@@ -126,9 +146,11 @@ def test_workers_end_when_the_loop_over_their_batches_does(dataset, monkeypatch)
             started.extend(self._processes)
 
     monkeypatch.setattr(loader, "Workers", Watched)
-    for _ in Loader(dataset, 8, 1, 0, 1).batches(0, 1000, 2):
-        assert all(process.is_alive() for process in started)
-        break
+    batches = Loader(dataset, 8, 1, 0, 1)
+    with batches.workers(2) as processes:
+        for _ in batches.batches(0, 1000, processes, batch_channels_first):
+            assert all(process.is_alive() for process in started)
+            break
     assert len(started) == 2 and not any(process.is_alive() for process in started)
 
 

@@ -48,7 +48,7 @@ def same_bits(some, others):
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_step_whose_labels_the_host_knows_reads_nothing_from_the_device(rate, masked):
     head, x, labels = PartialFC(CLASSES, SIZE, sample_rate=rate), batch(), paddle.to_tensor(LABELS)
-    finite = {"finite": paddle.ones([1])} if masked else {}
+    finite = {"finite": paddle.ones([1], "bool")} if masked else {}
     with no_reads():
         step(head, x, 0, labels, LABELS, **finite)
 
@@ -85,7 +85,7 @@ def test_a_step_that_is_not_finite_changes_no_bit(rate):
     for number, value in enumerate((np.nan, np.inf)):
         x = batch().numpy()
         x[0, 0] = value
-        loss, _ = step(head, paddle.to_tensor(x, stop_gradient=False), number, listed=LABELS, finite=paddle.zeros([1]))
+        loss, _ = step(head, paddle.to_tensor(x, stop_gradient=False), number, listed=LABELS, finite=paddle.zeros([1], "bool"))
         assert not np.isfinite(loss.item())
         assert same_bits(before, state(head))
 
@@ -95,7 +95,7 @@ def test_a_masked_step_that_is_finite_is_the_plain_one_bit_for_bit(rate):
     plain, masked = (PartialFC(CLASSES, SIZE, sample_rate=rate) for _ in range(2))
     for number in range(2):
         step(plain, batch(number), number)
-        step(masked, batch(number), number, finite=paddle.ones([1]))
+        step(masked, batch(number), number, finite=paddle.ones([1], "bool"))
     assert same_bits(state(plain), state(masked))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from arcface.config import TrainConfig
 from arcface.ops.build import load_library
+from arcface.training.data import Batch
 from arcface.training.model import Model
 
 STEPS, BATCH_SIZE, CLASSES = 8, 8, 5
@@ -24,9 +25,10 @@ def trained(cpu_kernels: str) -> tuple[list[float], dict[str, np.ndarray], dict[
     for step in range(STEPS):
         labels = rng.integers(0, CLASSES, BATCH_SIZE)
         images = np.clip(pool[labels] + rng.integers(-60, 60, (BATCH_SIZE, 3, 112, 112)), 0, 255).astype(np.uint8)
-        loss = model.forward_backward(paddle.to_tensor(images), paddle.to_tensor(labels, "int64"), step)
-        model.update(RATE)
-        losses.append(loss.item())
+        batch = Batch(paddle.to_tensor(images), paddle.to_tensor(labels, "int64"), labels)
+        computed = model.backward(model.forward(batch, step))
+        model.update(computed, RATE)
+        losses.append(computed.loss.item())
     return losses, before, {name: tensor.numpy() for name, tensor in model.backbone.state_dict().items()}
 
 

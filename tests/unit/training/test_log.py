@@ -3,6 +3,7 @@
 import json
 import time
 
+import numpy as np
 import paddle
 import pytest
 
@@ -26,7 +27,7 @@ def run(tmp_path, monkeypatch, make_data_set):
         def batches(*_):
             for wait, _ in steps:
                 now[0] += wait
-                yield paddle.zeros([8, 3, 112, 112], "uint8"), paddle.zeros([8], "int64")
+                yield paddle.zeros([8, 3, 112, 112], "uint8"), np.zeros(8, np.int64), np.zeros(8, np.int64)
 
         config = TrainConfig(num_workers=3, log_interval=2, logdir=str(tmp_path))
         data, state = TrainingData(config, make_data_set(9, 3), 8, 0), TrainState()
@@ -36,7 +37,7 @@ def run(tmp_path, monkeypatch, make_data_set):
             for (_, work), _ in zip(steps, data.batches(0, len(steps)), strict=True):
                 now[0] += work
                 state.step += 1
-                log.step(None, 0.1)
+                log.step(paddle.zeros([]), 0.1)
         lines = (tmp_path / "training.log").read_text().splitlines()
         return lines, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 

@@ -13,6 +13,7 @@ from arcface.data.datasets.label_list import LabelFile
 from arcface.data.datasets.record_file import RecordFile
 from arcface.data.loader import Loader
 from arcface.errors import UserError
+from arcface.io.images import batch_channels_first
 
 LABELS = [0, 0, 0, 1, 2, 2, 2, 2, 3, 3]
 
@@ -64,9 +65,10 @@ def test_a_table_is_opened_by_its_suffix(layouts, tmp_path):
     for arguments in ((root / "list.csv",), (root, "list.csv")):
         dataset = open_dataset(*arguments)
         assert dataset.labels.tolist() == LABELS and dataset.encoded(3) == open_dataset(root).encoded(3)
-    listed, tabled = (Loader(dataset, 4, 1, 0, 1).batches(0, 3, 1) for dataset in (open_dataset(root), dataset))
-    for (images, labels), (others, other_labels) in zip(listed, tabled, strict=True):  # out of a worker process
-        assert (images == others).all() and (labels == other_labels).all()
+    listed, tabled = (Loader(dataset, 4, 1, 0, 1) for dataset in (open_dataset(root), dataset))
+    with tabled.workers(1) as processes:
+        for step, (images, labels, _) in enumerate(tabled.batches(0, 3, processes, batch_channels_first)):
+            assert (images == listed[step][0]).all() and (labels == listed[step][1]).all()
 
 
 def test_a_label_file_goes_before_other_layouts_and_one_that_is_asked_for_is_not_replaced(layouts, tmp_path):

@@ -1,0 +1,214 @@
+"""The order in which a GPU trains, on the CPU: it ends where the order of a CPU ends, and waits for the device once a step."""
+
+import functools
+import signal
+from collections import Counter
+
+import numpy as np
+import paddle
+import pytest
+from kernel_calls import kernel_calls
+
+from arcface.config import TrainConfig
+from arcface.errors import UserError
+from arcface.head.partial_fc import PartialFC
+from arcface.training import data as training_data
+from arcface.training import steps as training_steps
+from arcface.training.data import TrainingData
+from arcface.training.model import Model
+from arcface.training.signals import Request, Signals
+from arcface.training.state import TrainState
+from arcface.training.steps import Steps
+
+IMAGES, CLASSES, BATCH_SIZE = 28, 7, 4
+READS = ["numpy", "item", "tolist", "cpu", "to", "__array__", "__bool__", "__float__", "__int__", "__index__"]
+
+
+class Run:
+    """The parts of a training run that take its steps, in the order of a GPU or of a CPU."""
+
+    def __init__(self, data_set, output, run_ahead: bool, **options):
+        settings = {"network": "Tiny", "cpu_kernels": "off", "num_workers": 0, "output": str(output)} | options
+        self.config = TrainConfig(batch_size=BATCH_SIZE, **settings)
+        self.data = TrainingData(self.config, str(data_set), BATCH_SIZE, 0)
+        self.model = Model(self.config, self.config, self.config, CLASSES)
+        self.state, self.signals, self.losses = TrainState(), Signals(), []
+        self.steps = Steps(self.config, self.model, self.signals, self.data, self.state, run_ahead)
+
+    def take(self, last: int, ends_now=lambda step, last: step == last):
+        """Take the steps up to `last`, yielding what the ranks ask for after each."""
+        for batch in self.data.batches(self.state.step, last):
+            step = self.state.step + 1
+            loss, asked = self.steps.take(batch, 0.05, ends_now(step, last))
+            self.state.step = step
+            self.losses.append(loss)
+            yield asked
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        state = self.model.state()
+        velocity = {f"velocity of {name}": array for name, array in state.backbone_velocity.items()}
+        centres = {"centres": state.centres, "velocity of centres": state.centres_velocity}
+        return {name: array.copy() for name, array in (state.backbone | velocity | centres).items()}
+
+
+@pytest.fixture(scope="module")
+def data_set(make_data_set):
+    return make_data_set(IMAGES, CLASSES)
+
+
+@pytest.fixture
+def start(data_set, tmp_path, tiny, monkeypatch):
+    """Returns a function that makes a Run; one that runs ahead moves its batches to the device as for a GPU."""
+
+    def run(run_ahead: bool, **options) -> Run:
+        if run_ahead:
+            monkeypatch.setattr(training_data, "on_cpu", training_data.on_gpu)
+        return Run(data_set, tmp_path, run_ahead, **options)
+
+    return run
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Returns a function that has the embeddings of some steps, counted from 1, become infinite."""
+
+    def patch(*bad: int) -> None:
+        real = PartialFC.loss
+
+        def loss(self, embeddings, labels, step, *listed):
+            return real(self, embeddings * np.inf if step + 1 in bad else embeddings, labels, step, *listed)
+
+        monkeypatch.setattr(PartialFC, "loss", loss)
+
+    return patch
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """A list that grows by a name whenever a tensor is read, or copied in a way that waits for a GPU."""
+    seen, depth = [], 0
+
+    def counted(name, function, matters=lambda *_: True):
+        @functools.wraps(function)
+        def call(*arguments, **more):
+            nonlocal depth
+            if depth == 0 and matters(*arguments):  # these call one another
+                seen.append(name)
+            depth += 1
+            try:
+                return function(*arguments, **more)
+            finally:
+                depth -= 1
+
+        return call
+
+    def by_a_mask(_, index, *__) -> bool:
+        parts = index if isinstance(index, tuple) else (index,)
+        return any(isinstance(part, paddle.Tensor) and part.dtype == paddle.bool for part in parts)
+
+    for name in READS:
+        monkeypatch.setattr(paddle.Tensor, name, counted(name, getattr(paddle.Tensor, name)))
+    for name in ("__getitem__", "__setitem__"):
+        monkeypatch.setattr(paddle.Tensor, name, counted(name, getattr(paddle.Tensor, name), by_a_mask))
+    for name in ("nonzero", "masked_select"):
+        monkeypatch.setattr(paddle, name, counted(name, getattr(paddle, name)))
+        monkeypatch.setattr(paddle.Tensor, name, counted(name, getattr(paddle.Tensor, name)))
+    monkeypatch.setattr(paddle, "to_tensor", counted("to_tensor", paddle.to_tensor))
+    return seen
+
+
+OPTIONS = [{}, {"clip_norm": 0.5, "scale": 100.0}, {"sample_rate": 0.5}, {"batch_norm": "frozen"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("bad", [(), (2, 3)])
+def test_both_orders_end_with_the_same_bits_and_a_bad_step_changes_nothing(start, spoil, options, bad):
+    spoil(*bad)
+    ends = []
+    for run_ahead in (False, True):
+        run = start(run_ahead, on_nonfinite="skip:2", **options)
+        list(run.take(5))
+        assert run.state.skipped == len(bad) and run.state.loss_count == 5 - len(bad)
+        ends.append(run.arrays() | {"losses": np.array([loss.item() for loss in run.losses])})
+    expected, actual = ends
+    assert all(np.isfinite(array).all() for array in expected.values())
+    assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead):
+    spoil(3)
+    run = start(run_ahead)
+    requests = run.take(5)
+    next(requests), next(requests)
+    before = run.arrays()
+    with pytest.raises(UserError, match="the loss is not finite at step 3 .*last checkpoint is intact"):
+        list(requests)
+    assert run.state.step == 2 and (tmp_path / "nonfinite_step_00000003_rank_0.json").exists()
+    after = run.arrays()
+    assert [name for name in before if not np.array_equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+@pytest.mark.parametrize("options", [*OPTIONS, {"on_nonfinite": "skip:1"}])
+def test_a_step_waits_for_the_device_once(start, waits, options, run_ahead):
+    run = start(run_ahead, **options)
+    seen = []
+    for _ in run.take(4):
+        seen.append(list(waits))
+        waits.clear()
+    assert seen[1:3] == [["numpy"], ["numpy"]]
+    a = paddle.ones([2])
+    a.sum().item(), bool(a[0]), np.asarray(a), a[a > 0], paddle.to_tensor([1.0]), a.to("cpu"), a.nonzero()
+    assert len(waits) == 7  # of this test itself
+
+
+def test_a_step_is_read_when_the_forward_pass_of_the_next_one_is_queued(start, monkeypatch):
+    events = []
+    for name in ("forward", "backward", "update"):
+        real = getattr(Model, name)
+        monkeypatch.setattr(Model, name, lambda *a, real=real, name=name: (events.append(name), real(*a))[1])
+    monkeypatch.setattr(training_steps, "to_host", lambda tensor: lambda: (events.append("read"), tensor.numpy())[1])
+    list(start(True).take(3, lambda step, last: step == 3))
+    assert " ".join(events) == "forward backward update forward read backward update forward read backward update read"
+    events.clear()
+    list(start(False).take(2))
+    assert " ".join(events) == "forward backward read update forward backward read update"
+
+
+def test_what_the_ranks_ask_for_is_found_a_step_later_and_then_at_once(start):
+    run, stopped = start(True), []
+    with run.signals:
+        for asked in run.take(9, lambda step, last: False):
+            if run.state.step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            stopped.append(asked.stop)
+            if asked.stop:
+                break
+    assert stopped == [False, False, False, True] and run.steps._queued is None  # the third step told it, the fourth is done
+
+
+def test_a_wish_is_copied_to_the_device_only_when_it_is_new(monkeypatch):
+    from arcface.training import signals as module
+
+    copies = []
+    monkeypatch.setattr(module, "to_device", lambda array: (copies.append(array.tolist()), paddle.to_tensor(array))[1])
+    signals, finite = Signals(), paddle.to_tensor([True])
+    with signals:
+        assert Request.of(signals.sync(finite, 0).numpy()) == Request()
+        signals.sync(finite, 0)
+        signal.raise_signal(signal.SIGUSR1)
+        assert Request.of(signals.sync(finite.logical_not(), 3).numpy()) == Request(nonfinite=True, save=True, unreadable=3)
+        signals.sync(finite, 3)
+        signals.sync(finite, 3)
+    assert copies == [[0, 0, 0], [0, 1, 3], [0, 0, 3]]
+
+
+def test_a_step_of_mobilefacenet_is_at_most_450_kernel_calls(data_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_data, "on_cpu", training_data.on_gpu)
+    run = Run(data_set, tmp_path, True, network="MobileFaceNet_128")
+    requests = run.take(3, lambda step, last: False)
+    next(requests)
+    with kernel_calls() as calls:
+        next(requests)
+    assert 400 < len(calls) <= 450, Counter(calls)
