@@ -34,10 +34,11 @@ def examine_gpus(report: Report) -> None:
 
 def examine_libraries(report: Report) -> None:
     """Report driver, libraries, and access of GPUs to one another's memory, once a GPU has been started."""
+    versions = library_versions(str(paddle.version.cuda()), str(paddle.version.cudnn()))
     override = os.environ.get("NVIDIA_TF32_OVERRIDE", "0")
     report.line(
         "libraries",
-        ", ".join([f"driver {hardware.nvidia_driver()}", *(f"{name} {version}" for name, version in library_versions().items())]),
+        ", ".join([f"driver {hardware.nvidia_driver()}", *(f"{name} {version}" for name, version in versions.items())]),
         f"NVIDIA_TF32_OVERRIDE={override} may force TF32 on head, loss and verification too: unset it" if override != "0" else None,
     )
     count = len(hardware.gpus())

@@ -15,35 +15,33 @@ from pathlib import Path
 from arcface.command import run
 from arcface.errors import UserError
 
-# File names, newest first, with and without versions. A library that Paddle has loaded is found by its versioned name.
-CUDNN = ("libcudnn.so.9", "libcudnn.so.8", "libcudnn.so")
-CUBLAS = ("libcublas.so.12", "libcublas.so.11", "libcublas.so")
-NCCL = ("libnccl.so.2", "libnccl.so")
-CUDA_DRIVER = ("libcuda.so.1",)
 
+def library_versions(cuda: str, cudnn: str) -> dict[str, str]:
+    """Return the version of cuDNN, cuBLAS and NCCL by name, or "not found".
 
-def library_versions() -> dict[str, str]:
-    """Return the version of cuDNN, cuBLAS and NCCL by name, or "not found"."""
+    cuda, cudnn: versions that Paddle is built for. What Paddle has loaded is found by its name with the major version.
+    """
     found = {}
-    if cudnn := _load(CUDNN):
-        cudnn.cudnnGetVersion.restype = ctypes.c_size_t
-        number = cudnn.cudnnGetVersion()
+    if library := _load("libcudnn.so", cudnn):
+        library.cudnnGetVersion.restype = ctypes.c_size_t
+        number = library.cudnnGetVersion()
         found["cuDNN"] = _dotted(number, 10_000 if number >= 90_000 else 1000)
-    if cublas := _load(CUBLAS):
-        found["cuBLAS"] = ".".join(str(_int_from(cublas.cublasGetProperty, part)) for part in range(3))  # major, minor, patch
-    if nccl := _load(NCCL):
-        found["NCCL"] = _dotted(_int_from(nccl.ncclGetVersion) or 0, 10_000)
+    if library := _load("libcublas.so", cuda):
+        found["cuBLAS"] = ".".join(str(_int_from(library.cublasGetProperty, part)) for part in range(3))  # major, minor, patch
+    if library := _load("libnccl.so", "2"):
+        found["NCCL"] = _dotted(_int_from(library.ncclGetVersion) or 0, 10_000)
     return {name: found.get(name, "not found") for name in ("cuDNN", "cuBLAS", "NCCL")}
 
 
 def pairs_without_peer_access(count: int) -> list[tuple[int, int]] | None:
     """Return the pairs of GPUs, numbered as Paddle does, of which the first cannot read the second's memory; None if unknown."""
-    cuda = _load(CUDA_DRIVER)
+    cuda = _load("libcuda.so", "1")
     if not cuda or cuda.cuInit(0) != 0:
         return None
+    device = [_int_from(cuda.cuDeviceGet, number, first=True) for number in range(count)]
     pairs = [(one, other) for one in range(count) for other in range(count) if one != other]
-    able = {pair: _int_from(cuda.cuDeviceCanAccessPeer, *pair, first=True) for pair in pairs}
-    return None if None in able.values() else [pair for pair in pairs if not able[pair]]
+    able = [_int_from(cuda.cuDeviceCanAccessPeer, device[one], device[other], first=True) for one, other in pairs]
+    return None if None in able else [pair for pair, access in zip(pairs, able, strict=True) if not access]
 
 
 def make_links(packages: Path) -> list[Path]:
@@ -67,17 +65,17 @@ def make_links(packages: Path) -> list[Path]:
     return directories
 
 
-def _load(names: tuple[str, ...]) -> ctypes.CDLL | None:
-    """Return the first of the libraries that the loader finds."""
-    for name in names:
+def _load(name: str, version: str) -> ctypes.CDLL | None:
+    """Return the library that the loader finds by a name with the major version, or by the name alone."""
+    for file in (f"{name}.{version.partition('.')[0]}", name):
         try:
-            return ctypes.CDLL(name)
+            return ctypes.CDLL(file)
         except OSError:
             continue
     return None
 
 
-def _int_from(function, *arguments: int, first: bool = False) -> int | None:
+def _int_from(function, *arguments: int | None, first: bool = False) -> int | None:
     """Return the int that a C function writes to a pointer, its last argument or its `first`; None if it returns an error."""
     value = ctypes.c_int()
     pointer = ctypes.byref(value)

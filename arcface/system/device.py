@@ -47,18 +47,18 @@ def resolve_device(name: str) -> str:
             f"{ranks_here()} ranks run on this machine, where Paddle finds {_number_of_gpus(count)}, and each needs its own;"
             " start fewer with --nproc_per_node, or pass --device cpu"
         )
-    ranks, selected = _from_launcher()
-    if name.startswith("gpu:") and ranks > 1:
-        raise UserError(
-            f"--device {name}: with {ranks} ranks, the launcher gives each its GPU; pass --device gpu, and choose the GPUs with"
-            " the launcher's --devices or with CUDA_VISIBLE_DEVICES"
-        )
-    number = int(name.removeprefix("gpu:")) if name.startswith("gpu:") else selected
+    ranks, number = _from_launcher()
+    source, todo = f"FLAGS_selected_gpus={number}", "unset it, or start with this machine's own launcher"
+    if name.startswith("gpu:"):
+        if ranks > 1:
+            raise UserError(
+                f"--device {name}: with {ranks} ranks, the launcher gives each its GPU; pass --device gpu, and choose the GPUs with"
+                " the launcher's --devices or with CUDA_VISIBLE_DEVICES"
+            )
+        number, source, todo = int(name.removeprefix("gpu:")), f"--device {name}", "pass a smaller number"
     if not 0 <= number < count:
-        asked = f"--device {name}" if name.startswith("gpu:") else f"FLAGS_selected_gpus={number}"
         found = f"Paddle finds {_number_of_gpus(count)} here, numbered from 0"
-        todo = "pass a smaller number" if name.startswith("gpu:") else "unset it, or start with this machine's own launcher"
-        raise UserError(f"{asked}: {found}; {todo} (CUDA_VISIBLE_DEVICES hides GPUs)")
+        raise UserError(f"{source}: {found}; {todo} (CUDA_VISIBLE_DEVICES hides GPUs)")
     return f"gpu:{number}"
 
 
@@ -82,7 +82,7 @@ def search_convolutions() -> None:
         return
     deterministic = "FLAGS_cudnn_deterministic"
     if paddle.get_flags([deterministic])[deterministic]:
-        raise UserError(f"--cudnn_search 1: {deterministic} is set, and the fastest algorithm may differ from run to run; unset it")
+        raise UserError(f"--cudnn_search 1: {deterministic} is set, and the fastest algorithm is not always the same; unset one")
     paddle.set_flags({"FLAGS_cudnn_exhaustive_search": True})
 
 

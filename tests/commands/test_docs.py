@@ -76,7 +76,7 @@ RUN_TOOLS = [
 SHORTER = {
     "--output /tmp/faces --identities 5000 --num_workers 8": "--output faces --identities 2 --images_per_identity 2 --pairs 20"
 }
-MAKE = ["demo", "test", "test-all", "lint", "setup-tests", "docs"]
+MAKE = ["demo", "test", "test-all", "test-gpu-wheel", "lint", "setup-tests", "docs"]
 MACHINES = f"{LAUNCH} --master 10.0.0.1:6170 --nnodes 2"
 COVERED = {
     f"{LAUNCH} train.py {NET}": "tests/commands/test_docs.py::test_the_two_commands_of_the_readme_run_as_they_are",

@@ -78,7 +78,7 @@ def test_a_gpu_that_fails_is_one_finding_and_the_rest_is_examined_on_the_cpu(pri
 )
 def test_libraries_and_peer_access_are_told(printed, monkeypatch, count, without, override, said):
     monkeypatch.setattr(hardware, "nvidia_driver", lambda: "535.1")
-    monkeypatch.setattr(gpus, "library_versions", lambda: {"cuDNN": "8.6.0", "NCCL": "not found"})
+    monkeypatch.setattr(gpus, "library_versions", lambda *_: {"cuDNN": "8.6.0", "NCCL": "not found"})
     monkeypatch.setattr(gpus, "pairs_without_peer_access", lambda _: without)
     if override:
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override)
@@ -118,7 +118,8 @@ LIBRARIES = {
     "libcublas.so.11": "int cublasGetProperty(int part, int *value) { *value = (int[]){11, 11, 3}[part]; return 0; }",
     "libnccl.so.2": "int ncclGetVersion(int *value) { *value = 22105; return 0; }",
     "libcuda.so.1": "int cuInit(unsigned flags) { return 0; }"
-    " int cuDeviceCanAccessPeer(int *value, int one, int other) { *value = one < other; return 0; }",
+    " int cuDeviceGet(int *value, int number) { *value = number + 10; return 0; }"
+    " int cuDeviceCanAccessPeer(int *value, int one, int other) { *value = one < other; return one < 10; }",
 }
 
 
@@ -145,10 +146,11 @@ def nvidia(tmp_path, monkeypatch):
 
 
 def test_versions_and_peer_access_are_read_from_the_libraries(nvidia):
-    assert library_versions() == {"cuDNN": "8.6.0", "cuBLAS": "11.11.3", "NCCL": "2.21.5"}
+    assert library_versions("11.8", "8.6.0") == {"cuDNN": "8.6.0", "cuBLAS": "11.11.3", "NCCL": "2.21.5"}
+    assert library_versions("12.9", "9.1.0")["cuBLAS"] == "not found"
     assert pairs_without_peer_access(2) == [(1, 0)]
     shutil.rmtree(nvidia)
-    assert library_versions() == {"cuDNN": "not found", "cuBLAS": "not found", "NCCL": "not found"}
+    assert library_versions("11.8", "8.6.0") == {"cuDNN": "not found", "cuBLAS": "not found", "NCCL": "not found"}
     assert pairs_without_peer_access(2) is None
 
 

@@ -34,7 +34,7 @@ def test_the_core_passes_on_paddle_2_6(repository, start_process):
         pytest.skip("no Paddle 2.6 in .venv-2.6; make test-all installs it where it has a wheel, up to Python 3.12")
     assert found.stdout.startswith("2.6."), found.stdout
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "OMP_NUM", "PYTHONPATH"))}
-    command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "-n", "2", "--dist", "loadfile", *CORE]
+    command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-rfEs", "-n", "2", "--dist", "loadfile", *CORE]
     process = start_process(command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     printed, _ = process.communicate(timeout=1400)
     print(printed)

@@ -12,6 +12,8 @@ from kernel_calls import kernel_calls
 from arcface.config import TrainConfig
 from arcface.errors import UserError
 from arcface.head.partial_fc import PartialFC
+from arcface.system import transfer
+from arcface.system.hardware import gpu_count
 from arcface.training import data as training_data
 from arcface.training import steps as training_steps
 from arcface.training.data import TrainingData
@@ -114,6 +116,8 @@ def waits(monkeypatch):
         monkeypatch.setattr(paddle, name, counted(name, getattr(paddle, name)))
         monkeypatch.setattr(paddle.Tensor, name, counted(name, getattr(paddle.Tensor, name)))
     monkeypatch.setattr(paddle, "to_tensor", counted("to_tensor", paddle.to_tensor))
+    # On Paddle 2.6 it calls to_tensor with a tensor that is already where it belongs.
+    monkeypatch.setattr(transfer, "from_dlpack", counted("from_dlpack", transfer.from_dlpack, lambda *_: False))
     return seen
 
 
@@ -205,6 +209,8 @@ def test_a_wish_is_copied_to_the_device_only_when_it_is_new(monkeypatch):
 
 
 def test_a_step_of_mobilefacenet_is_at_most_450_kernel_calls(data_set, tmp_path, monkeypatch):
+    if paddle.device.is_compiled_with_cuda() and gpu_count() == 0:
+        pytest.skip("a Paddle for GPUs cannot record its kernels without a driver")
     monkeypatch.setattr(training_data, "on_cpu", training_data.on_gpu)
     run = Run(data_set, tmp_path, True, network="MobileFaceNet_128")
     requests = run.take(3, lambda step, last: False)
