@@ -13,6 +13,7 @@ from arcface.io.images import SIZE
 from arcface.io.report import Report
 from arcface.system import hardware
 from arcface.system.hardware import format_bytes
+from arcface.system.precision import tf32
 from arcface.system.startup import FAST_BLAS, cores, ranks_here, threads, why_memory_is_not_kept
 from arcface.training.memory import check_memory, estimate
 
@@ -52,7 +53,10 @@ def examine_speed(report: Report) -> None:
     )
     paddle.set_device(device)
     if device != "cpu":
-        report.line("GPU GEMM", f"{hardware.gemm_speed(4096)[0] / 1e12:.1f} TFLOP/s on {device}")
+        full = hardware.gemm_speed(4096)[0]
+        with tf32(True):
+            fast = hardware.gemm_speed(4096)[0]
+        report.line("GPU GEMM", f"{full / 1e12:.1f} TFLOP/s in float32 on {device}, {fast / 1e12:.1f} with TF32")
 
 
 def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:

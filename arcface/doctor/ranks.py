@@ -16,6 +16,8 @@ def examine_ranks(report: Report, device: str) -> None:
     ranks = None
     if not launched and (device == "cpu" or len(gpus()) < 2):
         device, ranks = "cpu", 2
+    elif not launched:
+        device = device.partition(":")[0]  # a single GPU that was asked for is for a run with one rank
     with report.examining("ranks"):
         found = round_trip(device, ranks, SECONDS)
         if found is None:  # this rank is not rank 0

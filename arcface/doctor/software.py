@@ -11,12 +11,12 @@ import paddle
 from paddle import inference
 
 import arcface
-from arcface.extras import how_to_install, how_to_install_base
+from arcface.doctor.gpus import examine_gpus, examine_libraries
+from arcface.extras import how_to_install_base
 from arcface.inference.engines import candidates
 from arcface.io.report import Report
-from arcface.system import hardware
 from arcface.system.device import choose_device
-from arcface.system.hardware import format_bytes
+from arcface.system.wheel import built_for
 
 REQUIRED = ("visualdl", "tqdm", "matplotlib", "jinja2", "scikit-learn")
 OPTIONAL = ("openvino", "onnxruntime", "paddle2onnx")
@@ -25,11 +25,9 @@ OPTIONAL = ("openvino", "onnxruntime", "paddle2onnx")
 def examine_software(report: Report, device: str, engine: str) -> None:
     """Report versions and devices, and set Paddle's device to `device`, or to the CPU if it is not usable."""
     report.line("arcface", f"{arcface.__version__}{_commit()}, Python {platform.python_version()}, {platform.platform()}")
-    with_cuda = paddle.device.is_compiled_with_cuda()
-    cuda = f"CUDA {paddle.version.cuda()}, cuDNN {paddle.version.cudnn()}" if with_cuda else "no CUDA"
     mkl = "MKL" if paddle.version.mkl() == "ON" else "no MKL"
     onednn = "oneDNN" if _has_onednn() else "no oneDNN"
-    report.line("paddle", f"{paddle.__version__} ({paddle.version.commit[:7]}), built with {cuda}, {mkl}, {onednn}")
+    report.line("paddle", f"{paddle.__version__} ({paddle.version.commit[:7]}), built with {built_for()}, {mkl}, {onednn}")
     missing = [name for name in REQUIRED if not _version(name)]
     others = [f"{name} {_version(name)}" if _version(name) else f"no {name}" for name in ("visualdl", *OPTIONAL)]
     report.line(
@@ -37,18 +35,14 @@ def examine_software(report: Report, device: str, engine: str) -> None:
         ", ".join([f"numpy {np.__version__}", f"opencv {cv2.__version__}", *others]),
         f"not installed: {', '.join(missing)}; {how_to_install_base()}" if missing else None,
     )
-    gpus = hardware.gpus()
-    advice = None
-    if with_cuda and not gpus:
-        advice = "this Paddle is built for GPUs and finds none: check nvidia-smi, and in Docker pass --gpus all"
-    elif not with_cuda and hardware.has_nvidia_driver():
-        advice = f"this machine has an NVIDIA driver, but Paddle is built for CPU; {how_to_install('gpu')}"
-    report.line("GPUs", ", ".join(f"{name} ({format_bytes(total)})" for name, total in gpus) or "none", advice)
-    paddle.set_device("cpu")
+    examine_gpus(report)
     chosen = "cpu"
     with report.examining("device"):
         chosen = choose_device(device)
+    paddle.set_device(chosen)
     report.line("device", chosen)
+    if chosen != "cpu":
+        examine_libraries(report)
     with report.examining("engine"):
         report.line("engine", candidates(engine)[0])
 

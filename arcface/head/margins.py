@@ -33,12 +33,13 @@ def apply_margin(cosine: paddle.Tensor, margin: Margin) -> tuple[paddle.Tensor, 
     """
     clamped = cosine.clip(-COSINE_LIMIT, COSINE_LIMIT)
     angle = paddle.acos(clamped)
-    phi = margin.m1 * angle + margin.m2
     if margin.m1 == 1:
-        beyond = phi > np.pi
+        phi = angle + margin.m2
+        beyond, sine = phi > np.pi, paddle.sin(angle)
         value = paddle.where(beyond, clamped - margin.m2 * np.sin(margin.m2), paddle.cos(phi))
-        derivative = paddle.where(beyond, paddle.ones_like(phi), paddle.sin(phi) / paddle.sin(angle))
+        derivative = paddle.where(beyond, sine, paddle.sin(phi)) / sine
     else:
+        phi = margin.m1 * angle + margin.m2
         k = paddle.floor(phi / np.pi)
         sign = 1 - 2 * (k % 2)
         value = sign * paddle.cos(phi) - 2 * k

@@ -22,10 +22,11 @@ Means are over the rows with a label. The ranks exchange embeddings and labels (
 Centres and their gradients never leave their rank. docs/head.md says where each line of InsightFace's Partial FC is here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import CDLL
 from typing import NamedTuple
 
+import numpy as np
 import paddle
 from paddle.autograd import PyLayer
 from paddle.nn.functional import softplus
@@ -37,7 +38,8 @@ from arcface.head.centres import initial_centres
 from arcface.head.margins import Margin, apply_margin
 from arcface.head.sampling import sample_classes
 from arcface.head.shards import shard_of
-from arcface.head.unit import unit, unit_backward
+from arcface.head.targets import find_targets
+from arcface.head.unit import row_sums, unit, unit_backward
 
 SMALLEST_TOTAL = 1e-30  # below what one negative gives, exp(-64)
 
@@ -70,102 +72,87 @@ class PartialFC:
         self.weight = paddle.empty([self.shard.size, embedding_size])
         for block in blocks(self.shard.size):  # the process would keep the memory of a whole copy
             start, stop = self.shard.start + block.start, self.shard.start + block.stop
-            self.weight[block] = paddle.to_tensor(initial_centres(start, stop, embedding_size, seed))
+            centres = paddle.to_tensor(initial_centres(start, stop, embedding_size, seed))
+            paddle.assign(centres, self.weight[block])  # Paddle 2.6 assigns to a slice by way of zeros as large as the whole
         self.velocity = paddle.zeros_like(self.weight)
         # The classes that the last step used: int64, sorted, counted from the shard's start; None for all.
         self.sampled: paddle.Tensor | None = None
         self._gradient: _CentreGradient | None = None  # of the last `loss`, for `update`
 
-    def loss(self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int) -> paddle.Tensor:
+    def loss(self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int, listed: np.ndarray | None = None) -> paddle.Tensor:
         """Return the mean loss over all ranks' rows, a scalar; its backward gives the embeddings' gradient.
 
         embeddings: float32 [n, embedding_size], not normalised; labels: int64 [n], below num_classes, where a negative one
         leaves its row out of the loss; every rank passes the same n. `step` keys the sampling. What makes up the centres'
         gradient is kept for `update`.
+
+        listed: int64 [N], the labels of all ranks' rows, rank by rank, for a host that knows them and need not wait for the
+        device to read them: negative where they are on every device, and where one is negative on the device only, that class is
+        in use all the same.
         """
-        return _KnownGradient.apply(embeddings, lambda x: self._loss_and_gradient(x, all_gather(labels), step))
+        return _KnownGradient.apply(embeddings, lambda x: self._loss_and_gradient(x, all_gather(labels), step, listed))
 
     @paddle.no_grad()
     def _loss_and_gradient(
-        self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int
+        self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int, listed: np.ndarray | None
     ) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Return the loss and its gradient with respect to this rank's embeddings [n, D]; labels: int64 [N] of all ranks."""
         self._gradient = None  # frees what a step without an update has left
-        self.sampled = self._sample(labels, step)
+        listed = labels.numpy() if listed is None else listed
+        targets = find_targets(listed, self.shard, self._sample(listed, step))
+        self.sampled = targets.sampled
 
         x, x_inv_norm = unit(embeddings)
         X = all_gather(x)  # [N, D], all ranks' rows
-        target = self._targets(X, labels)
-        negatives = BlockSoftmax(self.weight, self.sampled, target.place, self.scale, self.library)
+        softmax = BlockSoftmax(self.weight, targets, self.scale, self.library)
+        S, W = softmax.sums(self.scale * X)
 
-        S, W = negatives.sums(self.scale * X)
-        S, W, z, T = _all_reduce_sum(S, W, self.scale * target.cos, target.dcos * target.unit)
-        z -= negatives.shift
+        t, t_inv_norm = softmax.target_centres()  # [N, D], [N, 1]
+        cos, dcos = apply_margin(row_sums(X * t), self.margin)
+        owned = targets.owned.astype(x.dtype).unsqueeze(1)
+        S, W, z, T = _all_reduce_sum(S, W, self.scale * owned * cos, owned * dcos * t)
+        if softmax.shift is not None:
+            z -= softmax.shift
 
         valid = (labels >= 0).astype(x.dtype).unsqueeze(1)
         mean = valid / valid.sum().clip(min=1)
         loss = (mean * softplus(S.log() - z)).sum()
 
         p = mean * self.scale / (S + z.exp()).clip(min=SMALLEST_TOTAL)
-        target_gradient = unit_backward(-S * p * target.dcos * X, target.unit, target.inv_norm)
-        self._gradient = _CentreGradient(negatives, p * X, target.classes, target_gradient)
+        softmax.set_targets(-S * dcos * t_inv_norm)
+        self._gradient = _CentreGradient(softmax, p * X)
         n = len(x)
         own = slice(rank() * n, (rank() + 1) * n)
         return loss, unit_backward((p * (W - S * T))[own], x, x_inv_norm)
 
     @paddle.no_grad()
-    def update(self, lr: float, momentum: float, weight_decay: float) -> None:
-        """Take a step after `loss`: v = momentum * v + gradient + weight_decay * w;  w = w - lr * v."""
+    def update(self, lr: float, momentum: float, weight_decay: float, finite: paddle.Tensor | None = None) -> None:
+        """Take a step after `loss`: v = momentum * v + gradient + weight_decay * w;  w = w - lr * v.
+
+        finite: float32 [1] on the device, 0 for a step that has to leave w and v as they are, else 1.
+        """
         gradient, self._gradient = self._gradient, None
         assert gradient, "an update follows a loss"
-        gradient.negatives.update(gradient.p_X, self.weight, self.velocity, lr, momentum, weight_decay)
-        self.velocity.index_add_(gradient.target_classes, 0, gradient.of_targets)
-        self.weight.index_add_(gradient.target_classes, 0, gradient.of_targets * -lr)
+        gradient.softmax.update(gradient.p_X, self.weight, self.velocity, lr, momentum, weight_decay, finite)
 
-    def _sample(self, labels: paddle.Tensor, step: int) -> paddle.Tensor | None:
+    def _sample(self, labels: np.ndarray, step: int) -> np.ndarray | None:
         if self.sample_rate >= 1:
             return None
-        sampled = sample_classes(labels.numpy(), self.num_classes, self.shard, self.sample_rate, self.seed, step)
-        return paddle.to_tensor(sampled, "int64")
-
-    def _targets(self, X: paddle.Tensor, labels: paddle.Tensor) -> "_Targets":
-        owned = paddle.logical_and(labels >= self.shard.start, labels < self.shard.stop)
-        classes = _where(owned, labels - self.shard.start)
-        place = classes if self.sampled is None else paddle.searchsorted(self.sampled, classes)  # every label is among the sampled
-        t, inv_norm = unit(paddle.gather(self.weight, classes))
-        cos, dcos = apply_margin((X * t).sum(1, keepdim=True), self.margin)
-        column = owned.unsqueeze(1)
-        t, inv_norm, cos, dcos = (_where(column, value) for value in (t, inv_norm, cos, dcos))
-        return _Targets(classes, _where(owned, place, -1), t, inv_norm, cos, dcos)
-
-
-class _Targets(NamedTuple):
-    """Each row's own class, if this rank owns it; for the other rows all but `place` are 0."""
-
-    classes: paddle.Tensor  # int64 [N], counted from the shard's start
-    place: paddle.Tensor  # int64 [N], among the classes in use; -1 where another rank's or none
-    unit: paddle.Tensor  # [N, D]: the centres at unit length
-    inv_norm: paddle.Tensor  # [N, 1]: one by their lengths
-    cos: paddle.Tensor  # [N, 1]: the cosines with the margin
-    dcos: paddle.Tensor  # [N, 1]: its derivative by the cosine
+        return sample_classes(labels, self.num_classes, self.shard, self.sample_rate, self.seed, step)
 
 
 class _CentreGradient(NamedTuple):
     """What makes up the gradient with respect to the centres."""
 
-    negatives: BlockSoftmax
-    p_X: paddle.Tensor  # [N, D]: the negatives' exponentials times this is their gradient
-    target_classes: paddle.Tensor  # int64 [N], counted from the shard's start
-    of_targets: paddle.Tensor  # [N, D]; 0 where another rank's
+    softmax: BlockSoftmax
+    p_X: paddle.Tensor  # [N, D]: the softmax's entries times this are the gradient
 
 
-def _all_reduce_sum(*parts: paddle.Tensor) -> list[paddle.Tensor]:
+def _all_reduce_sum(*parts: paddle.Tensor) -> Sequence[paddle.Tensor]:
     """Return the sums over the ranks of tensors [N, any], in one call."""
+    if world_size() == 1:
+        return parts
     return all_reduce_sum(paddle.concat(parts, 1)).split([part.shape[1] for part in parts], 1)
-
-
-def _where(condition: paddle.Tensor, value: paddle.Tensor, otherwise: float = 0) -> paddle.Tensor:
-    return paddle.where(condition, value, paddle.full_like(value, otherwise))
 
 
 class _KnownGradient(PyLayer):

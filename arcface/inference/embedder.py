@@ -29,7 +29,7 @@ def open_embedder(
         embedding_size: length D of its embeddings.
         engine: what computes: "auto", "openvino", "paddle-inference", "onnxruntime" or "paddle"; "auto" is the fastest that
             can be built.
-        device: "auto", "cpu" or "gpu"; it becomes Paddle's device for the whole process.
+        device: "auto", "cpu", "gpu" or "gpu:0"...; it becomes Paddle's device for the whole process.
 
     Yields:
         A function from images, uint8 [n, 3, 112, 112], aligned crops in RGB, to embeddings, float32 [n, D], not normalised. It

@@ -30,15 +30,12 @@ inline Lanes exponential(Lanes x) {
 }  // namespace
 
 // For a block of classes. `z` [classes, n], products of the centres `weight` [classes, size] with scaled unit embeddings, become
-// exp(z / |w| - shift) / |w|, 0 where `target` [n] names the class, if it is one of these; `inv_norm` [classes] become 1 / |w|, and
-// `sums` [n] those of the exponentials before the division.
-extern "C" void softmax_exponentials(int64_t classes, int64_t n, int64_t size, const float* weight, const int64_t* target,
-                                     const float* shift, float smallest_norm, int threads, float* z, float* inv_norm,
-                                     float* sums) {
+// exp(z / |w| - shift) / |w|, 0 where z is -infinity; `inv_norm` [classes] become 1 / |w|, and `sums` [n] those of the exponentials
+// before the division.
+extern "C" void softmax_exponentials(int64_t classes, int64_t n, int64_t size, const float* weight, const float* shift,
+                                     float smallest_norm, int threads, float* z, float* inv_norm, float* sums) {
   const int64_t pieces = (classes + kPiece - 1) / kPiece;
   std::vector<float> by_piece(pieces * n);
-  for (int64_t i = 0; i < n; ++i)
-    if (target[i] >= 0 && target[i] < classes) z[target[i] * n + i] = -INFINITY;
   ThreadPool& pool = ThreadPool::of(threads);
   pool.run([&](Next& next) {
     for (int64_t piece; (piece = next++) < pieces;) {

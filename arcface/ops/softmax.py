@@ -12,22 +12,20 @@ def exponentials(
     library: ctypes.CDLL,
     weight: paddle.Tensor,
     z: paddle.Tensor,
-    target: paddle.Tensor,
-    shift: paddle.Tensor,
+    shift: paddle.Tensor | None,
     smallest_norm: float,
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Turn products z [C, N] in place into exp(z / |w| - shift) / |w|, with w the rows of weight [C, D].
 
-    target: int64 [N], for each column the row whose exponential is 0; below 0 or from C on for none. shift: [1, N].
-    Returns 1 / |w| [C, 1], where a norm below `smallest_norm` counts as that, and the sums of the exponentials, before their
-    division by |w|, [1, N]. All are float32 but target, and contiguous.
+    shift: one for each column, [N, 1]; None for 0. Returns 1 / |w| [C, 1], where a norm below `smallest_norm` counts as that,
+    and the sums of the exponentials, before their division by |w|, [1, N]. All are float32 and contiguous.
     """
     (classes, n), size = z.shape, weight.shape[1]
     inv_norm, sums = paddle.empty([classes, 1]), paddle.empty([1, n])
+    shift = paddle.zeros([n, 1]) if shift is None else shift
     library.softmax_exponentials(
         *map(ctypes.c_int64, (classes, n, size)),
         pointer(weight),
-        pointer(target),
         pointer(shift),
         ctypes.c_float(smallest_norm),
         threads(),

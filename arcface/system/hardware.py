@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import paddle
 
 from arcface.system.card import card_use
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 CGROUP_ROOT, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -32,6 +34,14 @@ class DeviceMemory(NamedTuple):
     total: int
     available: int
     owner: str
+
+
+class Gpu(NamedTuple):
+    """A GPU. capability: its compute capability, such as "8.6". memory: bytes."""
+
+    name: str
+    capability: str
+    memory: int
 
 
 def processor() -> str:
@@ -96,17 +106,31 @@ def _cgroup_memory(root: Path, own: Path) -> Iterator[tuple[int, int]]:
             yield int(limit), int(used or 0) - int(droppable)
 
 
-def gpus() -> list[tuple[str, int]]:
-    """Return the name and the memory in bytes of each GPU that Paddle can use."""
+def gpu_count() -> int:
+    """Return how many GPUs Paddle can use."""
     if not paddle.device.is_compiled_with_cuda():
-        return []
-    found = map(paddle.device.cuda.get_device_properties, range(paddle.device.cuda.device_count()))
-    return [(gpu.name, gpu.total_memory) for gpu in found]
+        return 0
+    try:
+        return paddle.device.cuda.device_count()
+    except (OSError, RuntimeError):  # CUDA errors: no GPU is visible, or the driver is too old
+        return 0
+
+
+def gpus() -> list[Gpu]:
+    """Return the GPUs that Paddle can use."""
+    found = map(paddle.device.cuda.get_device_properties, range(gpu_count()))
+    return [Gpu(gpu.name, f"{gpu.major}.{gpu.minor}", gpu.total_memory) for gpu in found]
 
 
 def has_nvidia_driver() -> bool:
     """Whether an NVIDIA driver is loaded, whether or not this Paddle can use it."""
-    return os.path.exists("/proc/driver/nvidia/version")
+    return NVIDIA_DRIVER.exists()
+
+
+def nvidia_driver() -> str:
+    """Return the version of the NVIDIA driver that is loaded, or "unknown"."""
+    found = re.search(r"NVRM version:.*?\s(\d+\.[\d.]+)\s", _text(NVIDIA_DRIVER))
+    return found[1] if found else "unknown"
 
 
 def gemm_speed(size: int) -> tuple[float, float]:

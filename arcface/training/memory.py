@@ -48,7 +48,7 @@ class Memory(NamedTuple):
 
     process: int  # before the first step: Python, Paddle and the lists of the dataset; of a card, what is allowed for CUDA
     weights: int  # of the backbone, with the statistics of batch norm
-    gradients: int  # of the backbone, by layer and in one vector, the momentum, and the weights in one vector, for the update
+    gradients: int  # of the backbone, by layer and in one vector, their momentum, and what the update makes of them
     activations: int  # what the backward pass needs of the forward pass
     centres: int  # of this rank's classes, and their momentum
     logits: int  # of this rank's classes for the images of all ranks

@@ -1,32 +1,27 @@
-"""Model: backbone, head and their momentum SGD, and their arrays in a checkpoint.
+"""Model: backbone, head and their momentum SGD, and their arrays in a checkpoint."""
 
-Backbone parameters are gathered into one vector for exchange, check and update: on a GPU each of these is a few kernel calls
-instead of a few for each of hundreds of parameters.
-"""
-
-from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import paddle
 from paddle import nn
-from paddle.nn.utils import vector_to_parameters
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
 from arcface.config import HeadOptions, NetworkOptions, OptimizerOptions
-from arcface.distributed.process_group import all_reduce_sum, broadcast, world_size
+from arcface.distributed.process_group import all_reduce_sum, broadcast
 from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
 from arcface.ops.build import load_library
 from arcface.training.checkpoint import Arrays
 from arcface.training.data import Batch
+from arcface.training.flat import Flat
 from arcface.weights.state_dict import load_backbone
 
 
 class Computed(NamedTuple):
-    """What a batch has given; P values are trained in the backbone, and S are running statistics of batch norm."""
+    """What a batch has given, on the device: vectors as of `Flat`, with P trained values and S running statistics."""
 
     loss: paddle.Tensor  # [], the mean of all ranks' images
     gradient: paddle.Tensor  # [P], of the backbone
@@ -47,11 +42,12 @@ class Model:
         margin = Margin(head.margin1, head.margin2, head.margin3)
         self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
         # Paddle counts the statistics of batch norm among the parameters; they have no gradients.
-        self._trained = {name: tensor for name, tensor in self.backbone.named_parameters() if not tensor.stop_gradient}
-        self._statistics = {name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.stop_gradient}
-        self._velocity = paddle.zeros([sum(tensor.size for tensor in self._trained.values())])
-        self._statistics_before = _vector(self._statistics.values())
-        _exchange(list(self.backbone.state_dict().values()), broadcast)  # initial values may differ between processors
+        self._weights = Flat({name: tensor for name, tensor in self.backbone.named_parameters() if not tensor.stop_gradient})
+        self._statistics = Flat({name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.stop_gradient})
+        self._velocity = paddle.zeros_like(self._weights.vector)
+        self._statistics_before = self._statistics.vector
+        for flat in (self._weights, self._statistics):
+            broadcast(flat.vector)  # initial values may differ between processors
 
     def use_cpu_kernels(self) -> None:
         """Train with the CPU kernels where the options and the device allow it; builds them unless they are in the cache."""
@@ -62,19 +58,20 @@ class Model:
 
     def forward(self, batch: Batch, step: int) -> paddle.Tensor:
         """Return the mean loss of all ranks' images, of which this rank's are in the batch."""
-        self._statistics_before = _vector(self._statistics.values())
+        self._statistics_before = self._statistics.vector.clone()
         embeddings = self.backbone(normalise(batch.images))
         return self.head.loss(embeddings, batch.labels, step)
 
     def backward(self, loss: paddle.Tensor) -> Computed:
         """Compute the gradients of a loss that `forward` has returned."""
         loss.backward()
+        weights = self._weights.tensors.values()
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.
-        gradient = all_reduce_sum(_vector([tensor.grad for tensor in self._trained.values()]))
-        for tensor in self._trained.values():
-            tensor.clear_gradient(False)  # frees it
-        return Computed(loss.detach(), gradient, _vector(self._statistics.values()), self._statistics_before)
+        gradient = all_reduce_sum(self._weights.gather(weight.grad for weight in weights))
+        for weight in weights:
+            weight.clear_gradient(False)  # frees it
+        return Computed(loss.detach(), gradient, self._statistics.vector, self._statistics_before)
 
     @paddle.no_grad()
     def update(self, computed: Computed, lr: float, finite: paddle.Tensor | None = None) -> None:
@@ -84,19 +81,19 @@ class Model:
         without it, the step is known to be finite.
         """
         momentum, weight_decay = self._options.momentum, self._options.weight_decay
-        w = _vector(self._trained.values())
-        velocity = self._velocity * momentum + (self._clipped(computed.gradient) + w * weight_decay)
-        weights = w - velocity * lr
+        weights, statistics = self._weights.vector, self._statistics.vector
+        velocity = self._velocity * momentum + (self._clipped(computed.gradient) + weights * weight_decay)
+        way = velocity * lr
         if finite is not None:
-            velocity, weights = paddle.where(finite, velocity, self._velocity), paddle.where(finite, weights, w)
-            _assign(paddle.where(finite, computed.statistics, computed.statistics_before), self._statistics.values())
+            velocity, way = paddle.where(finite, velocity, self._velocity), paddle.where(finite, way, paddle.zeros_like(way))
+            paddle.assign(paddle.where(finite, statistics, computed.statistics_before), statistics)
         self._velocity = velocity
-        _assign(weights, self._trained.values())
+        weights.subtract_(way)
         self.head.update(lr, momentum, weight_decay)
 
     def drop(self) -> None:
         """Leave everything, running statistics too, as it was before the last `forward`."""
-        _assign(self._statistics_before, self._statistics.values())
+        paddle.assign(self._statistics_before, self._statistics.vector)
 
     @paddle.no_grad()
     def is_nonfinite(self, computed: Computed) -> paddle.Tensor:
@@ -114,31 +111,34 @@ class Model:
         Causes come before their effects: weights, then the statistics that batch norm took in the forward pass, in the
         network's order, then the loss, then the gradients.
         """
-        statistics = _named(computed.statistics, self._statistics)
+        statistics, gradients = self._statistics.parts(computed.statistics), self._weights.parts(computed.gradient)
         candidates = [
-            *((f"the weight {name}", weight) for name, weight in self._trained.items()),
+            *((f"the weight {name}", weight) for name, weight in self._weights.tensors.items()),
             ("a class centre", self.head.weight),
             *((f"the input of batch norm, {name}", statistic) for name, statistic in statistics.items()),
             ("the loss", computed.loss),
-            *((f"the gradient of {name}", gradient) for name, gradient in _named(computed.gradient, self._trained).items()),
+            *((f"the gradient of {name}", gradient) for name, gradient in gradients.items()),
         ]
         return next((name for name, tensor in candidates if not tensor.isfinite().all()), None)
 
     def broadcast_buffers(self) -> nn.Layer:
         """Give every rank the batch norm statistics of rank 0, which checkpoints contain; return the backbone."""
-        _exchange(list(self._statistics.values()), broadcast)
+        broadcast(self._statistics.vector)
         return self.backbone
 
     def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
-        velocity = {name: tensor.numpy() for name, tensor in _named(self._velocity, self._trained).items()}
+        if not (self._weights.is_shared() and self._statistics.is_shared()):
+            raise RuntimeError("a layer of the backbone has replaced a tensor, which is then not trained")
+        velocity = {name: tensor.numpy() for name, tensor in self._weights.parts(self._velocity).items()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
         return Arrays(backbone, velocity, self.head.weight.numpy(), self.head.velocity.numpy())
 
     def load(self, state: Arrays, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
         load_backbone(self.backbone, state.backbone, where)
-        self._velocity = paddle.to_tensor(np.concatenate([state.backbone_velocity[name].ravel() for name in self._trained]))
+        for name, part in self._weights.parts(self._velocity).items():
+            paddle.assign(state.backbone_velocity[name], part)
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
         self.head.velocity.set_value(np.ascontiguousarray(state.centres_velocity))
 
@@ -147,27 +147,3 @@ class Model:
             return gradient
         norm = gradient.square().sum().sqrt()
         return gradient * (self._options.clip_norm / norm.clip(min=self._options.clip_norm))
-
-
-@paddle.no_grad()
-def _vector(tensors: Iterable[paddle.Tensor]) -> paddle.Tensor:
-    """Return the values of float32 tensors of any shapes, one after the other; a network may be without batch norm."""
-    return paddle.concat([paddle.zeros([0]), *(tensor.reshape([-1]) for tensor in tensors)])
-
-
-def _assign(vector: paddle.Tensor, tensors: Iterable[paddle.Tensor]) -> None:
-    """Replace the values of tensors by those of a vector."""
-    if listed := list(tensors):
-        vector_to_parameters(vector, listed)
-
-
-def _named(vector: paddle.Tensor, tensors: dict[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
-    """Return the parts of a vector under the names and in the shapes of tensors."""
-    parts = vector.split([tensor.size for tensor in tensors.values()])
-    return {name: part.reshape(tensor.shape) for (name, tensor), part in zip(tensors.items(), parts, strict=True)}
-
-
-def _exchange(tensors: list[paddle.Tensor], collective: Callable[[paddle.Tensor], paddle.Tensor]) -> None:
-    """Replace the values of tensors by what a collective makes of all of them in one call."""
-    if world_size() > 1:
-        _assign(collective(_vector(tensors)), tensors)

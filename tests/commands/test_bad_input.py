@@ -257,7 +257,8 @@ TABLE = [
     ("max_steps none", "train --max_steps=none", "--max_steps: must be a whole number from 1 up, not none"),
     ("resume 2", "train --resume=2", "--resume: must be 0 or 1, not 2"),
     ("resume yes", "train --resume=yes", "--resume: must be 0 or 1, not yes"),
-    ("another device", "train --device=tpu", "--device: must be auto, cpu or gpu, not tpu"),
+    ("another device", "train --device=tpu", "--device: must be auto, cpu, gpu or gpu:N, as in gpu:0, not tpu"),
+    ("GPU without a number", "valid --device=gpu:x", "--device: must be auto, cpu, gpu or gpu:N, as in gpu:0, not gpu:x"),
     (
         "another engine",
         "valid --engine=tensorrt",
@@ -294,6 +295,7 @@ TABLE = [
         "--shuffle blocks and --sampling balanced: the images of a balanced batch lie anywhere; leave one of them out",
     ),
     ("no GPU", "train --device=gpu", "--device gpu: paddlepaddle", without_gpu),
+    ("no fourth GPU", "valid --device=gpu:3", "--device gpu:3: paddlepaddle", without_gpu),
     ("no such network", "train --network=ResNet", f"--network ResNet: no such backbone; did you mean {NETWORK}?"),
     ("a path for a network", "valid --network=../x", f"--network ../x: no such backbone; did you mean {NETWORK}?"),
     ("long network", f"valid --network={'x' * 300}", f"--network {'x' * 300}: no such backbone"),

@@ -16,9 +16,7 @@ class Joined(Exception):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_workers_come_before_the_watchdog_then_the_device_and_then_the_first_collective(
-    ranks, monkeypatch, make_data_set, tiny
-):
+def test_workers_come_before_the_watchdog_then_the_device_and_then_the_first_collective(ranks, monkeypatch, make_data_set, tiny):
     order = []
 
     def recorder(what, raises=None):
@@ -29,16 +27,14 @@ def test_workers_come_before_the_watchdog_then_the_device_and_then_the_first_col
 
         return record
 
-    class Heart:
-        beat = begin_collective = report_failure = leave = lambda *_, **__: None
+    class StandIn:
+        beat = begin_collective = report_failure = leave = close = lambda *_, **__: None
 
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", recorder("fork"))
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "kill", recorder("kill"))
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "join", recorder("join"))
-    monkeypatch.setattr(
-        process_group, "Watchdog", lambda *_: (order.append("watchdog"), type("", (), {"close": lambda _: None})())[1]
-    )
-    monkeypatch.setattr(process_group, "Heartbeat", lambda *_: (order.append("heartbeat"), Heart())[1])
+    for name in ("Watchdog", "Heartbeat"):
+        monkeypatch.setattr(process_group, name, lambda *_, name=name: (order.append(name.lower()), StandIn())[1])
     monkeypatch.setattr(paddle, "set_device", recorder("device"))
     monkeypatch.setattr(dist, "init_parallel_env", recorder("collective", Joined()))
     if ranks > 1:
@@ -52,9 +48,7 @@ def test_workers_come_before_the_watchdog_then_the_device_and_then_the_first_col
             monkeypatch.setenv(name, value)
     else:  # what comes after the ranks have joined
         monkeypatch.setattr("arcface.training.trainer.read_bin_sets", recorder("sets", Joined()))
-    config = TrainConfig(
-        network="Tiny", data_dir=str(make_data_set(9, 3)), output=str(tmp_path / "out"), device="cpu", num_workers=1
-    )
+    config = TrainConfig(network="Tiny", data_dir=str(make_data_set(9, 3)), device="cpu", num_workers=1)
     with pytest.raises(Joined):
         train(config)
     expected = ["watchdog", "heartbeat", "device", "collective"] if ranks > 1 else ["device", "sets"]

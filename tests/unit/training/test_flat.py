@@ -1,0 +1,53 @@
+"""A backbone's tensors in one vector stay what they are, whatever Paddle does to them."""
+
+import numpy as np
+import paddle
+import pytest
+
+from arcface.backbones import create_backbone
+from arcface.config import TrainConfig
+from arcface.training.flat import ALIGNMENT, Flat
+from arcface.training.model import Model
+
+
+@pytest.fixture
+def tensors():
+    shapes = {"a": [3, 2, 5], "b": [ALIGNMENT], "c": [7]}
+    return {name: paddle.randn(shape) for name, shape in shapes.items()}
+
+
+def test_tensors_keep_their_values_and_become_views_with_zeros_in_the_gaps(tensors):
+    before = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    flat = Flat(tensors)
+    assert flat.vector.shape == [3 * ALIGNMENT] and (flat.vector[30:ALIGNMENT].numpy() == 0).all()
+    assert all(np.array_equal(tensors[name].numpy(), before[name]) for name in before) and flat.is_shared()
+    flat.vector.scale_(2.0)
+    tensors["c"].set_value(np.full(7, 5, np.float32))
+    assert np.array_equal(tensors["a"].numpy(), 2 * before["a"]) and (flat.vector[2 * ALIGNMENT :][:7].numpy() == 5).all()
+    parts = flat.parts(flat.gather([tensor + 1 for tensor in tensors.values()]))
+    assert all(np.array_equal(parts[name].numpy(), tensors[name].numpy() + 1) for name in before)
+
+
+def test_no_tensors_are_an_empty_vector():
+    flat = Flat({})
+    assert flat.vector.shape == [0] and flat.gather([]).shape == [0] and flat.parts(flat.vector) == {} and flat.is_shared()
+
+
+@pytest.mark.parametrize("batch_norm", ["local", "sync", "frozen"])
+def test_training_and_loading_leave_the_tensors_of_a_network_in_the_vector(batch_norm, tiny):
+    backbone = create_backbone("Tiny", 6, batch_norm)
+    flat = Flat(backbone.state_dict())
+    backbone(paddle.randn([2, 3, 112, 112])).sum().backward()
+    assert flat.is_shared()
+    state = {name: np.full(tensor.shape, 3, np.float32) for name, tensor in backbone.state_dict().items()}
+    backbone.set_state_dict(state)
+    assert flat.is_shared() and all((part.numpy() == 3).all() for part in flat.parts(flat.vector).values())
+
+
+def test_a_layer_that_replaces_a_tensor_is_found_before_it_is_saved(tiny):
+    config = TrainConfig(network="Tiny", cpu_kernels="off")
+    model = Model(config, config, config, 9)
+    model.state()
+    paddle.zeros([8, 3, 7, 7])._share_underline_tensor_to(model.backbone.block.conv.weight)
+    with pytest.raises(RuntimeError, match="not trained"):
+        model.state()
