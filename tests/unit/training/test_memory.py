@@ -47,6 +47,7 @@ def test_activations_are_counted_from_the_layers(monkeypatch, kernels, saved):
 def test_parts_follow_batch_classes_ranks_and_precision():
     one, two = (estimate(CONFIG, CLASSES, ranks, "cpu") for ranks in (1, 2))
     assert one.weights == 4 * (8 * 3 * 49 + 4 * 8 + 8 + 128 * 64 + 64)
+    assert one.gradients == two.gradients == 4 * 4 * (one.weights // 4 - 2 * 8)  # batch norm's statistics have none
     assert one.centres == 8 * CLASSES * 64 == 2 * two.centres
     assert one.activations == pytest.approx(2 * two.activations, rel=1e-6) and one.batches == 2 * two.batches
     assert one.logits - two.logits >= 4 * CLASSES // 2 * CONFIG.batch_size  # the images of all ranks, half of the classes
