@@ -91,7 +91,7 @@ class BlockSoftmax:
         """Take a step of momentum SGD in place on the classes in use, after `sums`.
 
         p_x: float32 [N, D], such that the gradient with respect to w_j / |w_j| is sum_i e^z_ij p_x_i. weight, velocity:
-        float32 [classes of this rank, D]. finite: float32 [1], of which 0 leaves both as they are; not with the CPU kernels.
+        float32 [classes of this rank, D]. finite: bool [1], of which False leaves both as they are; not with the CPU kernels.
         """
         assert not (self._library and finite is not None)
         for block in blocks(len(self._weight)):
@@ -109,7 +109,7 @@ class BlockSoftmax:
             v.scale_(momentum).add_(gradient).add_(w * (weight_decay - along))
             w.subtract_(v * lr)
             if finite is not None:  # by selection: a product with 0 would keep NaN
-                kept = finite.cast("bool").expand_as(w)
+                kept = finite.expand_as(w)
                 for tensor, old in zip((w, v), before, strict=True):
                     paddle.assign(paddle.where(kept, tensor, old), tensor)
             if classes is not None:

@@ -129,7 +129,7 @@ class PartialFC:
     def update(self, lr: float, momentum: float, weight_decay: float, finite: paddle.Tensor | None = None) -> None:
         """Take a step after `loss`: v = momentum * v + gradient + weight_decay * w;  w = w - lr * v.
 
-        finite: float32 [1] on the device, 0 for a step that has to leave w and v as they are, else 1.
+        finite: bool [1] on the device, False for a step that has to leave w and v as they are.
         """
         gradient, self._gradient = self._gradient, None
         assert gradient, "an update follows a loss"

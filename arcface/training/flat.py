@@ -1,6 +1,6 @@
 """Flat: tensors as views of one vector, so that an operation on all of them is one kernel call instead of hundreds."""
 
-from collections.abc import Iterable
+from itertools import groupby
 
 import paddle
 
@@ -8,41 +8,44 @@ ALIGNMENT = 64  # values, 256 bytes: where Paddle's allocator, cuDNN and vectori
 
 
 class Flat:
-    """Named float32 tensors of any shapes, one after the other in `vector`, float32 [P]; what changes one changes the other.
+    """Named float32 tensors of any shapes as parts of `vector`, float32 [P]: what changes one changes the other.
 
-    Where a size is no multiple of ALIGNMENT, zeros fill the gap. Without tensors, the vector is empty.
+    Their order in the vector puts shapes together that differ in the first dimension only: these are gathered in one call. Tensors
+    of other sizes than multiples of ALIGNMENT come last. Without tensors, the vector is empty.
     """
 
     @paddle.no_grad()
     def __init__(self, tensors: dict[str, paddle.Tensor]):
         self.tensors = tensors
-        self._gaps = [paddle.zeros([-tensor.size % ALIGNMENT]) for tensor in tensors.values()]
-        self.vector = self.gather(tensors.values())
-        for tensor, view in zip(tensors.values(), self.parts(self.vector).values(), strict=True):
+        self._order = sorted(tensors, key=lambda name: _kind(tensors[name]))
+        self.vector = self.gather(tensors)
+        for name, view in self.parts(self.vector).items():
             # Not public: Tensor.set_ is new in Paddle 3. paddle.nn.utils.vector_to_parameters does the same with copies.
-            view._share_underline_tensor_to(tensor)
+            view._share_underline_tensor_to(tensors[name])
 
     @paddle.no_grad()
-    def gather(self, tensors: Iterable[paddle.Tensor]) -> paddle.Tensor:
-        """Return a new vector with the values of other tensors, of the same shapes in the same order, such as gradients."""
-        pieces = [paddle.zeros([0])]
-        for tensor, gap in zip(tensors, self._gaps, strict=True):
-            pieces.append(tensor if tensor.ndim == 1 else tensor.reshape([-1]))
-            if gap.size:
-                pieces.append(gap)
-        return paddle.concat(pieces)
+    def gather(self, tensors: dict[str, paddle.Tensor]) -> paddle.Tensor:
+        """Return a new vector with the values of other tensors of the same names and shapes, such as gradients."""
+        if not tensors:
+            return paddle.zeros([0])
+        groups = groupby((tensors[name] for name in self._order), _kind)
+        return paddle.concat([paddle.concat(list(group)).reshape([-1]) for _, group in groups])
 
     def parts(self, vector: paddle.Tensor) -> dict[str, paddle.Tensor]:
-        """Return views of a vector in the shapes of the tensors, by name."""
+        """Return views of a vector in the shapes of the tensors, by name, in the order of the tensors."""
         parts, start = {}, 0
-        for (name, tensor), gap in zip(self.tensors.items(), self._gaps, strict=True):
-            parts[name] = vector[start : start + tensor.size].reshape(tensor.shape)
-            start += tensor.size + gap.size
-        return parts
+        for name in self._order:
+            stop = start + self.tensors[name].size
+            parts[name] = vector[start:stop].reshape(self.tensors[name].shape)
+            start = stop
+        return {name: parts[name] for name in self.tensors}
 
     def is_shared(self) -> bool:
-        """Whether the tensors still are views of the vector."""
-        return all(
-            tensor.data_ptr() == view.data_ptr()
-            for tensor, view in zip(self.tensors.values(), self.parts(self.vector).values(), strict=True)
-        )
+        """Whether the tensors still are parts of the vector."""
+        parts = self.parts(self.vector)
+        return all(tensor.data_ptr() == parts[name].data_ptr() for name, tensor in self.tensors.items())
+
+
+def _kind(tensor: paddle.Tensor) -> tuple:
+    shape = list(tensor.shape)
+    return tensor.size % ALIGNMENT != 0, len(shape), shape[1:]

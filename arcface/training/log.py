@@ -38,7 +38,7 @@ class TrainLog:
         self._interval, self._best_by = options.log_interval, best_by
         self._logdir = Path(options.logdir)
         self._metrics = MetricsWriter(self._logdir, state) if rank() == 0 else None
-        self._loss_sum = paddle.to_tensor(state.loss_sum, "float32")  # stays on the device between log lines
+        self._loss_sum = paddle.full([1], state.loss_sum)  # stays on the device between log lines
         self._first_step = self._line_step = state.step
         self._started = self._line_time = time.monotonic()
         self._line_waited = data.seconds_waited

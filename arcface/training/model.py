@@ -14,6 +14,7 @@ from arcface.head.margins import Margin
 from arcface.head.partial_fc import PartialFC
 from arcface.io.images import normalise
 from arcface.ops.build import load_library
+from arcface.system.precision import tf32
 from arcface.training.checkpoint import Arrays
 from arcface.training.data import Batch
 from arcface.training.flat import Flat
@@ -37,7 +38,7 @@ class Model:
 
     def __init__(self, network: NetworkOptions, head: HeadOptions, optimizer: OptimizerOptions, num_classes: int, seed: int = 0):
         paddle.seed(seed)
-        self._options = optimizer
+        self._options, self._tf32 = optimizer, bool(optimizer.tf32)
         self.backbone = create_backbone(network.network, network.embedding_size, optimizer.batch_norm)
         margin = Margin(head.margin1, head.margin2, head.margin3)
         self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
@@ -59,17 +60,19 @@ class Model:
     def forward(self, batch: Batch, step: int) -> paddle.Tensor:
         """Return the mean loss of all ranks' images, of which this rank's are in the batch."""
         self._statistics_before = self._statistics.vector.clone()
-        embeddings = self.backbone(normalise(batch.images))
-        return self.head.loss(embeddings, batch.labels, step)
+        with tf32(self._tf32):
+            embeddings = self.backbone(normalise(batch.images))
+        return self.head.loss(embeddings, batch.labels, step, batch.listed)
 
     def backward(self, loss: paddle.Tensor) -> Computed:
         """Compute the gradients of a loss that `forward` has returned."""
-        loss.backward()
-        weights = self._weights.tensors.values()
+        with tf32(self._tf32):  # of the head's gradient, only a product with 1 is left to compute
+            loss.backward()
+        weights = self._weights.tensors
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.
-        gradient = all_reduce_sum(self._weights.gather(weight.grad for weight in weights))
-        for weight in weights:
+        gradient = all_reduce_sum(self._weights.gather({name: weight.grad for name, weight in weights.items()}))
+        for weight in weights.values():
             weight.clear_gradient(False)  # frees it
         return Computed(loss.detach(), gradient, self._statistics.vector, self._statistics_before)
 
@@ -83,26 +86,25 @@ class Model:
         momentum, weight_decay = self._options.momentum, self._options.weight_decay
         weights, statistics = self._weights.vector, self._statistics.vector
         velocity = self._velocity * momentum + (self._clipped(computed.gradient) + weights * weight_decay)
-        way = velocity * lr
+        rate: float | paddle.Tensor = lr
         if finite is not None:
-            velocity, way = paddle.where(finite, velocity, self._velocity), paddle.where(finite, way, paddle.zeros_like(way))
+            velocity, rate = paddle.where(finite, velocity, self._velocity), finite.astype("float32") * lr
             paddle.assign(paddle.where(finite, statistics, computed.statistics_before), statistics)
         self._velocity = velocity
-        weights.subtract_(way)
-        self.head.update(lr, momentum, weight_decay)
+        weights.subtract_(velocity * rate)
+        self.head.update(lr, momentum, weight_decay, finite)
 
     def drop(self) -> None:
         """Leave everything, running statistics too, as it was before the last `forward`."""
         paddle.assign(self._statistics_before, self._statistics.vector)
 
     @paddle.no_grad()
-    def is_nonfinite(self, computed: Computed) -> paddle.Tensor:
-        """Return 1 if loss or gradient is not finite, else 0; float32 [1], on the device.
+    def is_finite(self, computed: Computed) -> paddle.Tensor:
+        """Return whether loss and gradient are finite, bool [1], on the device.
 
         The head's gradient is finite if the loss is: it is a product of softmax and unit vectors.
         """
-        finite = paddle.logical_and(computed.gradient.isfinite().all(), computed.loss.isfinite())
-        return finite.logical_not().astype("float32").reshape([1])
+        return paddle.logical_and(computed.gradient.isfinite().all(keepdim=True), computed.loss.isfinite())
 
     @paddle.no_grad()
     def find_nonfinite(self, computed: Computed) -> str | None:

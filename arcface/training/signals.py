@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from arcface.distributed.process_group import all_reduce_sum
+from arcface.distributed.process_group import all_reduce_sum, world_size
 from arcface.system.transfer import to_device
 
 
@@ -30,7 +30,7 @@ class Request(NamedTuple):
     @classmethod
     def of(cls, summed: np.ndarray) -> "Request":
         """Return the request that `Signals.sync` computed: float32 [4], a dtype that every backend reduces."""
-        return cls(summed[0] > 0, summed[1] > 0, summed[2] > 0, int(summed[3]))
+        return cls(summed[0] < world_size(), summed[1] > 0, summed[2] > 0, int(summed[3]))
 
 
 class Signals(AbstractContextManager):
@@ -53,10 +53,10 @@ class Signals(AbstractContextManager):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def sync(self, nonfinite: paddle.Tensor, unreadable: int) -> paddle.Tensor:
+    def sync(self, finite: paddle.Tensor, unreadable: int) -> paddle.Tensor:
         """Return what the ranks ask for, summed over them, on the device: float32 [4], for `Request.of`.
 
-        Every rank calls it once a step. nonfinite: float32 [1], of this rank's step. unreadable: this rank's images.
+        Every rank calls it once a step. finite: bool [1], of this rank's step. unreadable: this rank's images.
         """
         save = self._save
         if save:  # a signal that comes after the line above is kept for the next step
@@ -64,7 +64,7 @@ class Signals(AbstractContextManager):
         own = (self._stop, save, unreadable)
         if own != self._asked:  # seldom: a copy to the device takes its time
             self._asked, self._on_device = own, to_device(np.array(own, np.float32))
-        return all_reduce_sum(paddle.concat([nonfinite, self._on_device]))
+        return all_reduce_sum(paddle.concat([finite.astype("float32"), self._on_device]))
 
     def _ask_to_stop(self, number: int, _) -> None:
         self._stop = True

@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 
 from arcface.config import RunOptions
+from arcface.distributed.process_group import world_size
 from arcface.errors import UserError
 from arcface.system.transfer import to_host
 from arcface.training.data import Batch, TrainingData
@@ -43,7 +44,7 @@ class Steps:
         self._queued: _Queued | None = None
 
     def take(self, batch: Batch, lr: float, ends_now: bool) -> tuple[paddle.Tensor, Request]:
-        """Take the step after state.step; return its loss [], 0 if it was not taken, and what the ranks ask for.
+        """Take the step after state.step; return its loss [1] or [], 0 if it was not taken, and what the ranks ask for.
 
         With `ends_now`, or if the ranks ask for a checkpoint or the end, nothing is left to find out about this step when it
         returns. Raises UserError, with everything as it was before the step, if one is not finite and must not be skipped, or
@@ -53,20 +54,20 @@ class Steps:
         loss = self._model.forward(batch, step - 1)
         before = self._find_out() if self._queued else Request()
         computed = self._model.backward(loss)
-        summed = self._signals.sync(self._model.is_nonfinite(computed), self._data.unreadable)
+        summed = self._signals.sync(self._model.is_finite(computed), self._data.unreadable)
         self._queued = _Queued(step, lr, computed, to_host(summed))
         self._state.loss_count += 1
         if not self._run_ahead:
             asked = self._find_out()
             if asked.nonfinite:
                 self._model.drop()
-                return paddle.zeros([]), asked
+                return paddle.zeros([1]), asked
             self._model.update(computed, lr)
             return computed.loss, asked
 
-        finite = summed[:1] == 0
+        finite = summed[:1] >= world_size()
         self._model.update(computed, lr, finite)
-        loss = paddle.where(finite, computed.loss, paddle.zeros([])).reshape([])
+        loss = paddle.where(finite, computed.loss, paddle.zeros([1]))
         if ends_now or before.stop or before.save:
             now = self._find_out()
             return loss, now._replace(stop=before.stop or now.stop, save=before.save or now.save)

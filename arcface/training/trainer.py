@@ -11,7 +11,7 @@ from arcface.config import TrainConfig
 from arcface.distributed.process_group import busy, heartbeat, rank, ranks_together, world_size
 from arcface.errors import UserError
 from arcface.inference.engines import candidates
-from arcface.system.device import resolve_device, start_device
+from arcface.system.device import resolve_device, search_convolutions, start_device
 from arcface.system.startup import ranks_here
 from arcface.system.terminal import survive_closed_output
 from arcface.training.announcement import announce
@@ -75,6 +75,8 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
     elif config.init_from:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     verifier.choose_engine(model.backbone)  # what cannot be built is found now, not after hours
+    if config.cudnn_search:
+        search_convolutions()
     schedule = Schedule(config, data.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     saver = CheckpointSaver(config, model, state, fingerprint, data.steps_per_epoch)

@@ -4,6 +4,7 @@ import platform
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from arcface.errors import UserError
 from arcface.inference.embed import Embed
 from arcface.inference.engines import candidates, open_agreed
 from arcface.io.log import logger, start_log
-from arcface.system.device import choose_device
+from arcface.system.device import resolve_device, start_device
 from arcface.verification.evaluator import Verification, check_images, verify
 from arcface.verification.ijb import IjbProtocol
 from arcface.verification.log_lines import log_tar_at_far, log_verification
@@ -35,12 +36,12 @@ def verify_checkpoint(config: ValidConfig) -> None:
     Raises:
         UserError: no set is named, or files are missing, damaged or do not fit together.
     """
-    device = choose_device(config.device)
+    device = resolve_device(config.device)
     candidates(config.engine)  # a missing package is reported before anything else
     if not config.val_files:
         raise UserError("--val_targets is empty: name at least one verification set, such as lfw")
     directory, report = Path(config.checkpoint), Path(config.report) if config.report else None
-    with ranks_together(config.rank_timeout):
+    with ranks_together(config.rank_timeout, partial(start_device, device)):
         with busy("the loading of weights and images"):
             backbone = trained_backbone(directory, config.network, config.embedding_size)
             sets = read_sets(config, config)
