@@ -24,6 +24,7 @@ from arcface.options.kinds import (
     Seed,
     Share,
     Size,
+    StepWindow,
     Workers,
 )
 
@@ -54,8 +55,8 @@ class VerificationOptions:
     """Directory of the verification .bin files; when not given, data_dir, or the directory of a data_dir that is a file."""
     val_targets: Names = "lfw,cfp_fp,agedb_30"
     """Verification sets: lfw and lfw.bin both read lfw.bin; '' verifies nothing."""
-    val_batch_size: Size = 16
-    """Faces embedded at once in verification, each plain and flipped."""
+    val_batch_size: Size | None = None
+    """Faces embedded at once in verification, each plain and flipped; when not given, 16 on a CPU and 128 on a GPU."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
     """What computes embeddings in verification; auto uses the fastest that can be built (arcface/inference/engines.py)."""
 
@@ -183,6 +184,8 @@ class RunOptions:
     """Steps between log lines."""
     val_interval: CountOrZero = 2000
     """Steps between verifications; 0 verifies at the end only."""
+    profile: StepWindow | None = None
+    """Write a trace of the steps from FIRST to before END to logdir, for Perfetto or chrome://tracing, as in 100:110."""
     seed: Seed = 0
     """Key of every random draw; the same seed repeats the run."""
 

@@ -90,6 +90,21 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Window(Text):
+    """FIRST:END, whole numbers, END not included."""
+
+    words: str = "FIRST:END, as in 100:110, with FIRST from 1 up and below END"
+    pattern: str = r"[1-9]\d{0,8}:[1-9]\d{0,8}"
+
+    def read(self, value: Any) -> str:
+        text = super().read(value)
+        first, end = map(int, text.split(":"))
+        if first >= end:
+            raise _must_be(self.words, value)
+        return text
+
+
+@dataclass(frozen=True)
 class FilePath(Text):
     """A file or directory; a ~ at its start is the home directory."""
 
@@ -211,6 +226,7 @@ Momentum = Annotated[float, Number("a number from 0 up and below 1", 0, _below(1
 Angle = Annotated[float, Number("an angle in radians, from 0 to pi", 0, math.pi)]
 CosineDifference = Annotated[float, Number("a number from 0 to 2", 0, 2)]
 OnNonfinite = Annotated[str, Text("stop, or skip:N with N from 1 up", r"stop|skip:[1-9]\d{0,8}")]
+StepWindow = Annotated[str, Window()]
 Names = Annotated[str, Text("names separated by commas", empty=True)]
 Device = Annotated[str, Text("auto, cpu, gpu or gpu:N, as in gpu:0", r"auto|cpu|gpu(:(0|[1-9]\d{0,3}))?")]
 PathName = Annotated[str, FilePath()]

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
+from arcface.system.card import card_use
+
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 CGROUP_ROOT, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -62,8 +64,9 @@ def resident_memory() -> int:
 def device_memory(device: str) -> DeviceMemory | None:
     """Return the memory of a GPU or, for "cpu", of this machine within the limits of its control groups; None if unknown."""
     if device != "cpu":
-        gpu = paddle.device.cuda.get_device_properties(device)
-        return DeviceMemory(gpu.total_memory, gpu.total_memory, f"the {gpu.name}")
+        gpu, use = paddle.device.cuda.get_device_properties(device), card_use(device)
+        free = use.free if use else gpu.total_memory - paddle.device.cuda.memory_reserved(device)
+        return DeviceMemory(gpu.total_memory, min(free, gpu.total_memory), f"the {gpu.name}")
     if not (machine := memory()):
         return None
     total, available = machine

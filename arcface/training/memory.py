@@ -3,6 +3,7 @@
 No table: the activations are what the layers of the backbone save for their gradients, of a batch of two that they are shown.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,16 @@ IMAGES_SHOWN = 2
 # Gradients are there while not all activations have gone yet, and freed memory is kept, in pieces that not everything fits
 # into. Measured with MobileFaceNet_128: 1.30 with the CPU kernels, 1.35 with Paddle's layers; the same for all batches.
 WITH_GAPS = 1.3
+# On a card Paddle gives idle pieces back before it fails. What is alive at once, counted on a CPU, is 1.01; the rest is for pieces
+# that are partly in use, and not measured.
+WITH_GAPS_ON_CARD = 1.1
+# Of a card, beside tensors: CUDA's context with Paddle's kernels and cuBLAS, some 500 MB, and cuDNN's workspace, for which Paddle
+# allows 512 MB (FLAGS_conv_workspace_size_limit).
+CUDA_ALLOWANCE = 2**30
 RESERVE = 0.9  # of the memory, for a batch size that is recommended
+
+# What Paddle calls it: its allocator, CUDA, cuBLAS and cuDNN. Of types MemoryError, OSError, and RuntimeError where pybind11 chose.
+_OUT_OF_MEMORY = re.compile("ResourceExhausted|out of memory|cudaErrorMemoryAllocation|_STATUS_ALLOC_FAILED", re.IGNORECASE)
 
 _NO_WORK: Any = SimpleNamespace(conv_bn_prelu_forward=lambda *_: True)  # in place of the CPU kernels: sizes matter here, not values
 
@@ -36,9 +46,9 @@ _NO_WORK: Any = SimpleNamespace(conv_bn_prelu_forward=lambda *_: True)  # in pla
 class Memory(NamedTuple):
     """Bytes that a rank needs, of the card where it computes on a GPU."""
 
-    process: int  # Python, Paddle and the lists of the dataset, before the first step; 0 on a GPU
+    process: int  # before the first step: Python, Paddle and the lists of the dataset; of a card, what is allowed for CUDA
     weights: int  # of the backbone, with the statistics of batch norm
-    gradients: int  # of the backbone, and their momentum
+    gradients: int  # of the backbone, by layer and in one vector, their momentum, and what the update makes of them
     activations: int  # what the backward pass needs of the forward pass
     centres: int  # of this rank's classes, and their momentum
     logits: int  # of this rank's classes for the images of all ranks
@@ -57,8 +67,7 @@ class Memory(NamedTuple):
 def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, precision: str = "float32") -> Memory:
     """Return what training needs on each of the ranks; `device` is "cpu" or "gpu:0"..., `precision` that of the activations.
 
-    On a CPU it is within 15 % of the most that is resident after some steps. On a GPU, what CUDA and its libraries take
-    for themselves is left out.
+    On a CPU it is within 15 % of the most that is resident after some steps. On a GPU it is not measured.
     """
     on_cpu = device == "cpu"
     kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
@@ -70,12 +79,12 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     block = min(in_use, classes_per_block(device))
     batches = 2 + (SLOTS_PER_WORKER * config.num_workers if on_cpu else 0)
     return Memory(
-        process=resident_memory() if on_cpu else 0,
+        process=resident_memory() if on_cpu else CUDA_ALLOWANCE,
         weights=4 * seen.values,
-        gradients=4 * seen.trained * (2 if ranks == 1 else 3),  # with more ranks, a copy that they exchange
-        activations=round(WITH_GAPS * BYTES[precision] * seen.saved * images_here),
+        gradients=4 * seen.trained * 4,
+        activations=round((WITH_GAPS if on_cpu else WITH_GAPS_ON_CARD) * BYTES[precision] * seen.saved * images_here),
         centres=4 * 2 * classes * config.embedding_size,
-        logits=4 * (in_use * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
+        logits=4 * ((in_use + block) * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
         batches=batches * images_here * 3 * SIZE * SIZE,
     )
 
@@ -101,23 +110,52 @@ def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: 
         fitting = _fitting_batch(config, num_classes, ranks, device, memory.total / sharing)
         advice = f"use --batch_size {fitting}" if fitting else "no batch is small enough: use more memory, or fewer classes a rank"
         raise UserError(f"{needs}, more than {_share(memory, sharing)}; {advice}")
-    if sharing * (needed.total - needed.process) > memory.available:
-        fitting = _fitting_batch(config, num_classes, ranks, device, memory.available / sharing + needed.process)
+    resident = needed.process if device == "cpu" else 0  # and so no longer among what is free
+    if sharing * (needed.total - resident) > memory.available:
+        fitting = _fitting_batch(config, num_classes, ranks, device, memory.available / sharing + resident)
         advice = "end other programs" + (f", or use --batch_size {fitting}" if fitting else "")
         return f"{needs}, and only {format_bytes(memory.available)} of {memory.owner} are free now: {advice}"
     return None
 
 
 @contextmanager
-def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
-    """Make one line of what Paddle and NumPy raise when memory runs out."""
+def out_of_memory_explained(
+    config: TrainConfig, num_classes: int | None = None, ranks: int = 1, device: str = "cpu"
+) -> Iterator[None]:
+    """Make one line of what Paddle, CUDA's libraries and NumPy raise when memory runs out.
+
+    Once `num_classes` are known, of a GPU the line tells what the run was estimated to need by part, what the card has and
+    holds, and a smaller batch.
+    """
     try:
         yield
-    except MemoryError as error:
-        said = (line.strip() for line in str(error).splitlines() if "alloc" in line or "memory" in line)
-        detail = next(said, "none is left").removeprefix("(ResourceExhausted) ")[:200]
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        lines = str(error).rpartition("Error Message Summary:")[2].splitlines()  # not those of a C++ traceback
+        said = (line.strip() for line in lines if "alloc" in line.lower() or "memory" in line)
+        detail = re.sub(r"^\((ResourceExhausted|External)\) ", "", next(said, "none is left"))[:200]
         advice = f"use a smaller --batch_size than {config.batch_size}, or more ranks"
+        if device != "cpu" and num_classes is not None:
+            advice = _explain(config, num_classes, ranks, device)
         raise UserError(f"out of memory ({detail}): {advice}") from error
+
+
+def _explain(config: TrainConfig, num_classes: int, ranks: int, device: str) -> str:
+    """Return what is known of a card whose memory has run out, and a batch that should fit."""
+    memory, held = device_memory(device), paddle.device.cuda.memory_reserved(device)
+    assert memory  # known of every card
+    needed = estimate(config, num_classes, ranks, device)
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in needed._asdict().items())
+    # No more than was estimated, which was not there or not enough.
+    budget = min(needed.total, held + memory.available + needed.process)
+    fitting = _fitting_batch(config, num_classes, ranks, device, budget)
+    return (
+        f"{config.network} with --batch_size {config.batch_size} was estimated to need {format_bytes(needed.total)} a rank"
+        f" ({parts}); of {format_bytes(memory.total)} of {memory.owner} Paddle holds {format_bytes(held)} in this process, and"
+        f" {format_bytes(memory.available)} are free; "
+        + (f"use --batch_size {fitting}, or more ranks" if fitting else "end other programs on the card, or use more ranks")
+    )
 
 
 def _share(memory: DeviceMemory, sharing: int) -> str:
@@ -142,7 +180,16 @@ class _Seen(NamedTuple):
 
 @cache
 def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
-    """Count what a backbone is made of and what it saves."""
+    """Count what a backbone is made of and what it saves; on the CPU, so that a card is left as it is."""
+    device = paddle.get_device()
+    paddle.set_device("cpu")
+    try:
+        return _count(network, embedding_size, frozen, kernels)
+    finally:
+        paddle.set_device(device)
+
+
+def _count(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
     backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
     if kernels:
         fuse_convolutions(backbone, _NO_WORK)

@@ -71,7 +71,7 @@ def verify_checkpoint(config: ValidConfig) -> None:
 
 
 def _verify(
-    embed: Embed, one: VerificationSet | IjbProtocol, batch_size: int, templates: TemplateOptions, step: int
+    embed: Embed, one: VerificationSet | IjbProtocol, batch_size: int | None, templates: TemplateOptions, step: int
 ) -> SetResult | None:
     """Verify on one set and write its log lines; returns None on ranks other than 0."""
     if isinstance(one, IjbProtocol):

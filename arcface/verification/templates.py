@@ -25,13 +25,13 @@ BINS_PER_UNIT = 2**20
 AGGREGATE_IMAGES = 2**13
 
 
-def verify_templates(embed: Embed, protocol: IjbProtocol, batch_size: int, options: TemplateOptions) -> Roc | None:
+def verify_templates(embed: Embed, protocol: IjbProtocol, batch_size: int | None, options: TemplateOptions) -> Roc | None:
     """Embed all images of a protocol and score its pairs of templates; called by every rank.
 
     Args:
         embed: the backbone's embeddings.
         protocol: from `read_protocol`.
-        batch_size: images embedded at a time, each plain and flipped.
+        batch_size: images embedded at a time, each plain and flipped; None for what suits the device.
         options: see `image_features`.
 
     Returns:

@@ -266,6 +266,13 @@ TABLE = [
     ),
     ("another schedule", "train --schedule=cosine", "--schedule: must be step or poly, not cosine"),
     ("skip without a number", "train --on_nonfinite=skip", "--on_nonfinite: must be stop, or skip:N with N from 1 up, not skip"),
+    (
+        "profile of no step",
+        "train --profile=9:9",
+        "--profile: must be FIRST:END, as in 100:110, with FIRST from 1 up and below END, not 9:9",
+    ),
+    ("profile without an end", "train --profile=9", "--profile: must be FIRST:END, as in 100:110,"),
+    ("profile of step 0", "train --profile=0:9", "--profile: must be FIRST:END, as in 100:110,"),
     ("flip 2", "valid --template_flip=2", "--template_flip: must be 0 or 1, not 2"),
     *(
         (f"empty {name}", f"train --{name}=", f"--{name}: has no value; pass one or leave the option out")

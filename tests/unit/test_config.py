@@ -83,6 +83,16 @@ def test_verification_sets_lie_beside_a_data_set_that_is_a_file(tmp_path):
     assert TrainConfig(data_dir=str(tmp_path / "train.rec"), val_dir="sets", val_targets="lfw").val_files == [Path("sets/lfw.bin")]
 
 
+def test_a_window_of_steps_is_text_that_yaml_would_take_for_minutes(tmp_path):
+    assert parse(TrainConfig, ["--profile=9:10"]).profile == "9:10" and parse(TrainConfig, []).profile is None
+    file = tmp_path / "a.yaml"
+    file.write_text("profile: 9:10")
+    with pytest.raises(UserError, match="profile: must be text; put it in quotes"):
+        parse(TrainConfig, [f"--config={file}"])
+    file.write_text("profile: '9:10'")
+    assert parse(TrainConfig, [f"--config={file}"]).profile == "9:10"
+
+
 @dataclass(kw_only=True)
 class ToolOptions:
     """A tool"""

@@ -3,13 +3,14 @@
 import re
 from dataclasses import replace
 
+import paddle
 import pytest
 
 from arcface.config import TrainConfig
 from arcface.errors import UserError
 from arcface.system.hardware import DeviceMemory
 from arcface.training import memory
-from arcface.training.memory import WITH_GAPS, check_memory, estimate, out_of_memory_explained
+from arcface.training.memory import CUDA_ALLOWANCE, RESERVE, WITH_GAPS, check_memory, estimate, out_of_memory_explained
 
 CONFIG = TrainConfig(network="Tiny", embedding_size=64, batch_size=1024, num_workers=2, cpu_kernels="off")
 CLASSES = 1000
@@ -46,6 +47,7 @@ def test_activations_are_counted_from_the_layers(monkeypatch, kernels, saved):
 def test_parts_follow_batch_classes_ranks_and_precision():
     one, two = (estimate(CONFIG, CLASSES, ranks, "cpu") for ranks in (1, 2))
     assert one.weights == 4 * (8 * 3 * 49 + 4 * 8 + 8 + 128 * 64 + 64)
+    assert one.gradients == two.gradients == 4 * 4 * (one.weights // 4 - 2 * 8)  # batch norm's statistics have none
     assert one.centres == 8 * CLASSES * 64 == 2 * two.centres
     assert one.activations == pytest.approx(2 * two.activations, rel=1e-6) and one.batches == 2 * two.batches
     assert one.logits - two.logits >= 4 * CLASSES // 2 * CONFIG.batch_size  # the images of all ranks, half of the classes
@@ -109,3 +111,131 @@ def test_memory_that_runs_out_is_one_line(error, detail):
     with pytest.raises(UserError) as caught, out_of_memory_explained(CONFIG):
         raise error
     assert str(caught.value) == f"out of memory ({detail}): use a smaller --batch_size than 1024, or more ranks"
+
+
+GIB = 2**30
+# As Paddle 2.6 and 3.3 raise them on a GPU: the allocator's, with and without a C++ traceback, and those of CUDA's libraries.
+OF_ALLOCATOR = (
+    "Out of memory error on GPU 3. Cannot allocate 401.408203MB memory on GPU 3, 15.606445GB memory has been allocated and"
+    " available memory is only 166.187500MB."
+)
+WHAT_TO_DO = (
+    "\n\nPlease check whether there is any other process using GPU 3.\n1. If yes, please stop them, or start PaddlePaddle on"
+    " another GPU.\n2. If no, please decrease the batch size of your model. \n"
+)
+TRACEBACK = (
+    "\n\n--------------------------------------\nC++ Traceback (most recent call last):\n--------------------------------------\n"
+    "0   void* phi::DeviceContext::Alloc<float>(phi::TensorBase*, unsigned long, bool) const\n"
+    "1   paddle::memory::allocation::AllocatorFacade::Alloc(phi::Place const&, unsigned long)\n\n"
+    "----------------------\nError Message Summary:\n----------------------\nResourceExhaustedError: \n\n"
+)
+AT = " (at ../paddle/fluid/memory/allocation/cuda_allocator.cc:86)\n"
+ON_A_CARD = [
+    (MemoryError(f"\n\n(ResourceExhausted) \n\n{OF_ALLOCATOR}{WHAT_TO_DO}{AT}"), OF_ALLOCATOR),
+    (MemoryError(f"{TRACEBACK}{OF_ALLOCATOR}{WHAT_TO_DO}{AT}"), OF_ALLOCATOR),
+    (RuntimeError(f"{TRACEBACK}{OF_ALLOCATOR}{WHAT_TO_DO}{AT}"), OF_ALLOCATOR),
+    (
+        OSError("(External) CUDA error(2), out of memory. \n  [Hint: 'cudaErrorMemoryAllocation'. The API call failed because"),
+        "CUDA error(2), out of memory.",
+    ),
+    (
+        OSError("(External) CUBLAS error(3). \n  [Hint: 'CUBLAS_STATUS_ALLOC_FAILED'.  Resource allocation failed inside"),
+        "[Hint: 'CUBLAS_STATUS_ALLOC_FAILED'.  Resource allocation failed inside",
+    ),
+    (OSError("(External) CUDNN error(2), CUDNN_STATUS_ALLOC_FAILED. \n  [Hint: ..."), "CUDNN error(2), CUDNN_STATUS_ALLOC_FAILED."),
+]
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Returns a function that makes gpu:3 a card of so many GiB, of which Paddle holds some and some are free."""
+
+    def make(total: float, held: float, free: float) -> None:
+        memory_of_card = DeviceMemory(round(total * GIB), round(free * GIB), "the NVIDIA T4")
+        monkeypatch.setattr(memory, "device_memory", {"gpu:3": memory_of_card}.__getitem__)
+        monkeypatch.setattr(paddle.device.cuda, "memory_reserved", {"gpu:3": round(held * GIB)}.__getitem__)
+
+    return make
+
+
+@pytest.mark.parametrize("error, detail", ON_A_CARD)
+def test_a_card_whose_memory_runs_out_is_one_line_with_the_parts_and_a_batch_that_fits(card, error, detail):
+    card(2, held=1.2, free=0.1)
+    with pytest.raises(UserError) as caught, out_of_memory_explained(CONFIG, CLASSES, 1, "gpu:3"):
+        raise error
+    said = str(caught.value)
+    start = f"out of memory ({detail}): Tiny with --batch_size 1024 was estimated to need 1."
+    assert said.startswith(start) and said.count("\n") == 0
+    assert re.search(
+        r" GiB a rank \(process 1 GiB, weights [\d.]+ KiB, gradients .*, activations \d+ MiB, .*, batches .*\);"
+        r" of 2 GiB of the NVIDIA T4 Paddle holds 1.2 GiB in this process, and 102 MiB are free; use --batch_size \d+,"
+        r" or more ranks$",
+        said,
+    )
+    batch = int(said.split()[-4].rstrip(","))
+    assert batch % 8 == 0
+    assert (
+        0.8
+        < estimate(replace(CONFIG, batch_size=batch), CLASSES, 1, "gpu:3").total / estimate(CONFIG, CLASSES, 1, "gpu:3").total
+        < 1
+    )
+
+
+def test_a_card_that_others_fill_gets_a_batch_for_what_is_left(card):
+    card(2, held=0.1, free=0.05)
+    with pytest.raises(UserError, match="use --batch_size") as caught, out_of_memory_explained(CONFIG, CLASSES, 1, "gpu:3"):
+        raise MemoryError(OF_ALLOCATOR)
+    batch = int(str(caught.value).split()[-4].rstrip(","))
+    assert estimate(replace(CONFIG, batch_size=batch), CLASSES, 1, "gpu:3").total < CUDA_ALLOWANCE + 0.15 * GIB
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("(External) CUDA error(700)")])
+def test_other_errors_stay_what_they_are(error):
+    with pytest.raises(type(error)) as caught, out_of_memory_explained(CONFIG, CLASSES, 1, "gpu:3"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "gib, batch_size, ranks, fits",
+    [
+        (16, 256, 1, True),
+        (16, 512, 1, False),
+        (24, 512, 1, True),
+        (24, 1024, 1, False),
+        (80, 1024, 1, True),
+        (80, 4096, 1, False),
+        (16, 512, 2, True),  # a card each
+        (16, 1024, 2, False),
+    ],
+)
+def test_mobilefacenet_on_cards(card, gib, batch_size, ranks, fits):
+    def check(batch_size: int) -> str | None:
+        return check_memory(TrainConfig(batch_size=batch_size), 85_742, ranks, ranks, "gpu:3")
+
+    card(gib, held=0, free=gib - 0.2)
+    if fits:
+        assert check(batch_size) is None
+        return
+    with pytest.raises(UserError, match=rf"more than {gib} GiB of the NVIDIA T4; use --batch_size \d+$") as caught:
+        check(batch_size)
+    advised = int(str(caught.value).split()[-1])
+    card(gib * RESERVE, held=0, free=gib * RESERVE)
+    assert check(advised) is None
+    with pytest.raises(UserError):
+        check(advised + 8 * ranks)
+
+
+def test_what_other_programs_hold_of_a_card_is_a_warning(card):
+    card(24, held=0, free=20)
+    warning = check_memory(TrainConfig(), 85_742, 1, 1, "gpu:3")
+    assert re.search(r"and only 20 GiB of the NVIDIA T4 are free now: end other programs, or use --batch_size \d+$", warning)
+
+
+def test_a_backbone_is_counted_on_the_cpu(monkeypatch):
+    devices = ["gpu:3"]
+    monkeypatch.setattr(paddle, "get_device", lambda: devices[-1])
+    monkeypatch.setattr(paddle, "set_device", devices.append)
+    monkeypatch.setattr(memory, "_count", lambda *_: devices.append("counted"))
+    memory._look_at.__wrapped__("Tiny", 64, False, False)
+    assert devices == ["gpu:3", "cpu", "counted", "gpu:3"]
