@@ -17,6 +17,7 @@ from arcface.config import RunOptions
 from arcface.data.bin_file import VerificationSet
 from arcface.distributed.process_group import all_reduce_max, rank
 from arcface.io.log import logger
+from arcface.system.card import card_figures
 from arcface.training.data import TrainingData
 from arcface.training.metrics_writer import MetricsWriter
 from arcface.training.state import TrainState
@@ -103,6 +104,7 @@ class TrainLog:
                 data_wait=data_wait,
                 lr_backbone=lr,
                 lr_head=lr,
+                **card_figures(),
             )
             if data_wait > NOTEWORTHY_WAIT:
                 logger.warning(

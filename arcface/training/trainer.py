@@ -20,6 +20,7 @@ from arcface.training.log import TrainLog
 from arcface.training.memory import check_memory, out_of_memory_explained
 from arcface.training.model import Model
 from arcface.training.output import opened_output
+from arcface.training.profile import Profile
 from arcface.training.saver import CheckpointSaver, restore
 from arcface.training.schedule import Schedule
 from arcface.training.signals import Signals
@@ -67,6 +68,8 @@ def _opened(config: TrainConfig, device: str) -> Iterator[TrainingData]:
 
 
 def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_warning: str | None) -> None:
+    if config.cudnn_search:
+        search_convolutions()
     fingerprint = fingerprint_of(config, data.dataset)
     model = Model(config, config, config, data.dataset.num_classes, config.seed)
     state, missing = TrainState(), list[str]()
@@ -75,16 +78,16 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
     elif config.init_from:
         load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
     verifier.choose_engine(model.backbone)  # what cannot be built is found now, not after hours
-    if config.cudnn_search:
-        search_convolutions()
     schedule = Schedule(config, data.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     saver = CheckpointSaver(config, model, state, fingerprint, data.steps_per_epoch)
+    profile = Profile(config.profile, Path(config.logdir), state.step, last_step)
 
     with (
         opened_output(Path(config.output), Path(config.logdir)),
         Signals() as signals,
         TrainLog(config, state, data, last_step, verifier.best_by) as log,
+        profile,
     ):
         announce(config, data, schedule, state, last_step, missing, memory_warning)
         model.use_cpu_kernels()
@@ -92,6 +95,7 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
         for batch in data.batches(state.step, last_step):
             step, lr = state.step + 1, schedule(state.step)
             heartbeat(f"step {step}")
+            profile.step(step)
             last = step == last_step
             ends_now = log.due(step) or verifier.due(step, last, False) or saver.due(step, last)
             loss, asked = steps.take(batch, lr, ends_now)

@@ -230,6 +230,20 @@ def assert_same_run(one: Path, other: Path, ranks: int) -> None:
     assert without_times[0] == without_times[1]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_order_of_a_gpu_gives_the_bits_and_records_of_a_cpu_s(train, run_ranks, data_set, tmp_path, ranks):
+    options = ["--num_epoch=3", "--sample_rate=0.6", "--cpu_kernels=off", "--val_targets=tiny", "--val_interval=4"]
+    options += ["--save_interval=5", "--log_interval=3", "--profile=2:4"]
+    expected, actual = train(ranks, "cpu", *options), tmp_path / "gpu"
+    run_ranks(ranks, HELPERS / "gpu_order_train.py", *arguments(data_set, actual), *options)
+    (one, other) = (arrays(output, ranks) for output in (expected, actual))
+    assert [name for name in one if not np.array_equal(one[name], other[name])] == []
+    measured = ("loss", "lr_head", "accuracy", "xnorm", "highest")
+    (one, other) = ([{name: r[name] for name in ("step", *measured) if name in r} for r in records(o)] for o in (expected, actual))
+    assert one == other and len(one) == 4 + 3  # log lines after steps 3, 6, 9 and 11; verifications after 4, 8 and 11
+    assert all((output / "log" / "profile_2_4.json").stat().st_size for output in (expected, actual))
+
+
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(train, ranks):
