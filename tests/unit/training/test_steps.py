@@ -11,6 +11,7 @@ from kernel_calls import kernel_calls
 
 from arcface.config import TrainConfig
 from arcface.errors import UserError
+from arcface.head import unit
 from arcface.head.partial_fc import PartialFC
 from arcface.system import transfer
 from arcface.system.hardware import gpu_count
@@ -208,13 +209,16 @@ def test_a_wish_is_copied_to_the_device_only_when_it_is_new(monkeypatch):
     assert copies == [[0, 0, 0], [0, 1, 3], [0, 0, 3]]
 
 
-def test_a_step_of_mobilefacenet_is_at_most_450_kernel_calls(data_set, tmp_path, monkeypatch):
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_a_step_of_mobilefacenet_is_at_most_450_kernel_calls(data_set, tmp_path, monkeypatch, run_ahead):
     if paddle.device.is_compiled_with_cuda() and gpu_count() == 0:
         pytest.skip("a Paddle for GPUs cannot record its kernels without a driver")
-    monkeypatch.setattr(training_data, "on_cpu", training_data.on_gpu)
-    run = Run(data_set, tmp_path, True, network="MobileFaceNet_128")
+    if run_ahead:  # as a GPU does it
+        monkeypatch.setattr(training_data, "on_cpu", training_data.on_gpu)
+        monkeypatch.setattr(unit, "DEVICES_SUMMED_BY_PRODUCT", ())
+    run = Run(data_set, tmp_path, run_ahead, network="MobileFaceNet_128")
     requests = run.take(3, lambda step, last: False)
     next(requests)
     with kernel_calls() as calls:
         next(requests)
-    assert 400 < len(calls) <= 450, Counter(calls)
+    assert 400 < len(calls) <= 450, (len(calls), Counter(calls))
