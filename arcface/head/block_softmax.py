@@ -105,17 +105,18 @@ class BlockSoftmax:
                 continue
             w = self._weight[block]
             v = velocity[block] if classes is None else paddle.gather(velocity, classes)
-            before = () if finite is None else (w.clone(), v.clone())
             along = row_sums(gradient * w) * self._inv_norm[block].square()  # would change the length of w, which means nothing
-            v.scale_(momentum).add_(gradient).add_(w * (weight_decay - along))
-            w.subtract_(v * lr)
+            new_v = (v * momentum).add_(gradient).add_(w * (weight_decay - along))
+            new_w = w - new_v * lr
             if finite is not None:  # by selection: a product with 0 would keep NaN
                 kept = finite.expand_as(w)
-                for tensor, old in zip((w, v), before, strict=True):
-                    paddle.assign(paddle.where(kept, tensor, old), tensor)
-            if classes is not None:
-                weight.scatter_(classes, w)
-                velocity.scatter_(classes, v)
+                new_w, new_v = paddle.where(kept, new_w, w), paddle.where(kept, new_v, v)
+            if classes is None:
+                paddle.assign(new_w, w)
+                paddle.assign(new_v, v)
+            else:
+                weight.scatter_(classes, new_w)
+                velocity.scatter_(classes, new_v)
 
     def _exponentials(self, weight: paddle.Tensor, z: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Turn a block's products with the centres, z [c, N], in place into e^(z / |w| - shift) / |w|.

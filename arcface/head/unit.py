@@ -1,5 +1,7 @@
 """Rows scaled to unit length, and the gradient through that; sums as each device makes them best."""
 
+from functools import lru_cache
+
 import paddle
 
 SMALLEST_NORM = 1e-12  # a shorter row counts as this long
@@ -27,13 +29,18 @@ def inv_norms(x: paddle.Tensor) -> paddle.Tensor:
 
 def row_sums(x: paddle.Tensor) -> paddle.Tensor:
     """Return the sums of the rows of x [n, D], [n, 1]."""
-    return paddle.matmul(x, paddle.ones([x.shape[1], 1])) if _by_product() else x.sum(1, keepdim=True)
+    return paddle.matmul(x, _ones(x.shape[1], 1)) if _by_product() else x.sum(1, keepdim=True)
 
 
 def column_sums(x: paddle.Tensor) -> paddle.Tensor:
     """Return the sums of the columns of x [n, D], [1, D]."""
-    return paddle.matmul(paddle.ones([1, len(x)]), x) if _by_product() else x.sum(0, keepdim=True)
+    return paddle.matmul(_ones(1, len(x)), x) if _by_product() else x.sum(0, keepdim=True)
 
 
 def _by_product() -> bool:
     return paddle.get_device() in DEVICES_SUMMED_BY_PRODUCT
+
+
+@lru_cache(maxsize=16)
+def _ones(*shape: int) -> paddle.Tensor:
+    return paddle.ones(shape)
