@@ -26,12 +26,11 @@ from arcface.system.hardware import DeviceMemory, device_memory, format_bytes, r
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of an activation
 IMAGES_SHOWN = 2
-# Gradients are there while not all activations have gone yet, and freed memory is kept, in pieces that not everything fits
-# into. Measured with MobileFaceNet_128: 1.30 with the CPU kernels, 1.35 with Paddle's layers; the same for all batches.
-WITH_GAPS = 1.3
-# On a card Paddle gives idle pieces back before it fails. What is alive at once, counted on a CPU, is 1.01; the rest is for pieces
-# that are partly in use, and not measured.
-WITH_GAPS_ON_CARD = 1.1
+# Of the activations. Gradients are there while not all activations have gone yet, and freed memory is kept, in pieces that not
+# everything fits into. Measured with MobileFaceNet_128 on a CPU: 1.11 with the CPU kernels, 1.32 with Paddle's layers, the same for
+# all batches. On a card Paddle gives idle pieces back before it fails: what is alive at once, counted on a CPU, is 1.01, and the
+# rest, for pieces that are partly in use, is not measured.
+WITH_GAPS = {"kernels": 1.15, "layers": 1.3, "card": 1.1}
 # Of a card, beside tensors: CUDA's context with Paddle's kernels and cuBLAS, some 500 MB, and cuDNN's workspace, for which Paddle
 # allows 512 MB (FLAGS_conv_workspace_size_limit).
 CUDA_ALLOWANCE = 2**30
@@ -72,6 +71,7 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     on_cpu = device == "cpu"
     kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
     seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels)
+    gaps = WITH_GAPS["kernels" if kernels else "layers" if on_cpu else "card"]
     images, images_here = config.batch_size, -(-config.batch_size // ranks)
     classes = -(-num_classes // ranks)
     sampled = min(classes, round(config.sample_rate * classes) + images) if config.sample_rate < 1 else 0
@@ -82,7 +82,7 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
         process=resident_memory() if on_cpu else CUDA_ALLOWANCE,
         weights=4 * seen.values,
         gradients=4 * seen.trained * 4,
-        activations=round((WITH_GAPS if on_cpu else WITH_GAPS_ON_CARD) * BYTES[precision] * seen.saved * images_here),
+        activations=round(gaps * BYTES[precision] * seen.saved * images_here),
         centres=4 * 2 * classes * config.embedding_size,
         logits=4 * ((in_use + block) * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
         batches=batches * images_here * 3 * SIZE * SIZE,
