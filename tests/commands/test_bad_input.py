@@ -50,11 +50,6 @@ COMMANDS = {
 # ---- how a row prepares its files; each returns a function of the monkeypatch, called in the row's directory
 
 
-def small_machine(monkeypatch) -> None:
-    monkeypatch.setattr(memory, "device_memory", lambda _: DeviceMemory(2**31, 2**31, "a small machine"))
-    monkeypatch.setattr(memory, "resident_memory", lambda: 2**28)  # that of this process grows with the tests before
-
-
 def replace(path: str, content: bytes) -> None:
     Path(path).unlink(missing_ok=True)  # it may be a link to the file of all rows
     Path(path).write_bytes(content)
@@ -908,7 +903,8 @@ TABLE = [
         "batch that no memory holds",
         "train --batch_size=512",
         "of it activations, more than 2 GiB of a small machine; use --batch_size ",
-        small_machine,
+        lambda monkeypatch: monkeypatch.setattr(memory, "device_memory", lambda _: DeviceMemory(2**31, 2**31, "a small machine")),
+        lambda monkeypatch: monkeypatch.setattr(memory, "resident_memory", lambda: 2**28),  # not that of all tests so far
     ),
 ]
 
