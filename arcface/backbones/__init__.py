@@ -11,10 +11,14 @@ from paddle import nn
 
 from arcface.backbones.batch_norm import batch_norm_layer
 from arcface.backbones.mobilefacenet import MobileFaceNet
+from arcface.backbones.vit import vit_b, vit_s, vit_t
 from arcface.errors import UserError
 
 BACKBONES: dict[str, Callable[..., nn.Layer]] = {
     "MobileFaceNet_128": MobileFaceNet,
+    "vit_t": vit_t,
+    "vit_s": vit_s,
+    "vit_b": vit_b,
 }
 
 

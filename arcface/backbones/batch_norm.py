@@ -12,19 +12,20 @@ EPSILON = 1e-5  # Paddle's default
 MOMENTUM = 0.9  # Paddle's default: running = MOMENTUM * running + (1 - MOMENTUM) * batch
 
 
-def batch_norm_layer(kind: str) -> Callable[[int], nn.Layer]:
-    """Return a function that creates the batch norm layer of [N, C, H, W] for C channels; `kind` is "local", "sync" or "frozen".
+def batch_norm_layer(kind: str) -> Callable[..., nn.Layer]:
+    """Return a function of (channels, epsilon=EPSILON) that creates a batch norm layer; `kind` is "local", "sync" or "frozen".
 
-    Parameters and buffers have the same names in all kinds, so the same state dict loads into any of them.
+    The layer is for [N, C, H, W]. Parameters and buffers have the same names in all kinds, so the same state dict loads into any
+    of them.
     """
     if kind == "sync" and paddle.get_device() == "cpu":
         return AllReduceBatchNorm2D  # Paddle's SyncBatchNorm has no CPU kernel
     layer = nn.SyncBatchNorm if kind == "sync" else nn.BatchNorm2D
     fixed = {"use_global_stats": True} if kind == "frozen" else {}
 
-    def create(channels: int) -> nn.Layer:
+    def create(channels: int, epsilon: float = EPSILON) -> nn.Layer:
         one, zero = (paddle.ParamAttr(initializer=nn.initializer.Constant(value)) for value in (1.0, 0.0))
-        return layer(channels, weight_attr=one, bias_attr=zero, **fixed)
+        return layer(channels, epsilon=epsilon, weight_attr=one, bias_attr=zero, **fixed)
 
     return create
 
@@ -37,8 +38,9 @@ class AllReduceBatchNorm2D(nn.Layer):
     on which side of a PReLU's kink an activation falls. Every rank must pass the same number of images.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, epsilon: float = EPSILON):
         super().__init__()
+        self.epsilon = epsilon
         self.weight = self.create_parameter([channels], default_initializer=nn.initializer.Constant(1.0))
         self.bias = self.create_parameter([channels], is_bias=True)
         self.register_buffer("_mean", paddle.zeros([channels]))
@@ -46,13 +48,13 @@ class AllReduceBatchNorm2D(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if not self.training:
-            return nn.functional.batch_norm(x, self._mean, self._variance, self.weight, self.bias, epsilon=EPSILON)
+            return nn.functional.batch_norm(x, self._mean, self._variance, self.weight, self.bias, epsilon=self.epsilon)
         with paddle.no_grad():
             mean = _mean_over_ranks(x)
             variance = _mean_over_ranks(_affine(x, paddle.ones_like(mean), -mean).square())
             self._mean.set_value(self._mean * MOMENTUM + mean * (1 - MOMENTUM))
             self._variance.set_value(self._variance * MOMENTUM + variance * (1 - MOMENTUM))
-        return _Normalise.apply(x, self.weight, self.bias, mean, (variance + EPSILON).rsqrt())
+        return _Normalise.apply(x, self.weight, self.bias, mean, (variance + self.epsilon).rsqrt())
 
 
 class _Normalise(PyLayer):

@@ -36,6 +36,11 @@ class Conv2D(nn.Conv2D):
         self.shape = Convolution(channels_out, kernel, stride, padding, depthwise)
 
 
+def batch_norm_rows(batch_norm: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
+    """Return rows [N, D], normalised by a layer for [N, C, H, W]."""
+    return batch_norm(x.reshape([-1, x.shape[1], 1, 1])).reshape([-1, x.shape[1]])
+
+
 def prelu(channels: int) -> nn.PReLU:
     """Return a PReLU with one slope per channel."""
     return nn.PReLU(channels, init=PRELU_SLOPE)
