@@ -1,4 +1,4 @@
-"""Layers of mobile networks: convolution, batch norm and PReLU, which CPU kernels fuse in training."""
+"""Layers of backbones with their initial values; convolutions with batch norm and PReLU, which CPU kernels fuse in training."""
 
 import math
 from ctypes import CDLL
@@ -13,14 +13,14 @@ PRELU_SLOPE = 0.25  # initial value; He et al. 2015, arXiv:1502.01852
 
 
 class Conv2D(nn.Conv2D):
-    """Square convolution without bias; a depthwise one filters each channel separately.
+    """Square convolution without bias, over all channels, within `groups` of them, or depthwise: each channel separately.
 
     Initial weights are normal with standard deviation sqrt(2 / fan_in) (He et al. 2015, arXiv:1502.01852), where fan_in is the
-    number of inputs of one output: those of a single channel if depthwise. (Paddle's default counts all channels.)
+    number of inputs of one output: those of a single group. (Paddle's default counts all channels.)
     """
 
-    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False):
-        groups = channels_in if depthwise else 1
+    def __init__(self, channels_in, channels_out, kernel, stride=1, padding=0, depthwise=False, groups=1):
+        groups = channels_in if depthwise else groups
         fan_in = channels_in // groups * kernel * kernel
         initial = nn.initializer.Normal(0.0, math.sqrt(2 / fan_in))
         super().__init__(
@@ -33,7 +33,15 @@ class Conv2D(nn.Conv2D):
             weight_attr=paddle.ParamAttr(initializer=initial),
             bias_attr=False,
         )
-        self.shape = Convolution(channels_out, kernel, stride, padding, depthwise)
+        fits = depthwise or groups == 1
+        self.shape = Convolution(channels_out, kernel, stride, padding, depthwise) if fits else None  # None: has no CPU kernel
+
+
+def linear(values_in: int, values_out: int, bias: bool = True) -> nn.Linear:
+    """Return a linear layer from He's initial values, as `Conv2D`'s; the bias starts from 0."""
+    initial = nn.initializer.Normal(0.0, math.sqrt(2 / values_in))
+    zero = paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
+    return nn.Linear(values_in, values_out, weight_attr=paddle.ParamAttr(initializer=initial), bias_attr=zero if bias else False)
 
 
 def batch_norm_rows(batch_norm: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
@@ -49,25 +57,30 @@ def prelu(channels: int) -> nn.PReLU:
 class FusedConvolutions(nn.Sequential):
     """Convolutions, each followed by batch norm and optionally PReLU; `residual` adds the input to the output.
 
-    With a kernel library (see `fuse_convolutions`), one call of it computes all these layers in training.
+    They may be sub-layers of sub-layers, which then apply them one after the other. With a kernel library (see
+    `fuse_convolutions`), one call of it computes all these layers in training.
     """
 
     library: CDLL | None = None
 
     def forward(self, x: paddle.Tensor, residual: bool = False) -> paddle.Tensor:
-        convolutions = [layer.shape for layer in self if isinstance(layer, Conv2D)]
-        if self.training and self.library and can_fuse(convolutions, x):
+        if self.training and self.library and self._can_fuse(x):
             return fused_convolutions(self.library, x, self._tensors(), residual, EPSILON, MOMENTUM)
         y = x
         for layer in self.children():  # not super().forward, on which Paddle's export recurses forever
             y = layer(y)
         return x + y if residual else y
 
+    def _can_fuse(self, x: paddle.Tensor) -> bool:
+        convolutions = [layer for layer in self.sublayers() if isinstance(layer, Conv2D)]
+        shapes = [layer.shape for layer in convolutions if layer.shape]
+        return len(shapes) == len(convolutions) and can_fuse(shapes, x)
+
     def _tensors(self) -> list[ConvBnPrelu]:
         """Return the tensors of each convolution with its batch norm and PReLU."""
-        tensors, layers = [], [*self, None]
+        tensors, layers = [], [*(layer for layer in self.sublayers() if not layer.sublayers()), None]
         for conv, norm, last in zip(layers, layers[1:], layers[2:], strict=False):
-            if isinstance(conv, Conv2D):
+            if isinstance(conv, Conv2D) and conv.shape:
                 slope = last.parameters()[0] if isinstance(last, nn.PReLU) else None
                 parameters = dict(norm.named_parameters())
                 scale, shift, mean, variance = (parameters[name] for name in ("weight", "bias", "_mean", "_variance"))

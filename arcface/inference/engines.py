@@ -27,7 +27,7 @@ from arcface.inference.embed import Embed
 from arcface.inference.export import Format, export_in_child
 from arcface.io.images import HALF_RANGE, normalise
 from arcface.system.startup import threads
-from arcface.weights.state_dict import state_dict_bytes
+from arcface.weights.state_dict import as_arrays, state_dict_bytes
 
 IMAGES_OF_A_STREAM = 4
 
@@ -127,7 +127,7 @@ def _build(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: i
     try:
         with tempfile.TemporaryDirectory(prefix="arcface_engine_") as folder:
             weights = Path(folder, "weights.pdparams")
-            weights.write_bytes(state_dict_bytes({key: tensor.numpy() for key, tensor in backbone.state_dict().items()}))
+            weights.write_bytes(state_dict_bytes(as_arrays(backbone.state_dict())))
             return builders[name](export_in_child(weights, network, embedding_size, Path(folder), format))
     except Exception as error:  # of many types: the engines are others' libraries, in any version
         raise _NotBuilt(" ".join(str(error).split()) or type(error).__name__) from error

@@ -18,7 +18,7 @@ from arcface.system.precision import tf32
 from arcface.training.checkpoint import Arrays
 from arcface.training.data import Batch
 from arcface.training.flat import Flat
-from arcface.weights.state_dict import load_backbone
+from arcface.weights.state_dict import as_arrays, load_backbone
 
 
 class Computed(NamedTuple):
@@ -132,9 +132,8 @@ class Model:
         """Return the arrays of a checkpoint."""
         if not (self._weights.is_shared() and self._statistics.is_shared()):
             raise RuntimeError("a layer of the backbone has replaced a tensor, which is then not trained")
-        velocity = {name: tensor.numpy() for name, tensor in self._weights.parts(self._velocity).items()}
-        backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
-        return Arrays(backbone, velocity, self.head.weight.numpy(), self.head.velocity.numpy())
+        backbone, velocity = self.backbone.state_dict(), self._weights.parts(self._velocity)
+        return Arrays(as_arrays(backbone), as_arrays(velocity), self.head.weight.numpy(), self.head.velocity.numpy())
 
     def load(self, state: Arrays, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""

@@ -101,6 +101,14 @@ def _from_safetensors(content: bytes, where: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def as_arrays(tensors: dict[str, paddle.Tensor]) -> dict[str, np.ndarray]:
+    """Return copies of tensors by name, each of the tensor's own size.
+
+    Of a view, such as a weight in training, `Tensor.numpy` alone copies and keeps the whole of which it is a part.
+    """
+    return {name: tensor.clone().numpy() for name, tensor in tensors.items()}
+
+
 def state_dict_bytes(arrays: dict[str, np.ndarray]) -> bytes:
     """Return the content of a .pdparams file."""
     buffer = io.BytesIO()

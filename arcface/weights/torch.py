@@ -13,7 +13,7 @@ PARAMETERS = {"_mean": "running_mean", "_variance": "running_var", "_weight": "w
 def read_torch(source: Path, network: str, shapes: Shapes) -> dict[str, np.ndarray]:
     """Return the weights by our names, float32 in `shapes`, those of the backbone called `network`.
 
-    Tensors are matched by their order: the n-th is the n-th of `shapes`. Nothing else is changed, so the model must have been
+    Tensors are matched by their order: the n-th is the n-th of `shapes`. Values are not changed, so the model must have been
     trained on RGB images scaled by (x - 127.5) / 127.5, with batch norm eps 1e-5.
 
     Raises:
@@ -21,14 +21,25 @@ def read_torch(source: Path, network: str, shapes: Shapes) -> dict[str, np.ndarr
     """
     arrays = _read(source)
     pairs = dict(zip(shapes, arrays, strict=False))
-    for ours, (theirs, _) in pairs.items():
-        parameter = ours.rsplit(".", 1)[1]
-        if theirs.rsplit(".", 1)[-1] != PARAMETERS.get(parameter, parameter):
+    for ours, (theirs, array) in pairs.items():
+        pairs[ours] = theirs, in_our_layout(array, shapes[ours])
+        if theirs.rsplit(".", 1)[-1] != torch_name(ours).rsplit(".", 1)[-1]:
             raise UserError(f"{source}: {theirs!a} is where {network} has {ours}; the layers must be the same, in order")
     state = fitted(source, pairs, shapes)
     if len(arrays) != len(shapes):
         raise UserError(f"{source}: {len(arrays)} tensors, {network} has {len(shapes)}; the layers must be the same")
     return state
+
+
+def torch_name(ours: str) -> str:
+    """Return PyTorch's name of a tensor in a layer that has the same name."""
+    layer, dot, parameter = ours.rpartition(".")
+    return f"{layer}{dot}{PARAMETERS.get(parameter, parameter)}"
+
+
+def in_our_layout(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return PyTorch's array for the tensor of ours that has this shape: weights of linear layers are [out, in] there."""
+    return array.T if len(shape) == 2 else array
 
 
 def _read(source: Path) -> list[tuple[str, np.ndarray]]:

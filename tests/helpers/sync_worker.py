@@ -1,4 +1,4 @@
-"""One rank's share of a batch through a backbone with sync batch norm, in float64; writes what all ranks have to <file>."""
+"""One rank's share of a batch through <network> with sync batch norm, in float64; writes what all ranks have to <file>."""
 
 import sys
 
@@ -17,7 +17,7 @@ IMAGES = 4
 paddle.set_device("cpu")
 start_ranks()
 paddle.seed(0)
-backbone = create_backbone("MobileFaceNet_128", 128, "sync").to(dtype="float64")
+backbone = create_backbone(sys.argv[1], 128, "sync").to(dtype="float64")
 rows = slice(rank() * IMAGES // world_size(), (rank() + 1) * IMAGES // world_size())
 draw = np.random.default_rng(0)
 images, upstream = draw.uniform(-1, 1, (IMAGES, 3, 112, 112))[rows], draw.standard_normal((IMAGES, 128))[rows]
@@ -29,4 +29,4 @@ result = {"embeddings": all_gather(embeddings).numpy()}
 for name, tensor in backbone.state_dict().items():
     result[name] = tensor.numpy() if tensor.stop_gradient else all_reduce_sum(tensor.grad.clone()).numpy()
 if rank() == 0:
-    np.savez(sys.argv[1], **result)
+    np.savez(sys.argv[2], **result)

@@ -8,7 +8,9 @@ import paddle
 import pytest
 from paddle import nn
 
+from arcface.backbones import layers as layers_module
 from arcface.backbones.layers import Conv2D, FusedConvolutions, fuse_convolutions
+from arcface.backbones.mbf import ConvBlock
 from arcface.ops import conv_bn_prelu
 from arcface.ops.build import load_library
 from arcface.ops.conv_bn_prelu import can_fuse
@@ -49,7 +51,7 @@ def both_ways(make_layers, x, **options):
     fast = FusedConvolutions(*make_layers())
     fast.set_state_dict(plain.state_dict())
     fuse_convolutions(fast, load_library())
-    assert fast.library and can_fuse([layer.shape for layer in fast if isinstance(layer, Conv2D)], x)
+    assert fast.library and can_fuse([layer.shape for layer in fast.sublayers() if isinstance(layer, Conv2D)], x)
     return results(plain, x, **options), results(fast, x, **options)
 
 
@@ -105,6 +107,21 @@ def bottleneck(channels, inner, channels_out, stride):
 def test_several_convolutions_with_and_without_their_input_added_equal_paddle_s(library, stride, residual, size):
     x = batch(5, 12, size)
     assert_equal_to_rounding(*both_ways(lambda: bottleneck(12, 26, 12, stride), x, residual=residual), tolerance=2e-5)
+
+
+def test_convolutions_in_layers_of_their_own_equal_paddle_s(library):
+    """As InsightFace names them: layers.0.layers.0 is a convolution."""
+
+    def blocks():
+        inner = ConvBlock(26, 26, 3, nn.BatchNorm2D, stride=1, padding=1, depthwise=True)
+        return [ConvBlock(12, 26, 1, nn.BatchNorm2D), inner, ConvBlock(26, 12, 1, nn.BatchNorm2D, linear=True)]
+
+    calls = []
+    real = layers_module.fused_convolutions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers_module, "fused_convolutions", lambda *how: calls.append(len(how[2])) or real(*how))
+        assert_equal_to_rounding(*both_ways(blocks, batch(5, 12, 14), residual=True), tolerance=2e-5)
+    assert calls == [3]
 
 
 def test_a_mean_far_from_zero_does_not_drown_the_variance(library):

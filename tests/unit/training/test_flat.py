@@ -1,5 +1,8 @@
 """A backbone's tensors in one vector stay what they are, whatever Paddle does to them."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -8,6 +11,7 @@ from arcface.backbones import create_backbone
 from arcface.config import TrainConfig
 from arcface.training.flat import ALIGNMENT, Flat
 from arcface.training.model import Model
+from arcface.weights.state_dict import as_arrays
 
 
 @pytest.fixture
@@ -43,6 +47,20 @@ def test_training_and_loading_leave_the_tensors_of_a_network_in_the_vector(batch
     state = {name: np.full(tensor.shape, 3, np.float32) for name, tensor in backbone.state_dict().items()}
     backbone.set_state_dict(state)
     assert flat.is_shared() and all((part.numpy() == 3).all() for part in flat.parts(flat.vector).values())
+
+
+def test_arrays_of_a_vector_s_parts_take_no_more_memory_than_the_vector():
+    """`Tensor.numpy` of each part would copy, and keep, all of the vector."""
+    flat = Flat({str(part): paddle.ones([ALIGNMENT, 2048]) for part in range(32)})
+    before = resident()
+    arrays = as_arrays(flat.tensors)
+    assert resident() - before < 4 * 4 * flat.vector.size
+    assert all((array == 1).all() for array in arrays.values()) and len(arrays) == 32
+
+
+def resident() -> int:
+    """This process's memory, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_layer_that_replaces_a_tensor_is_found_before_it_is_saved(tiny):
