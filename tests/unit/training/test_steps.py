@@ -1,6 +1,7 @@
 """The order in which a GPU trains, on the CPU: it ends where the order of a CPU ends, and waits for the device once a step."""
 
 import functools
+import json
 import signal
 from collections import Counter
 
@@ -152,6 +153,19 @@ def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tm
     assert run.state.step == 2 and (tmp_path / "nonfinite_step_00000003_rank_0.json").exists()
     after = run.arrays()
     assert [name for name in before if not np.array_equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_the_record_of_a_bad_step_names_the_first_bad_tensor_of_its_own_batch(start, tmp_path, monkeypatch, run_ahead):
+    real = Model.forward
+
+    def forward(self, batch, step):
+        return real(self, batch._replace(images=batch.images.astype("float32") * np.inf) if step == 1 else batch, step)
+
+    monkeypatch.setattr(Model, "forward", forward)
+    list(start(run_ahead, on_nonfinite="skip:1").take(3))
+    record = json.loads((tmp_path / "nonfinite_step_00000002_rank_0.json").read_text())
+    assert record["bad_tensor"].startswith("the input of batch norm, ")
 
 
 @pytest.mark.parametrize("run_ahead", [False, True])
