@@ -72,6 +72,7 @@ class Profile(AbstractContextManager):
         elif self._recording:
             self._wanted = False
             self._recording.stop()
+            self._recording = None  # Paddle makes no other while there is one
 
     def _export(self, recorded: profiler.Profiler) -> None:
         if self._wanted:
