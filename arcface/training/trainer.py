@@ -46,7 +46,8 @@ def train(config: TrainConfig) -> None:
             with busy("the check of the images"):
                 data.scan()
                 verifier.check_images()
-        _train(config, data, verifier, memory_warning)
+        with out_of_memory_explained(config, data.dataset.num_classes, world_size(), device):
+            _train(config, data, verifier, memory_warning)
 
 
 @contextmanager

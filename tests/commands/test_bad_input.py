@@ -271,6 +271,7 @@ TABLE = [
         "train --profile=9:9",
         "--profile: must be FIRST:END, as in 100:110, with FIRST from 1 up and below END, not 9:9",
     ),
+    ("profile of steps to come", "train --profile=9:12", "--profile 9:12: the run ends with step 1; choose earlier steps"),
     ("profile without an end", "train --profile=9", "--profile: must be FIRST:END, as in 100:110,"),
     ("profile of step 0", "train --profile=0:9", "--profile: must be FIRST:END, as in 100:110,"),
     ("flip 2", "valid --template_flip=2", "--template_flip: must be 0 or 1, not 2"),
