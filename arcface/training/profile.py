@@ -1,7 +1,7 @@
 """Profile: a trace of a few steps of training, as a file for Perfetto and chrome://tracing."""
 
 import json
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import paddle
@@ -71,7 +71,8 @@ class Profile(AbstractContextManager):
             self._write()
         elif self._recording:
             self._wanted = False
-            self._recording.stop()
+            with suppress(OSError, RuntimeError):  # of a GPU that has failed; the run's own error is shown
+                self._recording.stop()
             self._recording = None  # Paddle makes no other while there is one
 
     def _export(self, recorded: profiler.Profiler) -> None:

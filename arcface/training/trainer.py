@@ -46,8 +46,7 @@ def train(config: TrainConfig) -> None:
             with busy("the check of the images"):
                 data.scan()
                 verifier.check_images()
-        with out_of_memory_explained(config, data.dataset.num_classes, world_size(), device):
-            _train(config, data, verifier, memory_warning)
+        _train(config, data, verifier, memory_warning)
 
 
 @contextmanager
