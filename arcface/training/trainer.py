@@ -62,6 +62,7 @@ def _opened(config: TrainConfig, device: str) -> Iterator[TrainingData]:
         except Exception:
             with joined():  # where the other ranks hear of it
                 raise
+        # Outside of `joined`, which tells the other ranks of what is raised for lack of memory.
         with out_of_memory_explained(config, data.dataset.num_classes, world_size(), device), joined():
             yield data
 

@@ -36,32 +36,36 @@ class StandIn:
     beat = begin_collective = report_failure = leave = close = lambda *_, **__: None
 
 
-def test_ranks_hear_of_a_rank_whose_data_cannot_be_opened_for_lack_of_memory(two_ranks, monkeypatch):
-    reported = []
-    monkeypatch.setattr(StandIn, "report_failure", lambda _, error: reported.append(error))
+@pytest.fixture
+def reported(two_ranks, monkeypatch):
+    """A list of what this rank tells the others that it failed of."""
+    failures = []
+    monkeypatch.setattr(StandIn, "report_failure", lambda _, error: failures.append(error))
     for name in ("Watchdog", "Heartbeat"):
         monkeypatch.setattr(process_group, name, lambda *_: StandIn())
     monkeypatch.setattr(process_group, "start_ranks", lambda: None)
+    return failures
 
-    def without_memory(*_):
-        raise MemoryError("no memory for the list")
 
+def without_memory(*_):
+    raise MemoryError("Out of memory error on GPU 3.")
+
+
+def test_ranks_hear_of_a_rank_whose_data_cannot_be_opened_for_lack_of_memory(reported, monkeypatch):
     monkeypatch.setattr(trainer, "TrainingData", without_memory)
     with pytest.raises(UserError, match="^out of memory"):
         train(TrainConfig(network="Tiny", device="cpu"))
-    assert reported == ["MemoryError: no memory for the list"]
+    assert reported == ["MemoryError: Out of memory error on GPU 3."]
 
 
-def test_a_run_whose_card_is_full_is_told_what_is_known_of_its_need(monkeypatch, make_data_set, tiny):
-    def without_memory(*_):
-        raise MemoryError("Out of memory error on GPU 3.")
-
+def test_a_card_that_is_full_is_told_to_the_ranks_and_explained_by_what_is_known(reported, monkeypatch, make_data_set, tiny):
     monkeypatch.setattr(trainer, "resolve_device", lambda _: "gpu:3")
     monkeypatch.setattr(trainer, "start_device", lambda _: None)
     monkeypatch.setattr(trainer, "read_bin_sets", without_memory)
     monkeypatch.setattr(memory, "_explain", lambda _, *known: f"explained by {known}")
-    with pytest.raises(UserError, match=r"explained by \(3, 1, 'gpu:3'\)"):
+    with pytest.raises(UserError, match=r"explained by \(3, 2, 'gpu:3'\)"):
         train(TrainConfig(network="Tiny", data_dir=str(make_data_set(9, 3)), num_workers=0))
+    assert reported == ["MemoryError: Out of memory error on GPU 3."]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
