@@ -92,9 +92,7 @@ class Watchdog:
             self._update(state, json.loads(line))
         if not state.left:
             self._announce(lost=f"rank {rank} {_how_ended(state)}; see its log")
-        state.left = True
-        if len(self._ranks) == self._world_size and all(other.left for other in self._ranks.values()):
-            self._all_left.set()
+        self._note_left(state)
 
     def _add(self, connection: socket.socket, rank: int, run: str, pid: int, pid_namespace: str) -> RankState:
         """Add a rank that has connected; raises ValueError if it belongs to another run or is connected already."""
@@ -111,7 +109,7 @@ class Watchdog:
         state.heard = time.monotonic()
         state.failed = message.get("failed", state.failed)
         if "left" in message:
-            state.left = True
+            self._note_left(state)
             # At once: when its process ends, the others' collectives fail too, and who failed first is no longer known.
             if lost := self._find_lost(state.heard):
                 self._announce(lost=lost)
@@ -120,6 +118,11 @@ class Watchdog:
             state.progressed = state.heard
             if (begun := self._begun_by_all()) > self._announced:
                 self._announce(collectives=begun)
+
+    def _note_left(self, state: RankState) -> None:
+        state.left = True
+        if len(self._ranks) == self._world_size and all(other.left for other in self._ranks.values()):
+            self._all_left.set()
 
     def _watch(self) -> None:
         before = time.monotonic()

@@ -15,8 +15,8 @@ from arcface.errors import UserError
 from arcface.system.hardware import gpus
 from arcface.system.wheel import built_for, wheel_for
 
-# What Paddle raises for errors of CUDA, from a binding, and without memory.
-FAILURES = (RuntimeError, OSError, SystemError, MemoryError)
+# What Paddle raises for errors of CUDA, from a binding, and without memory; and a load of cuDNN that hangs.
+FAILURES = (RuntimeError, OSError, SystemError, MemoryError, subprocess.TimeoutExpired)
 
 # They need cuDNN's own libraries, code for the GPU, cuBLAS, and cuDNN. Results are read: a kernel runs later than it is queued.
 FIRST_KERNELS: dict[str, Callable[[], object]] = {

@@ -74,7 +74,8 @@ class Model:
         gradient = all_reduce_sum(self._weights.gather({name: weight.grad for name, weight in weights.items()}))
         for weight in weights.values():
             weight.clear_gradient(False)  # frees it
-        return Computed(loss.detach(), gradient, self._statistics.vector, self._statistics_before)
+        # A copy: what is not finite may be looked for when the vector holds those of the next batch.
+        return Computed(loss.detach(), gradient, self._statistics.vector.clone(), self._statistics_before)
 
     @paddle.no_grad()
     def update(self, computed: Computed, lr: float, finite: paddle.Tensor | None = None) -> None:

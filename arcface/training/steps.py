@@ -47,8 +47,8 @@ class Steps:
         """Take the step after state.step; return its loss [1] or [], 0 if it was not taken, and what the ranks ask for.
 
         With `ends_now`, or if the ranks ask for a checkpoint or the end, nothing is left to find out about this step when it
-        returns. Raises UserError, with everything as it was before the step, if one is not finite and must not be skipped, or
-        if too many images cannot be read.
+        returns. Raises UserError if a step is not finite and must not be skipped, with everything as it was before that step,
+        and if too many images cannot be read.
         """
         step = self._state.step + 1
         loss = self._model.forward(batch, step - 1)

@@ -9,7 +9,6 @@ import paddle
 
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import busy, heartbeat, rank, ranks_together, world_size
-from arcface.errors import UserError
 from arcface.inference.engines import candidates
 from arcface.system.device import resolve_device, search_convolutions, start_device
 from arcface.system.startup import ranks_here
@@ -47,8 +46,7 @@ def train(config: TrainConfig) -> None:
             with busy("the check of the images"):
                 data.scan()
                 verifier.check_images()
-        with out_of_memory_explained(config, data.dataset.num_classes, world_size(), device):
-            _train(config, data, verifier, memory_warning)
+        _train(config, data, verifier, memory_warning)
 
 
 @contextmanager
@@ -61,10 +59,11 @@ def _opened(config: TrainConfig, device: str) -> Iterator[TrainingData]:
     with ExitStack() as stack:
         try:
             data = stack.enter_context(TrainingData(config, config.data_dir, config.batch_size, config.seed))
-        except UserError:
+        except Exception:
             with joined():  # where the other ranks hear of it
                 raise
-        with joined():
+        # Outside of `joined`, which tells the other ranks of what is raised for lack of memory.
+        with out_of_memory_explained(config, data.dataset.num_classes, world_size(), device), joined():
             yield data
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from arcface.head.shards import shard_of
 from arcface.training.checkpoint import Checkpoint
+from arcface.training.profile import can_record
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
@@ -233,7 +234,7 @@ def assert_same_run(one: Path, other: Path, ranks: int) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_order_of_a_gpu_gives_the_bits_and_records_of_a_cpu_s(train, run_ranks, data_set, tmp_path, ranks):
     options = ["--num_epoch=3", "--sample_rate=0.6", "--cpu_kernels=off", "--val_targets=tiny", "--val_interval=4"]
-    options += ["--save_interval=5", "--log_interval=3", "--profile=2:4"]
+    options += ["--save_interval=5", "--log_interval=3", *(["--profile=2:4"] if can_record() else [])]
     expected, actual = train(ranks, "cpu", *options), tmp_path / "gpu"
     run_ranks(ranks, HELPERS / "gpu_order_train.py", *arguments(data_set, actual), *options)
     (one, other) = (arrays(output, ranks) for output in (expected, actual))
@@ -241,7 +242,7 @@ def test_the_order_of_a_gpu_gives_the_bits_and_records_of_a_cpu_s(train, run_ran
     measured = ("loss", "lr_head", "accuracy", "xnorm", "highest")
     (one, other) = ([{name: r[name] for name in ("step", *measured) if name in r} for r in records(o)] for o in (expected, actual))
     assert one == other and len(one) == 4 + 3  # log lines after steps 3, 6, 9 and 11; verifications after 4, 8 and 11
-    assert all((output / "log" / "profile_2_4.json").stat().st_size for output in (expected, actual))
+    assert all((output / "log" / "profile_2_4.json").exists() == can_record() for output in (expected, actual))
 
 
 @pytest.mark.usefixtures("network")

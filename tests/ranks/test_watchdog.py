@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,25 @@ os.kill(os.getpid(), signal.SIGKILL)
     lines.close()
     rank_0.close()
     watchdog.close()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_rank_0_need_not_wait_once_all_have_left_whoever_left_last(first):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoints = [f"127.0.0.1:{free.getsockname()[1]}", "127.0.0.1:1"]
+    watchdog = Watchdog(endpoints, 60)
+    ranks = [socket.create_connection(("127.0.0.1", free_port(endpoints)), 20) for _ in range(2)]
+    for rank, connection in enumerate(ranks):
+        connection.sendall(hello(rank, endpoints))
+        assert connection.recv(100)  # it has joined
+    for rank in (first, 1 - first):
+        assert not watchdog._all_left.is_set()
+        ranks[rank].sendall(b'{"left": true}\n')
+        wait_until(partial(getattr, watchdog._ranks[rank], "left"), 20)
+        if rank == 1:
+            ranks[1].close()  # its process has ended; that of rank 0 is the watchdog's own
+    assert watchdog._all_left.wait(20)
+    ranks[0].close()
 
 
 def hello(rank: int, endpoints: list[str], pid: int | str = 1, namespace: str = "") -> bytes:

@@ -21,7 +21,7 @@ class Driver:
 
     def __init__(self):
         self.no_utilisation = self.no_library = False
-        self.asked, self.answers = 0, threading.Event()
+        self.asked, self.reached, self.answers = 0, threading.Event(), threading.Event()
         self.answers.set()
 
     def open(self, name: str):
@@ -51,6 +51,7 @@ class Driver:
 
     def nvmlDeviceGetMemoryInfo(self, handle, memory):
         self.asked += 1
+        self.reached.set()
         self.answers.wait(10)
         memory._obj.free = (handle.value - 999) * GIB
         return 0
@@ -93,7 +94,7 @@ def test_a_driver_that_fails_or_is_missing_tells_nothing(driver):
 def test_a_driver_that_hangs_is_waited_for_once_and_asked_no_more(driver, monkeypatch):
     monkeypatch.setattr(card, "SECONDS_TO_ANSWER", 0.01)
     driver.answers.clear()
-    assert card_use("gpu:1") is None
+    assert card_use("gpu:1") is None and driver.reached.wait(30)
     monkeypatch.setattr(card, "SECONDS_TO_ANSWER", 30)  # not waited for
     assert card_use("gpu:1") is None and driver.asked == 1
     asking = next(thread for thread in threading.enumerate() if "ask" in thread.name)

@@ -92,6 +92,7 @@ OTHERWISE = "; check that driver, CUDA and cuDNN fit together"
         ),
         ("first convolution", "8.0", OSError("(External) CUDNN error(1), CUDNN_STATUS_NOT_INITIALIZED."), [OTHERWISE]),
         ("first sum", "8.0", SystemError("something new"), [f"(something new){OTHERWISE}"]),
+        ("load of cuDNN", "8.0", subprocess.TimeoutExpired("python", 300), ["timed out after 300", OTHERWISE]),
         ("first sum", "8.0", MemoryError(), [f"(MemoryError){OTHERWISE}"]),
     ],
 )

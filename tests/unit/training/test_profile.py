@@ -6,12 +6,15 @@ from pathlib import Path
 
 import paddle
 import pytest
+from kernel_calls import CANNOT_RECORD, kernel_calls
 from paddle import profiler
 
 from arcface.errors import UserError
 from arcface.io.log import start_log
 from arcface.training import profile
 from arcface.training.profile import Profile
+
+pytestmark = pytest.mark.skipif(not profile.can_record(), reason=CANNOT_RECORD)
 
 
 @pytest.fixture
@@ -69,6 +72,14 @@ def test_a_window_after_the_last_step_is_refused(tmp_path):
     Profile("8:12", tmp_path, 0, 8)
 
 
+def test_a_paddle_for_gpus_is_refused_without_a_driver(tmp_path, monkeypatch):
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(profile, "gpu_count", lambda: 0)
+    Profile(None, tmp_path, 0, 8)
+    with pytest.raises(UserError, match="^--profile 1:3: this Paddle is built for GPUs, .*; leave the option out"):
+        Profile("1:3", tmp_path, 0, 8)
+
+
 def test_other_ranks_record_nothing(take_steps, monkeypatch, tmp_path):
     monkeypatch.setattr(profile, "rank", lambda: 1)
     take_steps("1:3", 4)
@@ -87,6 +98,10 @@ def test_a_step_that_fails_shows_its_own_error(tmp_path):
         recorded.step(1)
         raise UserError("its own")
     assert not list(tmp_path.glob("profile*"))
+    paddle.ones([2]).sin()
+    with kernel_calls() as calls:
+        paddle.ones([2])
+    assert calls == ["full"]  # the recording has ended, too
 
 
 def test_on_a_gpu_its_kernels_are_asked_for(tmp_path, monkeypatch):
