@@ -118,6 +118,17 @@ def test_initial_values_are_arcface_torch_s():
     assert backbone.patch_embed.proj.weight.abs().max().item() <= bound
 
 
+@pytest.mark.parametrize("last", [1, 3])
+def test_the_epsilon_of_the_norms_behind_the_patches_is_arcface_torch_s(last):
+    """A variance of 0 in place of 1 multiplies the output, whatever it is, by sqrt((1 + epsilon) / epsilon)."""
+    norm = create_backbone("vit_t", 32).feature[last]
+    norm.eval()
+    x = paddle.ones([1, norm.weight.shape[0]])
+    before = batch_norm_rows(norm, x)
+    norm._variance.set_value(paddle.zeros_like(norm._variance))
+    assert np.allclose((batch_norm_rows(norm, x) / before).numpy(), np.sqrt((1 + 2e-5) / 2e-5), rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["local", "sync", "frozen"])
 def test_each_kind_of_batch_norm_has_the_epsilon_asked_for_on_rows(kind):
     """On rows whose variance is about the epsilon, so that a wrong one shows, in training and in evaluation."""
