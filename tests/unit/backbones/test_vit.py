@@ -11,7 +11,7 @@ from paddle import nn
 from arcface.backbones import create_backbone
 from arcface.backbones.batch_norm import AllReduceBatchNorm2D, batch_norm_layer
 from arcface.backbones.layers import batch_norm_rows
-from arcface.backbones.vit import HEADS, Attention
+from arcface.backbones.vit import HEADS, MLP, Attention
 from arcface.weights.torch import in_our_layout, torch_name
 
 OTHERS = [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("vit_s", "vit_b")]
@@ -116,6 +116,13 @@ def test_initial_values_are_arcface_torch_s():
         else:
             assert (values == (1 if key.endswith(("weight", "_variance")) else 0)).all(), key
     assert backbone.patch_embed.proj.weight.abs().max().item() <= bound
+
+
+def test_an_mlp_s_activation_is_between_0_and_6():
+    mlp = MLP(8)
+    mlp.fc1.bias.set_value(paddle.concat([paddle.full([16], 9.0), paddle.full([16], -9.0)]))
+    mlp.fc2.weight.set_value(paddle.ones([32, 8]))
+    assert (mlp(paddle.zeros([1, 144, 8])).numpy() == 6 * 16).all()
 
 
 @pytest.mark.parametrize("last", [1, 3])
