@@ -9,6 +9,7 @@ import pytest
 
 from arcface.backbones import create_backbone
 from arcface.config import TrainConfig
+from arcface.training.data import Batch
 from arcface.training.flat import ALIGNMENT, Flat
 from arcface.training.model import Model
 from arcface.weights.state_dict import as_arrays
@@ -63,10 +64,15 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_layer_that_replaces_a_tensor_is_found_before_it_is_saved(tiny):
+def test_a_layer_that_replaces_a_tensor_is_found_in_the_first_step_and_before_it_is_saved(tiny):
     config = TrainConfig(network="Tiny", cpu_kernels="off")
     model = Model(config, config, config, 9)
     model.state()
     paddle.zeros([8, 3, 7, 7])._share_underline_tensor_to(model.backbone.block.conv.weight)
     with pytest.raises(RuntimeError, match="not trained"):
         model.state()
+    listed = np.array([1, 2])
+    batch = Batch(paddle.ones([2, 3, 112, 112], "uint8"), paddle.to_tensor(listed), listed)
+    computed = model.backward(model.forward(batch, 0))
+    with pytest.raises(RuntimeError, match="not trained"):
+        model.update(computed, 0.1)
