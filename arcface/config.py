@@ -42,7 +42,7 @@ class NetworkOptions:
     device: Device = "auto"
     """Where to compute: auto (a GPU if Paddle can use one), cpu, gpu, or gpu:3, the fourth GPU that this process sees."""
     rank_timeout: Count = 600
-    """Seconds without progress after which a rank is named in an error and the run ends."""
+    """Seconds without progress, or to open the data, after which a rank is named in an error and the run ends."""
 
 
 @dataclass

@@ -42,8 +42,9 @@ def card_use(device: str) -> CardUse | None:
             answer = _ask_driver(int(device.partition(":")[2]))
         except (OSError, AttributeError):  # no such library or function, or it failed
             pass
-        _one_at_a_time.release()
-        answers.put(answer)
+        finally:
+            _one_at_a_time.release()
+            answers.put(answer)
 
     threading.Thread(target=ask, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""The device that this process computes on: first chosen without touching it, then started.
+"""The device that this process computes on: first chosen, without a context of CUDA on it, then started.
 
 They are two functions because worker processes are forked in between, and no process may be forked once CUDA has started.
 """

@@ -47,6 +47,7 @@ class Model:
         self._statistics = Flat({name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.stop_gradient})
         self._velocity = paddle.zeros_like(self._weights.vector)
         self._statistics_before = self._statistics.vector
+        self._updated = False
         for flat in (self._weights, self._statistics):
             broadcast(flat.vector)  # initial values may differ between processors
 
@@ -84,6 +85,9 @@ class Model:
         `finite`, bool [1], is False for a step that must leave everything as it was before its batch, running statistics too;
         without it, the step is known to be finite.
         """
+        if not self._updated:
+            self._check_shared()
+            self._updated = True
         momentum, weight_decay = self._options.momentum, self._options.weight_decay
         weights, statistics = self._weights.vector, self._statistics.vector
         velocity = self._velocity * momentum + (self._clipped(computed.gradient) + weights * weight_decay)
@@ -131,8 +135,7 @@ class Model:
 
     def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
-        if not (self._weights.is_shared() and self._statistics.is_shared()):
-            raise RuntimeError("a layer of the backbone has replaced a tensor, which is then not trained")
+        self._check_shared()
         velocity = {name: tensor.numpy() for name, tensor in self._weights.parts(self._velocity).items()}
         backbone = {name: tensor.numpy() for name, tensor in self.backbone.state_dict().items()}
         return Arrays(backbone, velocity, self.head.weight.numpy(), self.head.velocity.numpy())
@@ -144,6 +147,10 @@ class Model:
             paddle.assign(state.backbone_velocity[name], part)
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
         self.head.velocity.set_value(np.ascontiguousarray(state.centres_velocity))
+
+    def _check_shared(self) -> None:
+        if not (self._weights.is_shared() and self._statistics.is_shared()):
+            raise RuntimeError("a layer of the backbone has replaced a tensor, which is then not trained")
 
     def _clipped(self, gradient: paddle.Tensor) -> paddle.Tensor:
         if not self._options.clip_norm:

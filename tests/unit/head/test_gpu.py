@@ -143,13 +143,6 @@ def test_a_rank_may_have_no_target_and_a_batch_no_label():
     assert head.weight.numpy() == pytest.approx(weight * (1 - LR * WEIGHT_DECAY), rel=1e-6)
 
 
-def test_equal_targets_are_summed_in_the_same_order_each_time():
-    heads = [PartialFC(CLASSES, SIZE) for _ in range(2)]
-    for head in heads:
-        step(head, batch(), 0)
-    assert same_bits(*map(state, heads))
-
-
 def test_centres_start_without_an_assignment_to_a_slice():
     with kernel_calls() as calls:
         PartialFC(CLASSES, SIZE)

@@ -6,6 +6,7 @@ import pytest
 
 from arcface.backbones import create_backbone
 from arcface.config import TrainConfig
+from arcface.training.data import Batch
 from arcface.training.flat import ALIGNMENT, Flat
 from arcface.training.model import Model
 
@@ -45,10 +46,15 @@ def test_training_and_loading_leave_the_tensors_of_a_network_in_the_vector(batch
     assert flat.is_shared() and all((part.numpy() == 3).all() for part in flat.parts(flat.vector).values())
 
 
-def test_a_layer_that_replaces_a_tensor_is_found_before_it_is_saved(tiny):
+def test_a_layer_that_replaces_a_tensor_is_found_in_the_first_step_and_before_it_is_saved(tiny):
     config = TrainConfig(network="Tiny", cpu_kernels="off")
     model = Model(config, config, config, 9)
     model.state()
     paddle.zeros([8, 3, 7, 7])._share_underline_tensor_to(model.backbone.block.conv.weight)
     with pytest.raises(RuntimeError, match="not trained"):
         model.state()
+    listed = np.array([1, 2])
+    batch = Batch(paddle.ones([2, 3, 112, 112], "uint8"), paddle.to_tensor(listed), listed)
+    computed = model.backward(model.forward(batch, 0))
+    with pytest.raises(RuntimeError, match="not trained"):
+        model.update(computed, 0.1)

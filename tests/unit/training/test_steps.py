@@ -4,11 +4,13 @@ import functools
 import json
 import signal
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import paddle
 import pytest
 from kernel_calls import kernel_calls
+from tiny_backbone import Tiny
 
 from arcface.config import TrainConfig
 from arcface.errors import UserError
@@ -16,6 +18,7 @@ from arcface.head import unit
 from arcface.head.partial_fc import PartialFC
 from arcface.system import transfer
 from arcface.training import data as training_data
+from arcface.training import model as model_module
 from arcface.training import steps as training_steps
 from arcface.training.data import TrainingData
 from arcface.training.model import Model
@@ -233,3 +236,27 @@ def test_a_step_of_mobilefacenet_is_at_most_450_kernel_calls(data_set, tmp_path,
     with kernel_calls() as calls:
         next(requests)
     assert 400 < len(calls) <= 450, (len(calls), Counter(calls))
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_the_backbone_and_nothing_else_computes_with_tf32(start, monkeypatch, allowed):
+    seen, now = [], [False]
+
+    @contextmanager
+    def switch(allowed: bool):
+        before, now[0] = now[0], allowed
+        yield
+        now[0] = before
+
+    def noted(of, name, what):
+        real = getattr(of, name)
+        monkeypatch.setattr(of, name, lambda *a, **k: (seen.append((what, now[0])), real(*a, **k))[1])
+
+    monkeypatch.setattr(model_module, "tf32", switch)
+    noted(Tiny, "forward", "backbone")
+    noted(PartialFC, "loss", "head")
+    noted(paddle.Tensor, "backward", "gradients")
+    noted(PartialFC, "update", "head's update")
+    list(start(True, tf32=allowed).take(1))
+    expected = [("backbone", bool(allowed)), ("head", False), ("gradients", bool(allowed)), ("head's update", False)]
+    assert seen == expected
