@@ -297,8 +297,8 @@ TABLE = [
     ),
     ("no GPU", "train --device=gpu", "--device gpu: paddlepaddle", without_gpu),
     ("no fourth GPU", "valid --device=gpu:3", "--device gpu:3: paddlepaddle", without_gpu),
-    ("no such network", "train --network=ResNet", f"--network ResNet: no such backbone; did you mean {NETWORK}?"),
-    ("a path for a network", "valid --network=../x", f"--network ../x: no such backbone; did you mean {NETWORK}?"),
+    ("no such network", "train --network=ResNet", "--network ResNet: no such backbone; did you mean iresnet"),
+    ("a path for a network", "valid --network=../x", "--network ../x: no such backbone; did you mean "),
     ("long network", f"valid --network={'x' * 300}", f"--network {'x' * 300}: no such backbone"),
     (
         "fewer classes than labels",
