@@ -93,8 +93,8 @@ class Model:
         velocity = self._velocity * momentum + (self._clipped(computed.gradient) + weights * weight_decay)
         rate: float | paddle.Tensor = lr
         if finite is not None:
-            velocity, rate = paddle.where(finite, velocity, self._velocity), finite.astype("float32") * lr
-            paddle.assign(paddle.where(finite, statistics, computed.statistics_before), statistics)
+            velocity, rate = _where(finite, velocity, self._velocity), finite.astype("float32") * lr
+            paddle.assign(_where(finite, statistics, computed.statistics_before), statistics)
         self._velocity = velocity
         weights.subtract_(velocity * rate)
         self.head.update(lr, momentum, weight_decay, finite)
@@ -156,3 +156,7 @@ class Model:
             return gradient
         norm = gradient.square().sum().sqrt()
         return gradient * (self._options.clip_norm / norm.clip(min=self._options.clip_norm))
+
+
+def _where(condition: paddle.Tensor, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+    return paddle.where(condition.expand_as(x), x, y)  # which Paddle 2.6 would do with 11 kernel calls

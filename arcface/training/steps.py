@@ -67,7 +67,7 @@ class Steps:
 
         finite = summed[:1] >= world_size()
         self._model.update(computed, lr, finite)
-        loss = paddle.where(finite, computed.loss, paddle.zeros([1]))
+        loss = paddle.where(finite, computed.loss.reshape([1]), paddle.zeros([1]))
         if ends_now or before.stop or before.save:
             now = self._find_out()
             return loss, now._replace(stop=before.stop or now.stop, save=before.save or now.save)
