@@ -38,6 +38,7 @@ class RankState:
     beats: int = 0
     doing: str = ""
     left: bool = False
+    closed: bool = False  # its connection, as when its process has ended
     failed: str = ""  # what a collective raised
     heard: float = field(default_factory=time.monotonic)
     progressed: float = field(default_factory=time.monotonic)
@@ -54,15 +55,15 @@ class Watchdog:
         self._ranks: dict[int, RankState] = {}
         self._started = time.monotonic()
         self._announced = -1
-        self._announcing, self._joining, self._all_left = threading.Lock(), threading.Lock(), threading.Event()
+        self._announcing, self._joining, self._others_ended = threading.Lock(), threading.Lock(), threading.Event()
         self._server = listen_at(endpoints[0])
         for work in (self._accept, self._watch):
             threading.Thread(target=work, name="watchdog", daemon=True).start()
 
     def close(self) -> None:
-        """Wait for the other ranks to leave: without this process they would not hear of one another."""
+        """Wait for the other ranks to end: without this process they would not hear of one another, nor find Paddle's store."""
         if len(self._ranks) == self._world_size:
-            self._all_left.wait(SECONDS_TO_LEAVE)
+            self._others_ended.wait(SECONDS_TO_LEAVE)
         else:
             self._stop_listening()
 
@@ -92,7 +93,10 @@ class Watchdog:
             self._update(state, json.loads(line))
         if not state.left:
             self._announce(lost=f"rank {rank} {_how_ended(state)}; see its log")
-        self._note_left(state)
+        state.left = state.closed = True
+        # Rank 0's own connection is open as long as this process, and it closes this watchdog when it has left.
+        if len(self._ranks) == self._world_size and all(other.closed for rank, other in self._ranks.items() if rank):
+            self._others_ended.set()
 
     def _add(self, connection: socket.socket, rank: int, run: str, pid: int, pid_namespace: str) -> RankState:
         """Add a rank that has connected; raises ValueError if it belongs to another run or is connected already."""
@@ -109,7 +113,7 @@ class Watchdog:
         state.heard = time.monotonic()
         state.failed = message.get("failed", state.failed)
         if "left" in message:
-            self._note_left(state)
+            state.left = True
             # At once: when its process ends, the others' collectives fail too, and who failed first is no longer known.
             if lost := self._find_lost(state.heard):
                 self._announce(lost=lost)
@@ -118,11 +122,6 @@ class Watchdog:
             state.progressed = state.heard
             if (begun := self._begun_by_all()) > self._announced:
                 self._announce(collectives=begun)
-
-    def _note_left(self, state: RankState) -> None:
-        state.left = True
-        if len(self._ranks) == self._world_size and all(other.left for other in self._ranks.values()):
-            self._all_left.set()
 
     def _watch(self) -> None:
         before = time.monotonic()

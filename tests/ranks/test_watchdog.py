@@ -110,7 +110,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_rank_0_need_not_wait_once_all_have_left_whoever_left_last(first):
+def test_rank_0_waits_at_its_end_until_the_others_have_ended_and_no_longer(first):
     with socket.create_server(("127.0.0.1", 0)) as free:
         endpoints = [f"127.0.0.1:{free.getsockname()[1]}", "127.0.0.1:1"]
     watchdog = Watchdog(endpoints, 60)
@@ -119,12 +119,12 @@ def test_rank_0_need_not_wait_once_all_have_left_whoever_left_last(first):
         connection.sendall(hello(rank, endpoints))
         assert connection.recv(100)  # it has joined
     for rank in (first, 1 - first):
-        assert not watchdog._all_left.is_set()
         ranks[rank].sendall(b'{"left": true}\n')
         wait_until(partial(getattr, watchdog._ranks[rank], "left"), 20)
+        assert not watchdog._others_ended.is_set() or first == 1
         if rank == 1:
             ranks[1].close()  # its process has ended; that of rank 0 is the watchdog's own
-    assert watchdog._all_left.wait(20)
+            assert watchdog._others_ended.wait(20)
     ranks[0].close()
 
 
