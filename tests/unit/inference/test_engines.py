@@ -108,7 +108,8 @@ def test_opening_engines_again_and_again_leaks_neither_memory_nor_files(backbone
         embeddings(name, backbone, images(4))
         sizes.append(resident())
     assert os.listdir(tmp_path) == []
-    assert min(sizes[-4:]) - max(sizes[3:6]) < 8 * 2**20, [size >> 20 for size in sizes]
+    # An engine that is kept has at least its weights, 4 MB: 24 MB for the six. The allocator's own steps are up to 10 MB.
+    assert min(sizes[-4:]) - max(sizes[3:6]) < 16 * 2**20, [size >> 20 for size in sizes]
 
 
 def test_an_export_that_fails_is_explained_in_a_line(backbone, tmp_path):
