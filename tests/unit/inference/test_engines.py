@@ -1,6 +1,6 @@
 """Every engine gives the embeddings of Paddle's own layers, and leaves nothing behind."""
 
-import os
+import json
 import tempfile
 from pathlib import Path
 
@@ -79,37 +79,12 @@ def test_an_engine_opened_later_has_the_weights_of_then_and_training_goes_on(bac
     backbone.clear_gradients()
 
 
-def resident() -> int:
-    """This process's memory, in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.parametrize("name", FAST)
-def test_opening_engines_again_and_again_leaks_neither_memory_nor_files(backbone, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    # The export, which is a process of its own, is made once: this is about what the engines keep.
-    exports = {}
-    real = engines.export_in_child
-
-    def once(weights, network, embedding_size, folder, format):
-        if format not in exports:
-            exports[format] = {}
-            model = real(weights, network, embedding_size, folder, format)
-            exports[format] = {path.name: path.read_bytes() for path in folder.iterdir()}, model.name
-        contents, model = exports[format]
-        for file, content in contents.items():
-            (folder / file).write_bytes(content)
-        return folder / model
-
-    monkeypatch.setattr(engines, "export_in_child", once)
-    sizes = []
-    for _ in range(12):
-        embeddings(name, backbone, images(4))
-        sizes.append(resident())
-    assert os.listdir(tmp_path) == []
-    # An engine that is kept has at least its weights, 4 MB: 24 MB for the six. The allocator's own steps are up to 10 MB.
-    assert min(sizes[-4:]) - max(sizes[3:6]) < 16 * 2**20, [size >> 20 for size in sizes]
+def test_opening_engines_again_and_again_leaks_neither_memory_nor_files(run_ranks, name, tmp_path):
+    done = run_ranks(1, Path(__file__).parents[2] / "helpers" / "leak_worker.py", name, tmp_path)
+    left, sizes = json.loads(done.stdout.splitlines()[-1])
+    assert left == []
+    assert min(sizes[-4:]) - max(sizes[3:6]) < 8 * 2**20, [size >> 20 for size in sizes]
 
 
 def test_an_export_that_fails_is_explained_in_a_line(backbone, tmp_path):
