@@ -136,6 +136,13 @@ def result_of(output: Path) -> dict[str, bytes]:
     return {**arrays, "log": json.dumps(timeless).encode()}
 
 
+def log_difference(expected: dict[str, bytes], found: dict[str, bytes]) -> str:
+    """The records that one of the logs has and the other has not."""
+    both = [json.loads(result["log"]) for result in (expected, found)]
+    wanted, had = ([record for record in log if record not in other] for log, other in (both, both[::-1]))
+    return f"\nonly undisturbed: {wanted}\nonly killed: {had}\nrecords: {len(both[0])}, {len(both[1])}"
+
+
 def check_after_kill(output: Path) -> None:
     ends = time.monotonic() + SECONDS_TO_END
     while left := processes(output):
@@ -192,6 +199,7 @@ def main() -> None:
                     raise SystemExit(
                         f"run {runs}, killed {of_this_run} times, differs from the undisturbed one in"
                         f" {len(different)} of {len(expected)} parts, such as {different[0]}"
+                        f"{log_difference(expected, found)}\n{ranks_logs(output)}"
                     )
                 print(f"run {runs}: killed {of_this_run} times, ended as the undisturbed one", flush=True)
                 shutil.rmtree(output)

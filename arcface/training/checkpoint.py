@@ -54,10 +54,14 @@ FORMAT = 1
 
 @dataclass
 class Arrays:
-    """The arrays of a training run, as a checkpoint contains them; of the head, only this rank's classes."""
+    """The arrays of a training run, as a checkpoint contains them; of the head, only this rank's classes.
+
+    averages: what is kept from step to step for each parameter of the backbone, by the names of the average and the parameter;
+    the momentum is one. The average `momentum` lies in <network>_momentum.pdparams.
+    """
 
     backbone: dict[str, np.ndarray]
-    backbone_velocity: dict[str, np.ndarray]
+    averages: dict[str, dict[str, np.ndarray]]
     centres: np.ndarray
     centres_velocity: np.ndarray
 
@@ -89,12 +93,9 @@ def save(
     ranges = all_gather(paddle.to_tensor([list(shard)], "int64")).numpy().tolist()
     with _Caught() as finishing:
         if rank() == 0:
-            files = {
-                f"{network}.pdparams": write(folder / f"{network}.pdparams", state_dict_bytes(state.backbone)),
-                f"{network}_momentum.pdparams": write(
-                    folder / f"{network}_momentum.pdparams", state_dict_bytes(state.backbone_velocity)
-                ),
-            }
+            state_dicts = {f"{network}.pdparams": state.backbone}
+            state_dicts |= {f"{network}_{average}.pdparams": arrays for average, arrays in state.averages.items()}
+            files = {file: write(folder / file, state_dict_bytes(arrays)) for file, arrays in state_dicts.items()}
             heads = [file for owner in range(len(ranges)) for file in head_files(owner, colon)]
             files |= zip(heads, (row.tobytes() for row in of_all_ranks.reshape(len(heads), -1)), strict=True)
             manifest = {
@@ -200,17 +201,17 @@ class Checkpoint:
 
     def load(self, network: str, shard: Shard) -> Arrays:
         """Return the state, the head's classes being those of `shard` whatever the shards were when it was written."""
-        backbone, backbone_velocity = (
-            as_state_dict(safe_pickle.load(self._read(file), file), file)
-            for file in (f"{network}.pdparams", f"{network}_momentum.pdparams")
-        )
+        backbone, momentum = map(self._read_state_dict, (f"{network}.pdparams", f"{network}_momentum.pdparams"))
         ranges = self.manifest["classes_of_rank"]
         colon = ":" if head_files(0)[0] in self.manifest["sha256"] else "_"
         of_ranks = [head_files(owner, colon) for owner in range(len(ranges))]
         centres, centres_velocity = (
             collect_rows(self.directory, files, ranges, shard, self._read_rows) for files in zip(*of_ranks, strict=True)
         )
-        return Arrays(backbone, backbone_velocity, centres, centres_velocity)
+        return Arrays(backbone, {"momentum": momentum}, centres, centres_velocity)
+
+    def _read_state_dict(self, file: str) -> dict[str, np.ndarray]:
+        return as_state_dict(safe_pickle.load(self._read(file), file), file)
 
     def _read_rows(self, file: str) -> np.ndarray:
         rows = safe_pickle.load(self._read(file), file)

@@ -74,7 +74,8 @@ class RankFiles:
         velocity = np.zeros_like(centres)
         if self._has_momentum:
             velocity = collect_rows(self.directory, self._momentum_files, self._ranges, shard, self._read)
-        return Arrays(backbone, {name: np.zeros_like(array) for name, array in backbone.items()}, centres, velocity)
+        momentum = {name: np.zeros_like(array) for name, array in backbone.items()}
+        return Arrays(backbone, {"momentum": momentum}, centres, velocity)
 
     def _read(self, file: str) -> np.ndarray:
         path = self.directory / file

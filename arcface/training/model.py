@@ -1,4 +1,4 @@
-"""Model: backbone, head and their momentum SGD, and their arrays in a checkpoint."""
+"""Model: backbone, head and their optimizers, and their arrays in a checkpoint."""
 
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from arcface.system.precision import tf32
 from arcface.training.checkpoint import Arrays
 from arcface.training.data import Batch
 from arcface.training.flat import Flat
+from arcface.training.optimizer import MomentumSGD, where
 from arcface.weights.state_dict import as_arrays, load_backbone
 
 
@@ -31,7 +32,7 @@ class Computed(NamedTuple):
 
 
 class Model:
-    """Backbone (the same on every rank), head (this rank's classes) and their momentum SGD.
+    """Backbone (the same on every rank), head (this rank's classes) and their optimizers.
 
     A step is `forward`, `backward`, then `update` or `drop`. None of them waits for the device.
     """
@@ -45,7 +46,7 @@ class Model:
         # Paddle counts the statistics of batch norm among the parameters; they have no gradients.
         self._weights = Flat({name: tensor for name, tensor in self.backbone.named_parameters() if not tensor.stop_gradient})
         self._statistics = Flat({name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.stop_gradient})
-        self._velocity = paddle.zeros_like(self._weights.vector)
+        self._optimizer = MomentumSGD(optimizer, self._weights.vector)
         self._statistics_before = self._statistics.vector
         self._updated = False
         for flat in (self._weights, self._statistics):
@@ -80,7 +81,7 @@ class Model:
 
     @paddle.no_grad()
     def update(self, computed: Computed, lr: float, finite: paddle.Tensor | None = None) -> None:
-        """Take a step of momentum SGD: v = momentum * v + gradient + weight_decay * w;  w = w - lr * v.
+        """Take a step of the optimizers.
 
         `finite`, bool [1], is False for a step that must leave everything as it was before its batch, running statistics too;
         without it, the step is known to be finite.
@@ -88,16 +89,11 @@ class Model:
         if not self._updated:
             self._check_shared()
             self._updated = True
-        momentum, weight_decay = self._options.momentum, self._options.weight_decay
-        weights, statistics = self._weights.vector, self._statistics.vector
-        velocity = self._velocity * momentum + (self._clipped(computed.gradient) + weights * weight_decay)
-        rate: float | paddle.Tensor = lr
         if finite is not None:
-            velocity, rate = _where(finite, velocity, self._velocity), finite.astype("float32") * lr
-            paddle.assign(_where(finite, statistics, computed.statistics_before), statistics)
-        self._velocity = velocity
-        weights.subtract_(velocity * rate)
-        self.head.update(lr, momentum, weight_decay, finite)
+            statistics = self._statistics.vector
+            paddle.assign(where(finite, statistics, computed.statistics_before), statistics)
+        self._optimizer.step(self._clipped(computed.gradient), lr, finite)
+        self.head.update(lr, self._options.momentum, self._options.weight_decay, finite)
 
     def drop(self) -> None:
         """Leave everything, running statistics too, as it was before the last `forward`."""
@@ -136,14 +132,15 @@ class Model:
     def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
         self._check_shared()
-        backbone, velocity = self.backbone.state_dict(), self._weights.parts(self._velocity)
-        return Arrays(as_arrays(backbone), as_arrays(velocity), self.head.weight.numpy(), self.head.velocity.numpy())
+        averages = {name: as_arrays(self._weights.parts(vector)) for name, vector in self._optimizer.averages.items()}
+        return Arrays(as_arrays(self.backbone.state_dict()), averages, self.head.weight.numpy(), self.head.velocity.numpy())
 
     def load(self, state: Arrays, where: str) -> None:
         """Take over the arrays of a checkpoint; `where` is for messages."""
         load_backbone(self.backbone, state.backbone, where)
-        for name, part in self._weights.parts(self._velocity).items():
-            paddle.assign(state.backbone_velocity[name], part)
+        for average, vector in self._optimizer.averages.items():
+            for name, part in self._weights.parts(vector).items():
+                paddle.assign(state.averages[average][name], part)
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
         self.head.velocity.set_value(np.ascontiguousarray(state.centres_velocity))
 
@@ -156,7 +153,3 @@ class Model:
             return gradient
         norm = gradient.square().sum().sqrt()
         return gradient * (self._options.clip_norm / norm.clip(min=self._options.clip_norm))
-
-
-def _where(condition: paddle.Tensor, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-    return paddle.where(condition.expand_as(x), x, y)  # which Paddle 2.6 would do with 11 kernel calls

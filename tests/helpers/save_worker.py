@@ -28,7 +28,9 @@ folder = Path(sys.argv[1])
 def write(step: int) -> None:
     rows = (np.arange(CLASSES * 4, dtype=np.float32).reshape(CLASSES, 4) + np.float32(step))[shard.start : shard.stop]
     backbone = {"w": np.full([2], step, np.float32)}
-    save(folder, "MobileFaceNet_128", Arrays(backbone, backbone, rows, rows), shard, step, {"progress": {"step": step}})
+    save(
+        folder, "MobileFaceNet_128", Arrays(backbone, {"momentum": backbone}, rows, rows), shard, step, {"progress": {"step": step}}
+    )
 
 
 def full(_) -> None:

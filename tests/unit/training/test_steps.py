@@ -52,7 +52,7 @@ class Run:
 
     def arrays(self) -> dict[str, np.ndarray]:
         state = self.model.state()
-        velocity = {f"velocity of {name}": array for name, array in state.backbone_velocity.items()}
+        velocity = {f"velocity of {name}": array for name, array in state.averages["momentum"].items()}
         centres = {"centres": state.centres, "velocity of centres": state.centres_velocity}
         return {name: array.copy() for name, array in (state.backbone | velocity | centres).items()}
 
