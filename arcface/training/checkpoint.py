@@ -201,14 +201,20 @@ class Checkpoint:
 
     def load(self, network: str, shard: Shard) -> Arrays:
         """Return the state, the head's classes being those of `shard` whatever the shards were when it was written."""
-        backbone, momentum = map(self._read_state_dict, (f"{network}.pdparams", f"{network}_momentum.pdparams"))
+        prefix, suffix = f"{network}_", ".pdparams"
+        averages = [file.removeprefix(prefix).removesuffix(suffix) for file in self.manifest["sha256"] if file.startswith(prefix)]
         ranges = self.manifest["classes_of_rank"]
         colon = ":" if head_files(0)[0] in self.manifest["sha256"] else "_"
         of_ranks = [head_files(owner, colon) for owner in range(len(ranges))]
         centres, centres_velocity = (
             collect_rows(self.directory, files, ranges, shard, self._read_rows) for files in zip(*of_ranks, strict=True)
         )
-        return Arrays(backbone, {"momentum": momentum}, centres, centres_velocity)
+        return Arrays(
+            self._read_state_dict(f"{network}{suffix}"),
+            {average: self._read_state_dict(f"{prefix}{average}{suffix}") for average in averages},
+            centres,
+            centres_velocity,
+        )
 
     def _read_state_dict(self, file: str) -> dict[str, np.ndarray]:
         return as_state_dict(safe_pickle.load(self._read(file), file), file)
