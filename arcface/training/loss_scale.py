@@ -1,8 +1,8 @@
 """Loss scale: what gradients are multiplied by on their way through a float16 backbone, which holds nothing below 6e-8.
 
-One scale for all ranks, which adapts (Micikevicius et al. 2018, arXiv:1710.03740): an overflow halves it, and the step is not taken;
-after so many steps without one it doubles. It is known to the host before each backward pass, also on a GPU, where the step before
-is read between forward and backward pass.
+One scale for all ranks, which adapts (Micikevicius et al. 2018, arXiv:1710.03740): an overflow halves it, and that step is not
+taken; after many steps without one it doubles. The host knows it before each backward pass, also on a GPU, where it reads how the
+step before ended between forward and backward pass.
 """
 
 from arcface.distributed.process_group import rank

@@ -14,7 +14,8 @@ class TrainState:
 
     step: steps done, over all epochs. loss_sum, loss_count: of the steps since the last log line. saved: scheduled checkpoints,
     without those for a signal or a new best. skipped: steps that were not taken, since loss or gradient was not finite.
-    highest: the best accuracy on each verification set. loss_scale, steps_at_scale: see loss_scale.py. run: tells the records of runs in one logdir apart.
+    highest: the best accuracy on each verification set. run: tells the records of runs in one logdir apart.
+    loss_scale, steps_at_scale: see loss_scale.py.
     """
 
     step: int = 0
