@@ -53,4 +53,9 @@ def test_a_resumed_run_with_overflows_on_one_rank_equals_the_uninterrupted_one(r
     train("parts", "--resume=1")
     assert progress(parts) == progress(whole)
     assert all(map(np.array_equal, arrays(parts), arrays(whole)))
+    log = (whole / "training.log").read_text()
+    assert "the backbone trains in fp16, emulated" in log
+    assert [line.partition("-overflow")[2] for line in log.splitlines() if "-overflow" in line] == [
+        f" in fp16 at step {step}, which was not taken; loss scale {scale} from now on" for step, scale in ((2, 8), (5, 4))
+    ]
     assert not list(parts.glob("nonfinite_*"))

@@ -214,10 +214,14 @@ def test_a_loss_scale_leaves_the_gradient_what_it_is_and_float16_needs_one(start
     monkeypatch.setattr(PartialFC, "loss", lambda self, x, *more: real(self, x * 1e7, *more) * 1e-7)
     gradients = []
     for scale in (1.0, 2.0**16):
-        run = start(False, **FP16 | {"precision": precision})
+        run = start(False, **FP16 | {"precision": precision}, clip_norm=1e-12, weight_decay=0.0)
         batch = next(iter(run.data.batches(0, 1)))
-        gradients.append(run.model.backward(run.model.forward(batch, 0), scale).gradient.numpy())
+        computed = run.model.backward(run.model.forward(batch, 0), scale)
+        gradients.append(computed.gradient.numpy())
+        run.model.update(computed, 0.1)
     plain, scaled = gradients
+    step = np.concatenate([array.ravel() for array in run.model.state().averages["momentum"].values()])
+    assert np.linalg.norm(step) == pytest.approx(1e-12, rel=1e-3)  # clipped is what was unscaled
     assert np.abs(scaled).max() > 0 and np.isfinite(scaled).all()
     difference = np.linalg.norm(scaled - plain) / np.linalg.norm(scaled)
     assert difference > 0.1 if precision == "fp16" else difference < 1e-5
