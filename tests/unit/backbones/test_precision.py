@@ -142,6 +142,11 @@ def test_parameters_and_evaluation_stay_float32(network, tiny):
     assert np.array_equal(backbone(images).numpy(), expected)
     backbone.train()
     assert not np.array_equal(backbone(images).numpy(), expected)
+    backbone.eval()
+    other = create_backbone(network, 32)
+    other.set_state_dict(backbone.state_dict())
+    other.eval()
+    assert np.array_equal(backbone(images).numpy(), other(images).numpy())  # nothing low is left of the training
     after = as_arrays(backbone.state_dict())
     assert list(after) == list(before)
     assert all(np.array_equal(after[name], before[name]) for name in before if not name.endswith(("_mean", "_variance")))
