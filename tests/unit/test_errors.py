@@ -11,8 +11,8 @@ def test_a_message_stays_as_it_is_written():
     assert str(UserError(message)) == message
 
 
-def test_what_would_break_the_line_or_the_terminal_is_escaped():
-    assert str(UserError("a\nb\x1b[31m\r\udcff")) == r"a\nb\x1b[31m\r\udcff"
+def test_lines_are_joined_and_what_would_command_a_terminal_is_escaped():
+    assert str(UserError("a\n  b\tc\x1b[31m\udcff")) == "a b\tc" + r"\x1b[31m\udcff"
 
 
 def test_the_middle_of_a_very_long_message_is_left_out():
