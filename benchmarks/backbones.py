@@ -210,24 +210,22 @@ def main() -> None:
 
     with_torch = [PYTORCH] if options.torch_python else []
     columns = {"training": ["ours", "off", *with_torch], "embedding": [*candidates("auto"), *with_torch]}
+    head = ["network", "parameters", "multiply-adds", *(f"{phase}: {name}" for phase in columns for name in columns[phase])]
+    print(table_row(head), table_row(["---"] * len(head)), sep="\n", flush=True)
     rows = [("network", "parameters", "multiply_adds", "phase", "column", "images_per_second", "of_pytorch")]
-    for number, network in enumerate(progress := tqdm(options.networks, unit="network")):
+    for network in (progress := tqdm(options.networks, unit="network")):
         cells = []
         for phase, names in columns.items():
             progress.set_description(f"{network}, {phase}")
             facts, speeds = measure(network, phase, options)
-            ratios = {name: speed / speeds[PYTORCH] for name, speed in speeds.items() if name != PYTORCH and with_torch}
+            ratios = {name: speed / speeds[PYTORCH] for name, speed in speeds.items() if with_torch and name != PYTORCH}
             cells += [cell(speeds.get(name), ratios.get(name)) for name in names]
             counts = facts[0].parameters, facts[0].multiply_adds
             rows += [(network, *counts, phase, name, speed, ratios.get(name)) for name, speed in speeds.items()]
-        if not number:
-            print(
-                f"{training_speed.cpu_name()}, {facts[0].threads} threads, load {os.getloadavg()[0]:.1f}; {', '.join(one.version for one in facts)}"
-            )
-            print(f"images/s at batch {options.batch_size}, with the ratio to PyTorch's" if with_torch else "images/s", end="\n\n")
-            head = ["network", "parameters", "multiply-adds", *(f"{phase}: {name}" for phase in columns for name in columns[phase])]
-            print(table_row(head), table_row(["---"] * len(head)), sep="\n", flush=True)
         tqdm.write(table_row([network, f"{counts[0] / 1e6:.1f} M", f"{counts[1] / 1e6:,.0f} M", *cells]))
+    versions = ", ".join(one.version for one in facts)
+    print(f"\nimages/s at batch {options.batch_size}" + (", with the ratio to PyTorch's" if with_torch else ""))
+    print(f"{training_speed.cpu_name()}, {facts[0].threads} threads, load {os.getloadavg()[0]:.1f}; {versions}")
     if options.csv:
         with options.csv.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
