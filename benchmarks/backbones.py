@@ -16,6 +16,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -207,6 +208,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.rounds < 2 or options.batch_size < 2:
         parser.error("--rounds and --batch_size: must be 2 at least; the first turn warms up, and batch norm needs two images")
+    if options.torch_python and not shutil.which(options.torch_python):
+        parser.error(f"--torch_python {options.torch_python}: cannot be run; name the Python of an environment with PyTorch")
 
     with_torch = [PYTORCH] if options.torch_python else []
     columns = {"training": ["ours", "off", *with_torch], "embedding": [*candidates("auto"), *with_torch]}
