@@ -55,7 +55,7 @@ def test_parts_follow_batch_classes_ranks_and_precision():
     assert one.activations == pytest.approx(2 * two.activations, rel=1e-6) and one.batches == 2 * two.batches
     assert one.logits - two.logits >= 4 * CLASSES // 2 * CONFIG.batch_size  # the images of all ranks, half of the classes
     emulated = estimate(replace(CONFIG, precision="bf16"), CLASSES, 1, "cpu").activations
-    assert emulated == pytest.approx(one.activations, rel=1e-2)  # a CPU has no small ones
+    assert emulated / WITH_GAPS["emulated"] == pytest.approx(one.activations / WITH_GAPS["layers"], rel=1e-2)  # none is small
     float32, bf16 = (estimate(replace(CONFIG, precision=precision), CLASSES, 1, "gpu:0") for precision in ("float32", "bf16"))
     assert bf16.activations == pytest.approx(float32.activations / 2, rel=1e-3)
     assert bf16.weights - float32.weights == 2 * (one.weights // 4 - 2 * 8)  # copies of what is trained
