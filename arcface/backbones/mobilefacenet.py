@@ -61,7 +61,7 @@ class MobileFaceNet(nn.Layer):
         conv_block = partial(ConvBlock, batch_norm=batch_norm)
         self.conv1 = conv_block(3, 64, 3, stride=2, padding=1)
         self.dw_conv1 = conv_block(64, 64, 3, padding=1, depthwise=True)
-        blocks = []
+        blocks: list[nn.Layer] = []
         channels = 64
         for expansion, channels_out, repeats, first_stride in BOTTLENECKS:
             for repeat in range(repeats):
