@@ -31,3 +31,18 @@ def stages_named(names: str, backbone: nn.Layer) -> list[str]:
     if wrong := [name for name in asked if name not in known]:
         raise UserError(f"--freeze {wrong[0]}: no stage of this network; name some of {', '.join(known)}, or backbone for all")
     return asked
+
+
+def freeze(backbone: nn.Layer, names: list[str]) -> list[str]:
+    """Make stages compute as in evaluation, also in training, with parameters that get no gradients.
+
+    Returns their parameters and buffers, by the names of the state dict.
+    """
+    known, layers = stages(backbone), dict(backbone.named_sublayers())
+    for part in (part for name in names for part in known[name]):
+        if part in layers:
+            layers[part].eval()
+    frozen = {key: tensor for key, tensor in backbone.state_dict().items() if stage_of(key, known) in names}
+    for tensor in frozen.values():
+        tensor.stop_gradient = True
+    return list(frozen)
