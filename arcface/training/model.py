@@ -36,6 +36,7 @@ class Model:
     """Backbone (the same on every rank), head (this rank's classes) and their optimizers.
 
     A step is `forward`, `backward`, then `update` or `drop`. None of them waits for the device.
+    trained_of: how many of the backbone's values are trained, and how many would be without --freeze.
     """
 
     def __init__(self, network: NetworkOptions, head: HeadOptions, optimizer: OptimizerOptions, num_classes: int, seed: int = 0):
@@ -45,10 +46,12 @@ class Model:
         margin = Margin(head.margin1, head.margin2, head.margin3)
         self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
         state = self.backbone.state_dict()
+        trainable = sum(tensor.size for tensor in state.values() if not tensor.stop_gradient)
         frozen = freeze(self.backbone, stages_named(optimizer.freeze, self.backbone))
         # Paddle counts the statistics of batch norm among the parameters; they have no gradients.
         self._weights = Flat({name: tensor for name, tensor in self.backbone.named_parameters() if not tensor.stop_gradient})
         self._statistics = Flat({name: state[name] for name in state if state[name].stop_gradient and name not in frozen})
+        self.trained_of = sum(tensor.size for tensor in self._weights.tensors.values()), trainable
         self._optimizer = OPTIMIZERS[optimizer.optimizer](optimizer, self._weights)
         self._statistics_before = self._statistics.vector
         self._head_decay = optimizer.weight_decay if optimizer.head_weight_decay is None else optimizer.head_weight_decay

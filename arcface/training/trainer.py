@@ -19,6 +19,7 @@ from arcface.training.log import TrainLog
 from arcface.training.memory import check_memory, out_of_memory_explained
 from arcface.training.model import Model
 from arcface.training.output import opened_output
+from arcface.training.patience import Patience
 from arcface.training.profile import Profile
 from arcface.training.saver import CheckpointSaver, restore
 from arcface.training.schedule import Schedule
@@ -81,6 +82,7 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
     schedule = Schedule(config, data.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     saver = CheckpointSaver(config, model, state, fingerprint, data.steps_per_epoch)
+    patience = Patience(config, state, verifier.best_by)
     profile = Profile(config.profile, Path(config.logdir), state.step, last_step)
 
     with (
@@ -89,7 +91,7 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
         TrainLog(config, state, data, last_step, verifier.best_by) as log,
         profile,
     ):
-        announce(config, data, schedule, state, last_step, missing, memory_warning)
+        announce(config, data, model, schedule, state, last_step, missing, memory_warning)
         model.use_cpu_kernels()
         steps = Steps(config, model, signals, data, state, run_ahead=paddle.get_device() != "cpu")
         for batch in data.batches(state.step, last_step):
@@ -102,11 +104,14 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
             state.step = step
             log.step(loss, lr)
 
-            new_best = verifier.due(step, last, asked.stop) and log.verification(verifier.run(model.broadcast_buffers()))
+            verified = verifier.due(step, last, asked.stop)
+            new_best = verified and log.verification(verifier.run(model.broadcast_buffers()))
+            out_of_patience = verified and patience.verified(new_best)
+            ends = asked.stop or out_of_patience
             scheduled = saver.due(step, last)
-            if scheduled or new_best or asked.save or asked.stop:
+            if scheduled or new_best or asked.save or ends:
                 with log.paused():
-                    saver.save(scheduled, best=new_best, must_succeed=last or asked.stop)
-            if asked.stop and not last:
-                log.stopped()
+                    saver.save(scheduled, best=new_best, must_succeed=last or ends)
+            if ends and not last:
+                patience.log_end() if out_of_patience else log.stopped()
                 break
