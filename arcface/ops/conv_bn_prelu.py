@@ -109,7 +109,8 @@ class _FusedConvolutions(PyLayer):
                 pointer(z),
             )
         )
-        ctx.save_for_backward(x, y, norms)
+        if not all(tensor.stop_gradient for tensor in (x, *trained)):
+            ctx.save_for_backward(x, y, norms)
         ctx.library, ctx.layers, ctx.how = library, layers, how
         return z
 

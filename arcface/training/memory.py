@@ -16,6 +16,7 @@ import paddle
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
+from arcface.backbones.stages import freeze, stages_named
 from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.errors import UserError
@@ -26,6 +27,7 @@ from arcface.system.hardware import DeviceMemory, device_memory, format_bytes, r
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of an activation
 IMAGES_SHOWN = 2
+VECTORS = {"sgd": 4, "adamw": 7}  # as long as what is trained, while the optimizer takes a step
 # Of the activations. Gradients are there while not all activations have gone yet, and freed memory is kept, in pieces that not
 # everything fits into. Measured with MobileFaceNet_128 on a CPU: 1.11 with the CPU kernels, 1.32 with Paddle's layers, the same for
 # all batches. On a card Paddle gives idle pieces back before it fails: what is alive at once, counted on a CPU, is 1.01, and the
@@ -47,7 +49,7 @@ class Memory(NamedTuple):
 
     process: int  # before the first step: Python, Paddle and the lists of the dataset; of a card, what is allowed for CUDA
     weights: int  # of the backbone, with the statistics of batch norm
-    gradients: int  # of the backbone, by layer and in one vector, their momentum, and what the update makes of them
+    gradients: int  # of what is trained of the backbone, by layer and in one vector, their averages, and what the update makes
     activations: int  # what the backward pass needs of the forward pass
     centres: int  # of this rank's classes, and their momentum
     logits: int  # of this rank's classes for the images of all ranks
@@ -70,7 +72,7 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     """
     on_cpu = device == "cpu"
     kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
-    seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels)
+    seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels, config.freeze)
     gaps = WITH_GAPS["kernels" if kernels else "layers" if on_cpu else "card"]
     images, images_here = config.batch_size, -(-config.batch_size // ranks)
     classes = -(-num_classes // ranks)
@@ -81,7 +83,7 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     return Memory(
         process=resident_memory() if on_cpu else CUDA_ALLOWANCE,
         weights=4 * seen.values,
-        gradients=4 * seen.trained * 4,
+        gradients=4 * seen.trained * VECTORS[config.optimizer],
         activations=round(gaps * BYTES[precision] * seen.saved * images_here),
         centres=4 * 2 * classes * config.embedding_size,
         logits=4 * ((in_use + block) * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
@@ -179,20 +181,21 @@ class _Seen(NamedTuple):
 
 
 @cache
-def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
+def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool, frozen_stages: str = "") -> _Seen:
     """Count what a backbone is made of and what it saves; on the CPU, so that a card is left as it is."""
     device = paddle.get_device()
     paddle.set_device("cpu")
     try:
-        return _count(network, embedding_size, frozen, kernels)
+        return _count(network, embedding_size, frozen, kernels, frozen_stages)
     finally:
         paddle.set_device(device)
 
 
-def _count(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
+def _count(network: str, embedding_size: int, frozen: bool, kernels: bool, frozen_stages: str) -> _Seen:
     backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
     if kernels:
         fuse_convolutions(backbone, _NO_WORK)
+    freeze(backbone, stages_named(frozen_stages, backbone))
     state = backbone.state_dict().values()
     own, saved = {tensor.data_ptr() for tensor in state}, {}
 

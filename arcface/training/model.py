@@ -51,12 +51,13 @@ class Model:
         # Paddle counts the statistics of batch norm among the parameters; they have no gradients.
         self._weights = Flat({name: tensor for name, tensor in self.backbone.named_parameters() if not tensor.stop_gradient})
         self._statistics = Flat({name: state[name] for name in state if state[name].stop_gradient and name not in frozen})
+        self._frozen = Flat({name: state[name] for name in frozen})
         self.trained_of = sum(tensor.size for tensor in self._weights.tensors.values()), trainable
         self._optimizer = OPTIMIZERS[optimizer.optimizer](optimizer, self._weights)
         self._statistics_before = self._statistics.vector
         self._head_decay = optimizer.weight_decay if optimizer.head_weight_decay is None else optimizer.head_weight_decay
         self._updated = False
-        for flat in (self._weights, self._statistics, Flat({name: state[name] for name in frozen})):
+        for flat in (self._weights, self._statistics, self._frozen):
             broadcast(flat.vector)  # initial values may differ between processors
 
     def use_cpu_kernels(self) -> None:

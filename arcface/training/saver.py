@@ -58,5 +58,5 @@ def restore(output: Path, fingerprint: dict, model: Model) -> tuple[TrainState, 
     checkpoint.check_fingerprint(fingerprint)
     missing = model.load(checkpoint.load(fingerprint["network"], model.head.shard), str(checkpoint.directory))
     if isinstance(checkpoint, RankFiles):
-        return TrainState(), checkpoint.missing
+        return TrainState(), checkpoint.missing + missing
     return TrainState(**checkpoint.manifest["progress"]), missing
