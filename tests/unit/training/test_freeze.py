@@ -18,7 +18,8 @@ LISTED = np.arange(CLASSES)
 
 
 def batch() -> Batch:
-    images = np.random.default_rng(0).integers(0, 256, (CLASSES, 3, 112, 112), np.uint8)
+    colours = np.random.default_rng(0).integers(0, 256, (CLASSES, 3, 4, 4), np.uint8)
+    images = colours.repeat(28, 2).repeat(28, 3)
     return Batch(paddle.to_tensor(images), paddle.to_tensor(LISTED), LISTED)
 
 
@@ -81,7 +82,7 @@ def test_a_frozen_stage_behind_one_that_is_trained_passes_the_gradient_on(tiny):
 
 
 def test_with_all_of_the_backbone_frozen_the_head_alone_learns(tiny):
-    model = model_of(freeze="backbone", clip_norm=1.0, scale=16.0, head_lr_scale=20.0)
+    model = model_of(freeze="backbone", clip_norm=1.0, scale=16.0, head_lr_scale=10.0)
     before = arrays(model)
     losses = train(model, 30)
     assert changed(before, arrays(model)) == set() and losses[-1] < 0.5 * losses[0]
