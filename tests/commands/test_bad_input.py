@@ -264,7 +264,7 @@ TABLE = [
         "valid --engine=tensorrt",
         "--engine: must be auto, openvino, paddle-inference, onnxruntime or paddle, not tensorrt",
     ),
-    ("another schedule", "train --schedule=cosine", "--schedule: must be step or poly, not cosine"),
+    ("another schedule", "train --schedule=linear", "--schedule: must be step, poly or cosine, not linear"),
     ("skip without a number", "train --on_nonfinite=skip", "--on_nonfinite: must be stop, or skip:N with N from 1 up, not skip"),
     (
         "profile of no step",
@@ -299,7 +299,6 @@ TABLE = [
     ("optimizer", "train --optimizer=adam", "--optimizer: must be sgd or adamw, not adam"),
     ("beta2", "train --adam_beta2=1", "--adam_beta2: must be a number from 0 up and below 1, not 1"),
     ("scale of the head's rate", "train --head_lr_scale=-1", "--head_lr_scale: must be a number from 0 up, not -1"),
-    ("schedule", "train --schedule=linear", "--schedule: must be step, poly or cosine, not linear"),
     ("best by a set that is not verified", "train --best_by=lfw", "--best_by lfw: not among --val_targets (tiny); name one"),
     (
         "blocks of a balanced order",
