@@ -129,7 +129,7 @@ class OptimizerOptions:
     lr: PositiveOrZero = 0.1
     """Learning rate for a batch of 512; the rate used is lr * batch_size / 512."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Of the backbone; the head has sgd. For adamw: --lr 2e-4 --weight_decay 0.1 --head_lr_scale 500 --head_weight_decay 2e-4."""
+    """Of the backbone; the head always has sgd. With adamw, try --lr 1.7e-4 --weight_decay 0.1 --head_lr_scale 600."""
     momentum: Momentum = 0.9
     """Momentum of the updates of backbone (AdamW's beta1) and class centres."""
     adam_beta2: Momentum = 0.999

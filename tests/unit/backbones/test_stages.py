@@ -1,11 +1,13 @@
 """Stages: every registered backbone's layers in groups, from input to output."""
 
+import numpy as np
 import paddle
 import pytest
 from backbone_params import backbones
 from tiny_backbone import Tiny
 
 from arcface.backbones import create_backbone
+from arcface.backbones.batch_norm import SyncBatchNorm
 from arcface.backbones.stages import stage_of, stages, stages_named
 from arcface.errors import UserError
 
@@ -33,3 +35,17 @@ def test_a_wrong_stage_is_answered_with_the_stages(tiny):
     assert stages_named("", Tiny()) == [] and stages_named("block, linear", Tiny()) == stages_named("backbone", Tiny())
     with pytest.raises(UserError, match="--freeze stage9: .* name some of block, linear, or backbone for all"):
         stages_named("block,stage9", Tiny())
+
+
+def test_sync_batch_norm_that_is_frozen_passes_gradients_on_by_its_running_statistics():
+    """Where it is trained, its kernel is Paddle's, which no CPU has."""
+    found = []
+    for layer in (SyncBatchNorm(3), paddle.nn.BatchNorm2D(3, use_global_stats=True)):
+        for name, tensor in layer.state_dict().items():
+            tensor.set_value(paddle.linspace(1.0, 2.0, 3) + len(name))
+        layer.eval()
+        x = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32), stop_gradient=False)
+        y = layer(x)
+        (y * y).sum().backward()
+        found.append((y.numpy(), x.grad.numpy()))
+    assert all(np.array_equal(ours, paddle_s) for ours, paddle_s in zip(*found)) and found[0][1].any()
