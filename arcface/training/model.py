@@ -77,8 +77,7 @@ class Model:
     def backward(self, loss: paddle.Tensor) -> Computed:
         """Compute the gradients of a loss that `forward` has returned."""
         with tf32(self._tf32):  # of the head's gradient, only a product with 1 is left to compute
-            if not loss.stop_gradient:  # as it does where all of the backbone is frozen
-                loss.backward()
+            loss.backward()  # does nothing where all of the backbone is frozen
         weights = self._weights.tensors
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.

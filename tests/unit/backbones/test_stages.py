@@ -7,7 +7,7 @@ from backbone_params import backbones
 from tiny_backbone import Tiny
 
 from arcface.backbones import create_backbone
-from arcface.backbones.batch_norm import SyncBatchNorm
+from arcface.backbones.batch_norm import batch_norm_layer
 from arcface.backbones.stages import stage_of, stages, stages_named
 from arcface.errors import UserError
 
@@ -37,10 +37,13 @@ def test_a_wrong_stage_is_answered_with_the_stages(tiny):
         stages_named("block,stage9", Tiny())
 
 
-def test_sync_batch_norm_that_is_frozen_passes_gradients_on_by_its_running_statistics():
+def test_sync_batch_norm_of_a_gpu_that_is_frozen_passes_gradients_on_by_its_running_statistics(monkeypatch):
     """Where it is trained, its kernel is Paddle's, which no CPU has."""
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    create = batch_norm_layer("sync")
+    monkeypatch.undo()
     found = []
-    for layer in (SyncBatchNorm(3), paddle.nn.BatchNorm2D(3, use_global_stats=True)):
+    for layer in (create(3), paddle.nn.BatchNorm2D(3, use_global_stats=True)):
         for name, tensor in layer.state_dict().items():
             tensor.set_value(paddle.linspace(1.0, 2.0, 3) + len(name))
         layer.eval()
