@@ -9,23 +9,26 @@ from arcface.training.state import TrainState
 class Patience:
     """Counts the verifications since the last new best, in the state; every rank has the same results, and so the same count.
 
+    over: whether the run is to end after this step, for its last verification.
+
     Raises UserError if --patience is set and nothing is verified before the end.
     """
 
     def __init__(self, config: TrainConfig, state: TrainState, best_by: str | None):
         self._limit, self._state, self._best_by = config.patience, state, best_by
+        self.over = False
         if self._limit and not (best_by and config.val_interval):
             reason = "--val_interval 0 verifies at the end only" if best_by else "--val_targets names no sets"
             raise UserError(f"--patience {self._limit}: {reason}; verify during the run, or leave --patience out")
 
-    def verified(self, new_best: bool) -> bool:
-        """Count the verification of this step; return whether the run is to end."""
+    def count(self, new_best: bool) -> None:
+        """Count the verification of this step."""
         state = self._state
         if new_best:
             state.best_step, state.without_best = state.step, 0
         else:
             state.without_best += 1
-        return bool(self._limit) and state.without_best >= self._limit
+        self.over = bool(self._limit) and state.without_best >= self._limit
 
     def log_end(self) -> None:
         """Say why the run has ended after this step, whose checkpoint is saved."""

@@ -93,25 +93,39 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
     ):
         announce(config, data, model, schedule, state, last_step, missing, memory_warning)
         model.use_cpu_kernels()
+
+        def verify() -> bool:
+            new_best = log.verification(verifier.run(model.broadcast_buffers()))
+            patience.count(new_best)
+            return new_best
+
+        if state.unverified:
+            state.unverified = False
+            new_best = verify()
+            if new_best or patience.over:
+                saver.save(False, best=new_best, must_succeed=patience.over)
         steps = Steps(config, model, signals, data, state, run_ahead=paddle.get_device() != "cpu")
-        for batch in data.batches(state.step, last_step):
+        for batch in data.batches(state.step, state.step if patience.over else last_step):
             step, lr = state.step + 1, schedule(state.step)
             heartbeat(f"step {step}")
             profile.step(step)
             last = step == last_step
-            ends_now = log.due(step) or verifier.due(step, last, False) or saver.due(step, last)
+            verification_due = verifier.due(step, last)
+            ends_now = log.due(step) or verification_due or saver.due(step, last)
             loss, asked = steps.take(batch, lr, ends_now)
             state.step = step
             log.step(loss, lr)
 
-            verified = verifier.due(step, last, asked.stop)
-            new_best = verified and log.verification(verifier.run(model.broadcast_buffers()))
-            out_of_patience = verified and patience.verified(new_best)
-            ends = asked.stop or out_of_patience
+            state.unverified = verification_due and asked.stop and not last  # there may be no time for it
+            new_best = verification_due and not state.unverified and verify()
+            ends = asked.stop or patience.over
             scheduled = saver.due(step, last)
             if scheduled or new_best or asked.save or ends:
                 with log.paused():
                     saver.save(scheduled, best=new_best, must_succeed=last or ends)
             if ends and not last:
-                patience.log_end() if out_of_patience else log.stopped()
+                if asked.stop:
+                    log.stopped()
                 break
+        if patience.over and state.step < last_step:
+            patience.log_end()

@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
-from tests.ranks.test_training import NETWORK, data_set, losses, records, train  # noqa: F401  (two fixtures)
+from tests.ranks.test_training import HELPERS, NETWORK, arguments, data_set, losses, records, train  # noqa: F401  (two fixtures)
 
 RANKS = pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 TRAINED = 8 * 3 * 7 * 7 + 3 * 8 + 128 * 128 + 128  # parameters of Tiny
@@ -67,9 +67,20 @@ def test_two_ranks_with_a_frozen_stage_train_like_one(train):  # noqa: F811
 
 
 @RANKS
-def test_a_run_ends_when_its_patience_does_and_a_resumed_one_counts_on(train, ranks):  # noqa: F811
+@pytest.mark.parametrize("put_off", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_a_run_ends_when_its_patience_does_and_a_resumed_one_counts_on(
+    train,  # noqa: F811
+    run_ranks,
+    data_set,  # noqa: F811
+    tmp_path,
+    ranks,
+    put_off,
+):
     options = ["--patience=2", "--val_targets=tiny", "--val_interval=1", "--num_epoch=5", "--lr=0", "--batch_norm=frozen"]
-    train(ranks, "run", *options, "--max_steps=2")
+    if put_off:  # by a signal, the verification of the third step, which is then the first of the resumed run
+        run_ranks(ranks, HELPERS / "signal_worker.py", 0, "SIGTERM@2", *arguments(data_set, tmp_path / "run"), *options)
+    else:
+        train(ranks, "run", *options, "--max_steps=2")
     output = train(ranks, "run", *options, "--resume=1")
     (end,) = re.findall(r"ended after step .*", log(output))
     highest = re.findall(r"Accuracy-Highest: (\S+)", log(output))

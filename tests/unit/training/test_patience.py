@@ -11,7 +11,7 @@ from arcface.training.state import TrainState
 def ends(patience: int, *new_bests: bool, state: TrainState | None = None) -> list[bool]:
     """Whether the run is to end, after verifications that gave a new best or not."""
     counted = Patience(TrainConfig(patience=patience), state or TrainState(), "lfw")
-    return [counted.verified(new_best) for new_best in new_bests]
+    return [(counted.count(new_best), counted.over)[1] for new_best in new_bests]
 
 
 def test_as_many_verifications_in_a_row_without_a_new_best_end_a_run():
