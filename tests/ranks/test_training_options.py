@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
+from arcface.training.checkpoint import Checkpoint
 from tests.ranks.test_training import HELPERS, NETWORK, arguments, data_set, losses, records, train  # noqa: F401  (two fixtures)
 
 RANKS = pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
@@ -88,4 +89,5 @@ def test_a_run_ends_when_its_patience_does_and_a_resumed_one_counts_on(
         "ended after step 3, which is saved: 2 verifications without a new best on tiny (--patience 2);"
         f" the best is {highest[0]} at step 1"
     )
-    assert len(highest) == 3 and (output / "latest").resolve().name == "step_00000003"
+    progress = Checkpoint(output).manifest["progress"]
+    assert len(highest) == 3 and (progress["step"], progress["without_best"]) == (3, 2)
