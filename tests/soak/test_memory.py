@@ -18,6 +18,8 @@ from tests.commands.test_memory import TOLERANCE, ratio  # noqa: F401  (a fixtur
         (1000, "--batch_size=16 --precision=bf16 --precision_emulation=1"),
         (1000, "--batch_size=32 --batch_norm=sync"),
         (1000, "--batch_size=32 --embedding_size=512"),
+        (1000, "--batch_size=128 --freeze=stem,stage1"),
+        (1000, "--batch_size=32 --optimizer=adamw"),
         (500_000, "--batch_size=128"),
         (500_000, "--batch_size=32 --sample_rate=0.1"),
         (500_000, "--batch_size=32 --cpu_kernels=off"),

@@ -258,6 +258,19 @@ def test_what_other_programs_hold_of_a_card_is_a_warning(card):
     assert re.search(r"and only 20 GiB of the NVIDIA T4 are free now: end other programs, or use --batch_size \d+$", warning)
 
 
+def test_what_is_frozen_needs_no_gradients_and_saves_nothing_unless_it_is_behind_what_is_trained():
+    plain, first, last, all_frozen, adamw = (
+        estimate(replace(CONFIG, **options), CLASSES, 1, "cpu")
+        for options in ({}, {"freeze": "block"}, {"freeze": "linear"}, {"freeze": "backbone"}, {"optimizer": "adamw"})
+    )
+    linear, block = 128 * 64 + 64, 8 * 3 * 7 * 7 + 3 * 8
+    trained = [each.gradients / 16 for each in (plain, first, last, all_frozen)]
+    assert trained == [linear + block, linear, block, 0]
+    assert adamw.gradients == 28 * (linear + block)
+    assert all_frozen.activations <= first.activations < plain.activations == last.activations
+    assert len({each.weights for each in (plain, first, last, all_frozen, adamw)}) == 1
+
+
 def test_a_backbone_is_counted_on_the_cpu(monkeypatch):
     devices = ["gpu:3"]
     monkeypatch.setattr(paddle, "get_device", lambda: devices[-1])
