@@ -48,15 +48,15 @@ def _select(loaded: object, source: Path) -> dict[str, Tensor]:
 def fit_torch(source: Path, arrays: dict[str, np.ndarray], network: str, shapes: Shapes) -> dict[str, np.ndarray]:
     """Return the weights by our names, float32 in `shapes`, those of the backbone called `network`.
 
-    Tensors are matched by their names if these are, but for a few, arcface_torch's, and otherwise by their order: the n-th is
-    the n-th of `shapes`. Values are not changed, so the model must have been trained on RGB images scaled by
+    Tensors are matched by their names if most of these are arcface_torch's, and otherwise by their order: the n-th is the n-th
+    of `shapes`. Values are not changed, so the model must have been trained on RGB images scaled by
     (x - 127.5) / 127.5, with our eps.
 
     Raises:
         UserError: the tensors are not this network's.
     """
     names = {torch_name(ours): ours for ours in shapes}
-    if 2 * len(names.keys() & arrays.keys()) > len(names):
+    if 2 * len(names.keys() & arrays.keys()) > min(len(names), len(arrays)):
         check_names(source, names, arrays)
         pairs = {ours: (theirs, arrays[theirs]) for theirs, ours in names.items()}
     else:
