@@ -548,7 +548,7 @@ TABLE = [
     (
         "weights of another network",
         f"train --init_from=weights/{BACKBONE}",
-        f"weights/{BACKBONE}: weights of another network: 283 names missing",
+        f"weights/{BACKBONE}: weights of another network: 156 names missing",
         state_of(lambda state: {"weight": np.zeros((2, 3), np.float32)}),
     ),
     # ---- checkpoints
@@ -606,7 +606,7 @@ TABLE = [
     (
         "backbone of another network",
         "resume",
-        "run/latest: weights of another network: 283 names missing",
+        "run/latest: weights of another network: 156 names missing",
         in_checkpoint(BACKBONE, {}),
     ),
     (
@@ -805,7 +805,7 @@ TABLE = [
     (
         "convert: weights of no network",
         "weights a.pdparams data/",
-        "a.pdparams: weights of another network: 283 names missing, such as",
+        "a.pdparams: weights of another network: 156 names missing, such as",
         file("a.pdparams", pickle.dumps({"conv.weight": np.ones((3, 3), np.float32)})),
     ),
     (

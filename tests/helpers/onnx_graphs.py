@@ -1,4 +1,4 @@
-"""ONNX graphs of iresnet and mbf, as PyTorch exports them, from the state dicts of our backbones: numbered values, folded batch norms.
+"""ONNX graphs of our iresnet and mbf, as PyTorch exports arcface_torch's: numbered values, folded batch norms.
 
 The names of layers are those of arcface_torch; what a graph contains differs by exporter and its version, see `Export`.
 """

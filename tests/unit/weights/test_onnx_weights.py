@@ -18,8 +18,8 @@ from arcface.weights.published import backbone_shapes
 from arcface.weights.run_directory import trained_backbone
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed; it comes with paddle2onnx")
+onnx_graphs = pytest.importorskip("onnx_graphs")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-from onnx_graphs import Export, model
 
 SIZE = 16
 SMALL = {
@@ -57,7 +57,7 @@ def states():
 @pytest.fixture
 def graph(states):
     """Returns a function that returns the ONNX model of a small backbone, exported in some way."""
-    return lambda name, **how: model(states[name], Export(**how))
+    return lambda name, **how: onnx_graphs.model(states[name], onnx_graphs.Export(**how))
 
 
 def pixels() -> np.ndarray:

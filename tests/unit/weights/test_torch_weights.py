@@ -181,7 +181,10 @@ def test_another_network_under_arcface_torch_s_names_is_refused_by_what_differs(
 # ---- the network that a file fits
 
 
-@pytest.mark.parametrize("name, size", [("iresnet50", 512), ("vit_s", 96), ("mbf", 512), (NETWORK, 128)])
+OTHERS = [pytest.param(*case, marks=pytest.mark.exhaustive) for case in (("vit_s", 96), ("mbf_large", 512), (NETWORK, 128))]
+
+
+@pytest.mark.parametrize("name, size", [("iresnet50", 512), *OTHERS])
 def test_network_and_embedding_size_are_found_from_shapes(name, size):
     shapes = [shape[::-1] for shape in backbone_shapes(name, size).values()]
     random.Random(1).shuffle(shapes)
