@@ -1,5 +1,6 @@
 """ONNX graphs of iresnet and mbf become our networks with the embeddings that ONNX Runtime computes; others are refused."""
 
+import pickle
 import random
 import sys
 from functools import partial
@@ -15,7 +16,7 @@ from arcface.weights.convert import convert, main
 from arcface.weights.onnx import fit_onnx
 from arcface.weights.onnx_graph import Graph
 from arcface.weights.published import backbone_shapes
-from arcface.weights.run_directory import trained_backbone
+from arcface.weights.run_directory import read_backbone, trained_backbone
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed; it comes with paddle2onnx")
 onnx_graphs = pytest.importorskip("onnx_graphs")
@@ -113,6 +114,28 @@ def test_weights_beside_the_model_are_read(graph, tmp_path):
     assert "weights larger than their file" in refusal(tmp_path / "two.onnx", "small_mbf")
     (tmp_path / "two.onnx.data").unlink()
     assert "cannot be read (No such file" in refusal(tmp_path / "two.onnx", "small_mbf")
+
+
+def test_converted_weights_are_verified_and_trained_on_as_they_are(make_data_set, run_ranks, repository, tmp_path):
+    state = {name: tensor.numpy() for name, tensor in create_backbone("mbf", SIZE).state_dict().items()}
+    onnx.save(onnx_graphs.model(state, onnx_graphs.Export()), str(tmp_path / "w600k_mbf.onnx"))
+    converted = tmp_path / "converted"
+    main([str(tmp_path / "w600k_mbf.onnx"), f"{converted}/"])
+    assert [path.name for path in converted.iterdir()] == ["mbf.pdparams"]
+
+    data = make_data_set(4, 2)
+    images = [(data / f"images/{number:08d}.jpg").read_bytes() for number in range(4)]
+    (data / "tiny.bin").write_bytes(pickle.dumps((images * 10, [True, False] * 10)))
+    common = [f"--data_dir={data}", "--network=mbf", f"--embedding_size={SIZE}", "--device=cpu", "--engine=paddle"]
+    verified = run_ranks(1, repository / "valid.py", *common, f"--checkpoint={converted}", "--val_targets=tiny")
+    assert "[tiny][0]Accuracy-Flip: " in verified.stdout + verified.stderr
+
+    output = tmp_path / "tuned"
+    how = ["--max_steps=1", "--batch_size=2", "--lr=0", "--batch_norm=frozen", "--num_workers=1", "--val_targets="]
+    places = [f"--init_from={converted / 'mbf.pdparams'}", f"--output={output}", f"--logdir={output / 'log'}"]
+    run_ranks(1, repository / "train.py", *common, *how, *places)
+    given, tuned = read_backbone(converted, "mbf"), read_backbone(output, "mbf")
+    assert given.keys() == tuned.keys() and all(np.array_equal(given[name], tuned[name]) for name in given)
 
 
 # ---- refusals
