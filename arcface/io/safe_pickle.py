@@ -23,6 +23,7 @@ from arcface.io.pickle_arrays import DTYPE_CODES, Refused, array_size, check_arr
 # Keys that are hashed in time linear in their size, unlike nested tuples.
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 _HIGHEST_PROTOCOL = 5
+_ADVICE = "only plain data and NumPy arrays are loaded: get the file from a trusted source, or convert it"
 
 
 class Library(NamedTuple):
@@ -32,6 +33,8 @@ class Library(NamedTuple):
     """Its globals, by module and name: REDUCE calls these functions, with the interpreter first; None is never called."""
     persistent: Callable[[object], object]
     """What stands for an object outside the pickle, by its persistent id."""
+    advice: str
+    """What a refusal of anything else tells the user to do."""
 
 
 def load(source: bytes | BinaryIO, name: str, library: Library | None = None) -> object:
@@ -54,10 +57,8 @@ def load(source: bytes | BinaryIO, name: str, library: Library | None = None) ->
     try:
         return _Interpreter(_Reader(io.BytesIO(source) if isinstance(source, bytes) else source), library).run()
     except Refused as refusal:
-        raise UserError(
-            f"{name}: refused, because it asks for {_printable(str(refusal))}; only plain data and NumPy "
-            "arrays are loaded: get the file from a trusted source, or convert it"
-        ) from refusal
+        advice = library.advice if library else _ADVICE
+        raise UserError(f"{name}: refused, because it asks for {_printable(str(refusal))}; {advice}") from refusal
     except Exception as error:  # on garbage the decoders raise ten types, from EOFError to MemoryError
         detail = _printable(str(error) or type(error).__name__)
         raise UserError(f"{name}: truncated, damaged or not a pickle ({detail}); download it again") from error

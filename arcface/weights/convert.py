@@ -1,6 +1,6 @@
 """Convert published weights into a state dict that valid.py reads, and a state dict from one format to the other.
 
-    python -m arcface.weights ms1mv3_r50/backbone.pth pretrained/iresnet50.pdparams
+    python -m arcface.weights ms1mv3_arcface_r50/backbone.pth pretrained/iresnet50.pdparams
     python -m arcface.weights buffalo_l/w600k_r50.onnx pretrained/
     python -m arcface.weights insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams
     python -m arcface.weights emore_arcface/MobileFaceNet_128.pdparams shared/MobileFaceNet_128.safetensors

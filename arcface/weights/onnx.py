@@ -99,8 +99,7 @@ class _Walk:
 
     def linear(self, x: str, name: str, norm: str) -> str:
         """Follow a linear layer of flattened values and its batch norm, or both as one linear layer."""
-        for flatten in self.graph.takers(x, "Flatten", "Reshape"):
-            x = self._output(flatten)
+        x = self._reshaped(x)
         node = self._only(x, name, "Gemm", "MatMul")
         theirs, weight = self._constant(node, 1)
         bias = self._constant(node, 2) if self._has_input(node, 2) else None
@@ -116,7 +115,7 @@ class _Walk:
         if f"{name}.bias" in self.shapes:
             self.arrays[f"{name}.bias"] = bias or ("", np.zeros(self.shapes[f"{name}.bias"], np.float32))
             bias = None
-        return self._normed(x, norm, bias)
+        return self._reshaped(self._normed(self._reshaped(x), norm, bias))
 
     def batch_norm(self, x: str, name: str, bias: tuple[str, np.ndarray] | None = None) -> str:
         """Follow a batch norm; a bias before it is subtracted from its mean."""
@@ -143,6 +142,12 @@ class _Walk:
         if {self.graph.name(value) for value in node.input} != {x, y}:
             raise self._error(f"the sum of {name} with its input", x)
         return self._output(node)
+
+    def _reshaped(self, x: str) -> str:
+        """Follow what leaves numbers and their order as they are, such as a batch norm's of rows."""
+        while nodes := self.graph.takers(x, "Flatten", "Reshape", "Squeeze", "Unsqueeze"):
+            x = self._output(nodes[0])
+        return x
 
     def _normed(self, x: str, norm: str, bias: tuple[str, np.ndarray] | None) -> str:
         if self.graph.takers(x, "BatchNormalization"):

@@ -12,7 +12,7 @@ from arcface.errors import UserError
 from arcface.io.files import read_file
 
 # Nodes that pass a value on: without effect in evaluation, or of constants, where lengths of 1 do not matter.
-_PASSED_ON = {"Identity", "Dropout", "Cast"}
+_PASSED_ON = {"Identity", "Dropout"}
 _RESHAPED = {"Unsqueeze", "Squeeze"}
 
 
@@ -70,10 +70,12 @@ class Graph:
             constant = self.constants.get(inputs[0]) if inputs else None
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
-            elif node.op_type in _PASSED_ON or node.op_type in _RESHAPED and constant is not None:
+            elif node.op_type in _PASSED_ON or _is_to_float(node) or node.op_type in _RESHAPED and constant is not None:
                 self._names[node.output[0]] = inputs[0]
             elif node.op_type == "Transpose" and constant is not None:
                 self.constants[node.output[0]] = constant.transpose(attributes(node).get("perm"))
+            elif node.op_type == "Reshape" and constant is not None:
+                self.constants[node.output[0]] = constant.reshape(self.constants[inputs[1]])
             else:
                 for value in inputs:
                     self._takers[value].append(node)
@@ -84,6 +86,14 @@ def attributes(node: Any) -> dict[str, Any]:
     import onnx
 
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _is_to_float(node: Any) -> bool:
+    """Whether a node changes only the precision of numbers."""
+    import onnx
+
+    floats = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16
+    return node.op_type == "Cast" and attributes(node).get("to") in floats
 
 
 def _load(source: Path) -> Any:

@@ -44,6 +44,7 @@ DTYPES = {
 _STORAGES = {f"torch.{name}Storage": np.dtype(code) for name, code in DTYPES.items()}
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of files before PyTorch 1.6
 _REMEDY = "download it again, or write it with torch.save(model.state_dict(), path)"
+_ADVICE = "only tensors and plain data are loaded: get a file that torch.save(model.state_dict(), path) wrote"
 
 
 @dataclass(frozen=True)
@@ -183,4 +184,4 @@ def _library(storages: dict[str, Storage]) -> safe_pickle.Library:
     functions: dict[str, Callable] = {"_rebuild_tensor": tensor, "_rebuild_tensor_v2": tensor, "_rebuild_parameter": parameter}
     accepted: dict[tuple[str, str], Callable | None] = {("torch._utils", name): build for name, build in functions.items()}
     accepted |= {("torch", name.removeprefix("torch.")): None for name in _STORAGES}
-    return safe_pickle.Library(accepted, persistent)
+    return safe_pickle.Library(accepted, persistent, _ADVICE)
