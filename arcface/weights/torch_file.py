@@ -124,7 +124,7 @@ def _open_zip(file: BinaryIO, path: str) -> tuple[object, Read]:
         nonlocal left
         entry = entries[name]
         left -= entry.file_size
-        if left < 0 or entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+        if left < 0 or entry.compress_size != entry.file_size:
             raise ValueError("compressed or overlapping entries")
         return archive.read(entry)
 
