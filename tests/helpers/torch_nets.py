@@ -299,7 +299,8 @@ def check(file: Path) -> None:
         failed |= not fits
         print(
             f"{name:10} {'equal' if fits else 'DIFFERENT'}: names, order and shapes {'equal' if same_names else 'differ'},"
-            f" {parameters:,} parameters ({known['parameters']:,}), embeddings within {np.max(differences):.1e} of the norm"
+            f" {parameters:,} parameters ({known['parameters']:,}), embeddings within {np.max(differences):.1e} of the norm",
+            flush=True,
         )
     sys.exit(failed)
 

@@ -15,6 +15,7 @@ from tests.commands.test_memory import TOLERANCE, ratio  # noqa: F401  (a fixtur
         (1000, "--batch_size=256"),
         (1000, "--batch_size=64 --cpu_kernels=off"),
         (1000, "--batch_size=32 --batch_norm=frozen"),
+        (1000, "--batch_size=16 --precision=bf16 --precision_emulation=1"),
         (1000, "--batch_size=32 --batch_norm=sync"),
         (1000, "--batch_size=32 --embedding_size=512"),
         (500_000, "--batch_size=128"),
