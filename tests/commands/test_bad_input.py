@@ -561,7 +561,7 @@ TABLE = [
     (
         "weights of another network",
         f"train --init_from=weights/{BACKBONE}",
-        f"weights/{BACKBONE}: weights of another network: 283 names missing",
+        f"weights/{BACKBONE}: weights of another network: 156 names missing",
         state_of(lambda state: {"weight": np.zeros((2, 3), np.float32)}),
     ),
     # ---- checkpoints
@@ -619,7 +619,7 @@ TABLE = [
     (
         "backbone of another network",
         "resume",
-        "run/latest: weights of another network: 283 names missing",
+        "run/latest: weights of another network: 156 names missing",
         in_checkpoint(BACKBONE, {}),
     ),
     (
@@ -800,8 +800,26 @@ TABLE = [
     ("convert: no file", f"weights a.params {BACKBONE}", "a.params: cannot be read (No such file or directory); correct the path"),
     (
         "convert: another kind",
-        f"weights a.onnx {BACKBONE}",
-        "a.onnx: weights are read from .params (MXNet), .pth and .pt (PyTorch)",
+        f"weights a.h5 {BACKBONE}",
+        "a.h5: weights are read from .params (MXNet), .pth and .pt (PyTorch), .onnx and .pdparams and .safetensors files",
+    ),
+    (
+        "convert: PyTorch file that is none",
+        "weights a.pth iresnet50.pdparams",
+        "a.pth: truncated, damaged or not a pickle",
+        file("a.pth", b"garbage!" * 9),
+    ),
+    ("convert: PyTorch file that is a pipe", "weights a.pt data/", "a.pt: cannot be read (Not a regular file)", pipe("a.pt")),
+    (
+        "convert: no ONNX file",
+        "weights a.onnx mbf.pdparams",
+        "a.onnx: cannot be read (No such file or directory); correct the path",
+    ),
+    (
+        "convert: weights of no network",
+        "weights a.pdparams data/",
+        "a.pdparams: weights of another network: 156 names missing, such as",
+        file("a.pdparams", pickle.dumps({"conv.weight": np.ones((3, 3), np.float32)})),
     ),
     (
         "convert: empty file",

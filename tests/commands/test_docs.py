@@ -112,6 +112,10 @@ COVERED = {
     "::test_the_command_writes_what_its_own_advice_reads",
     "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_checkpoint.py"
     "::test_a_protocol_directory_is_verified_by_its_templates",
+    f"{WEIGHTS} ms1mv3_arcface_r50/backbone.pth pretrained/iresnet50.pdparams": "tests/unit/backbones/test_known_answers.py"
+    "::test_names_shapes_and_embeddings_are_those_of_arcface_torch",
+    f"{WEIGHTS} buffalo_l/w600k_r50.onnx pretrained/": "tests/unit/weights/test_onnx_weights.py"
+    "::test_converted_weights_are_verified_and_trained_on_as_they_are",
     "visualdl --logdir log --language en": "tests/ranks/test_training.py"
     "::test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figures",
     "make test-pythons PYTHONS='python3.10 python3.13'": "tests/commands/test_pythons.py"
