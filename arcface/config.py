@@ -126,6 +126,12 @@ class OptimizerOptions:
 
     batch_size: Size = 512
     """Images in a step over all ranks together."""
+    accumulate: Size = 1
+    """Compute a step's images in this many parts, for less memory: the same step, but batch_norm local and sync see one part."""
+    recompute: Literal[0, 1] = 0
+    """1 computes activations again in the backward pass, block by block, for less memory and about a third more time."""
+    ema: Momentum = 0.0
+    """Average the backbone by this factor a step, as 0.9999, and verify and save the average too (<network>_ema); 0 does not."""
     lr: PositiveOrZero = 0.1
     """Learning rate for a batch of 512; the rate used is lr * batch_size / 512."""
     momentum: Momentum = 0.9

@@ -15,6 +15,7 @@ from paddle.nn.initializer import Constant, Normal, Uniform
 
 from arcface.backbones.batch_norm import batch_norm_layer
 from arcface.backbones.layers import batch_norm_rows
+from arcface.backbones.recompute import RecomputableLayer
 from arcface.io.images import SIZE
 
 PATCH = 9  # pixels; the last 4 rows and columns of an image are in no patch
@@ -78,7 +79,7 @@ class MLP(nn.Layer):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class Block(nn.Layer):
+class Block(RecomputableLayer):
     """Attention and MLP, each of normalised input, each added to its input."""
 
     def __init__(self, dim):

@@ -37,7 +37,8 @@ def announce(
             len(dataset) // world_size() * world_size() or world_size(),
         )
     if missing:
-        logger.warning("%s contains weights only: these start anew: %s", config.output, ", ".join(missing))
+        contains = "contains weights only" if "the step" in missing else "is of a run with other options"
+        logger.warning("%s %s: these start anew: %s", config.output, contains, ", ".join(missing))
     ranks = f"{world_size()} rank{'s' if world_size() > 1 else ''}"
     logger.info("paddlepaddle %s on %s, %s", paddle.__version__, paddle.get_device(), ranks)
     logger.info("%d images of %d identities in %s", len(dataset), dataset.num_classes, dataset.file)

@@ -5,6 +5,7 @@ output/
     latest -> step_00000190          the current checkpoint
     best -> step_00000150            the one with the highest accuracy
     <network>.pdparams               the current backbone; training/checkpoint.py writes all of these
+    <network>_ema.pdparams           the averaged one of a run with --ema, which is what training verifies
 
 published/
     <network>.pdparams or <network>.safetensors
@@ -26,7 +27,9 @@ LATEST, BEST = "latest", "best"
 
 
 def find_backbone(directory: Path, network: str) -> Path:
-    """Return the file of a backbone's weights in a directory: <network>.pdparams before <network>.safetensors.
+    """Return the file of a backbone's weights in a directory.
+
+    That is <network>_ema.pdparams before <network>.pdparams before <network>.safetensors.
 
     Raises UserError if neither exists, naming what the directory contains instead.
     """
@@ -34,7 +37,7 @@ def find_backbone(directory: Path, network: str) -> Path:
         check_format(directory)
         raise UserError(f"{directory}: is a file; pass its directory with --checkpoint")
     files = [directory / f"{network}{suffix}" for suffix in SUFFIXES]
-    for file in files:
+    for file in (directory / f"{network}_ema.pdparams", *files):
         if os.path.exists(file):
             return file
     found = sorted(path.name for suffix in SUFFIXES for path in directory.glob(f"*{suffix}"))

@@ -1,0 +1,46 @@
+"""The averaged backbone: an exponential moving average of a backbone over the steps of its training."""
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+
+from arcface.distributed.process_group import broadcast
+from arcface.training.flat import Flat
+
+
+class AveragedBackbone:
+    """average = decay * average + (1 - decay) * value, of all weights and, as in timm's ModelEmaV2, of batch norm's statistics.
+
+    It begins with the values of `start`, so it is of use once some 1 / (1 - decay) steps were taken.
+
+    backbone: of the same network as the one that is trained; its tensors become the average. trained: the tensors that are averaged
+    here, by the names of the backbone's state dict.
+    """
+
+    def __init__(self, backbone: nn.Layer, decay: float, trained: Sequence[Flat]):
+        self.backbone = backbone
+        state = backbone.state_dict()
+        averages = [Flat({name: state[name] for name in flat.tensors}) for flat in trained]
+        self._pairs = [(average.vector, flat.vector) for average, flat in zip(averages, trained, strict=True) if flat.tensors]
+        self._rate = paddle.full([1], 1 - decay)
+        self.start()
+
+    @paddle.no_grad()
+    def start(self) -> None:
+        """Let the average be what the trained backbone is now."""
+        for average, value in self._pairs:
+            paddle.assign(value, average)
+
+    def broadcast_buffers(self) -> nn.Layer:
+        """Give every rank the average of rank 0; return the backbone. Only the statistics of batch norm may differ."""
+        for average, _ in self._pairs:
+            broadcast(average)
+        return self.backbone
+
+    @paddle.no_grad()
+    def update(self, finite: paddle.Tensor | None = None) -> None:
+        """Add a step's result. `finite`, bool [1] on the device, is False for a step that must change nothing; None is finite."""
+        rate = self._rate if finite is None else finite.astype("float32") * self._rate
+        for average, value in self._pairs:
+            average.lerp_(value, rate)
