@@ -1,5 +1,7 @@
 """Blocks that keep only their input for the backward pass, and compute their activations again there (arXiv:1604.06174)."""
 
+from collections.abc import Iterator
+
 import paddle
 from paddle import nn
 from paddle.autograd import PyLayer
@@ -21,13 +23,13 @@ class RecomputableLayer(nn.Layer):
         return _Recomputed.apply(x, super().__call__, options, *trained)
 
 
-def recompute_blocks(backbone: nn.Layer) -> None:
-    """Set the largest of a backbone's layers that can be recomputed to do so; what is outside of them keeps its activations."""
+def recomputable_blocks(backbone: nn.Layer) -> Iterator[RecomputableLayer]:
+    """Yield the largest of a backbone's layers that can be recomputed; what is outside of them keeps its activations."""
     for layer in backbone.children():
         if isinstance(layer, RecomputableLayer):
-            layer.recompute = True
+            yield layer
         else:
-            recompute_blocks(layer)
+            yield from recomputable_blocks(layer)
 
 
 class _Recomputed(PyLayer):

@@ -16,6 +16,7 @@ import paddle
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
+from arcface.backbones.recompute import RecomputableLayer, recomputable_blocks
 from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.errors import UserError
@@ -46,9 +47,9 @@ class Memory(NamedTuple):
     """Bytes that a rank needs, of the card where it computes on a GPU."""
 
     process: int  # before the first step: Python, Paddle and the lists of the dataset; of a card, what is allowed for CUDA
-    weights: int  # of the backbone, with the statistics of batch norm
+    weights: int  # of the backbone, with the statistics of batch norm; with --ema, of the averaged one too
     gradients: int  # of the backbone, by layer and in one vector, their momentum, and what the update makes of them
-    activations: int  # what the backward pass needs of the forward pass
+    activations: int  # what the backward pass needs of the forward pass, of the images that are computed at a time
     centres: int  # of this rank's classes, and their momentum
     logits: int  # of this rank's classes for the images of all ranks
     batches: int  # of images, here and in the workers
@@ -70,7 +71,7 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     """
     on_cpu = device == "cpu"
     kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
-    seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels)
+    seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels, bool(config.recompute))
     gaps = WITH_GAPS["kernels" if kernels else "layers" if on_cpu else "card"]
     images, images_here = config.batch_size, -(-config.batch_size // ranks)
     classes = -(-num_classes // ranks)
@@ -80,9 +81,9 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     batches = 2 + (SLOTS_PER_WORKER * config.num_workers if on_cpu else 0)
     return Memory(
         process=resident_memory() if on_cpu else CUDA_ALLOWANCE,
-        weights=4 * seen.values,
+        weights=4 * seen.values * (2 if config.ema else 1),
         gradients=4 * seen.trained * 4,
-        activations=round(gaps * BYTES[precision] * seen.saved * images_here),
+        activations=round(gaps * BYTES[precision] * seen.saved * images_here / config.accumulate),
         centres=4 * 2 * classes * config.embedding_size,
         logits=4 * ((in_use + block) * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
         batches=batches * images_here * 3 * SIZE * SIZE,
@@ -175,34 +176,52 @@ def _fitting_batch(config: TrainConfig, num_classes: int, ranks: int, device: st
 class _Seen(NamedTuple):
     values: int  # of parameters and buffers
     trained: int  # of parameters
-    saved: float  # values that are saved for the backward pass, of one image
+    saved: float  # values that are saved for the backward pass, of one image; with the largest of the blocks computed again
 
 
 @cache
-def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
+def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool, recompute: bool) -> _Seen:
     """Count what a backbone is made of and what it saves; on the CPU, so that a card is left as it is."""
     device = paddle.get_device()
     paddle.set_device("cpu")
     try:
-        return _count(network, embedding_size, frozen, kernels)
+        return _count(network, embedding_size, frozen, kernels, recompute)
     finally:
         paddle.set_device(device)
 
 
-def _count(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
+def _count(network: str, embedding_size: int, frozen: bool, kernels: bool, recompute: bool) -> _Seen:
     backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
     if kernels:
         fuse_convolutions(backbone, _NO_WORK)
     state = backbone.state_dict().values()
-    own, saved = {tensor.data_ptr() for tensor in state}, {}
+    own = {tensor.data_ptr() for tensor in state}
+    saved: dict[int, paddle.Tensor] = {}
+    again: list[paddle.Tensor] = []  # what is computed again. All are kept: nothing else may come to lie at their addresses
+    largest = 0  # of a block: it is there beside what is saved, and so are its gradients, which are as large
 
     def note(tensor: paddle.Tensor) -> paddle.Tensor:
         if tensor.data_ptr() not in own:
-            saved[tensor.data_ptr()] = tensor  # which is kept: nothing else may come to lie there
+            saved[tensor.data_ptr()] = tensor
         return tensor
 
+    def begin(block: RecomputableLayer, inputs: tuple[paddle.Tensor]) -> None:
+        note(*inputs)
+        begun[block] = len(saved)
+
+    def end(block: RecomputableLayer, *_) -> None:
+        nonlocal largest
+        inside = [saved.pop(address) for address in list(saved)[begun[block] :]]
+        largest = max(largest, sum(tensor.size for tensor in inside))
+        again.extend(inside)
+
+    begun: dict[RecomputableLayer, int] = {}
+    for block in recomputable_blocks(backbone) if recompute else ():
+        block.register_forward_pre_hook(begin)
+        block.register_forward_post_hook(end)
     with paddle.autograd.saved_tensors_hooks(note, lambda tensor: tensor):
         embeddings = backbone(normalise(paddle.zeros([IMAGES_SHOWN, 3, SIZE, SIZE], "uint8")))
-    values = sum(tensor.size for tensor in saved.values()) / IMAGES_SHOWN
+    values = sum(tensor.size for tensor in saved.values())
     del embeddings
-    return _Seen(sum(t.size for t in state), sum(t.size for t in state if not t.stop_gradient), values)
+    trained = sum(tensor.size for tensor in state if not tensor.stop_gradient)
+    return _Seen(sum(tensor.size for tensor in state), trained, (values + 2 * largest) / IMAGES_SHOWN)

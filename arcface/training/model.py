@@ -9,7 +9,7 @@ from paddle import nn
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
-from arcface.backbones.recompute import recompute_blocks
+from arcface.backbones.recompute import recomputable_blocks
 from arcface.config import HeadOptions, NetworkOptions, OptimizerOptions
 from arcface.distributed.process_group import all_reduce_sum, broadcast, world_size
 from arcface.errors import UserError
@@ -56,8 +56,8 @@ class Model:
         self._updated = False
         for flat in (self._weights, self._statistics):
             broadcast(flat.vector)  # initial values may differ between processors
-        if optimizer.recompute:
-            recompute_blocks(self.backbone)
+        for block in recomputable_blocks(self.backbone):
+            block.recompute = bool(optimizer.recompute)
         self.average: AveragedBackbone | None = None
         if optimizer.ema:
             averaged = create_backbone(network.network, network.embedding_size)

@@ -52,9 +52,9 @@ class Run:
 
     def arrays(self) -> dict[str, np.ndarray]:
         state = self.model.state()
-        velocity = {f"velocity of {name}": array for name, array in state.averages["momentum"].items()}
+        averages = {f"{kind} of {name}": array for kind, arrays in state.averages.items() for name, array in arrays.items()}
         centres = {"centres": state.centres, "velocity of centres": state.centres_velocity}
-        return {name: array.copy() for name, array in (state.backbone | velocity | centres).items()}
+        return {name: array.copy() for name, array in (state.backbone | averages | centres).items()}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,8 @@ def waits(monkeypatch):
     return seen
 
 
-OPTIONS = [{}, {"clip_norm": 0.5, "scale": 100.0}, {"sample_rate": 0.5}, {"batch_norm": "frozen"}]
+IN_PARTS = {"accumulate": 2, "recompute": 1, "ema": 0.9, "sample_rate": 0.5}
+OPTIONS = [{}, {"clip_norm": 0.5, "scale": 100.0}, {"sample_rate": 0.5}, {"batch_norm": "frozen"}, IN_PARTS]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
