@@ -14,23 +14,24 @@ class AveragedBackbone:
 
     It begins with the values of `start`, so it is of use once some 1 / (1 - decay) steps were taken.
 
-    backbone: of the same network as the one that is trained; its tensors become the average. trained: the tensors that are averaged
-    here, by the names of the backbone's state dict.
+    backbone: whose tensors become the average; of the same network as `trained`. changing: the tensors of `trained` that change,
+    by the names of its state dict; the average of others is their value at the start.
     """
 
-    def __init__(self, backbone: nn.Layer, decay: float, trained: Sequence[Flat]):
-        self.backbone = backbone
+    def __init__(self, backbone: nn.Layer, decay: float, trained: nn.Layer, changing: Sequence[Flat]):
+        self.backbone, self._trained = backbone, trained
         state = backbone.state_dict()
-        averages = [Flat({name: state[name] for name in flat.tensors}) for flat in trained]
-        self._pairs = [(average.vector, flat.vector) for average, flat in zip(averages, trained, strict=True) if flat.tensors]
+        averages = [Flat({name: state[name] for name in flat.tensors}) for flat in changing]
+        self._pairs = [(average.vector, flat.vector) for average, flat in zip(averages, changing, strict=True) if flat.tensors]
         self._rate = paddle.full([1], 1 - decay)
         self.start()
 
     @paddle.no_grad()
     def start(self) -> None:
         """Let the average be what the trained backbone is now."""
-        for average, value in self._pairs:
-            paddle.assign(value, average)
+        values = self._trained.state_dict()
+        for name, average in self.backbone.state_dict().items():
+            paddle.assign(values[name], average)
 
     def broadcast_buffers(self) -> nn.Layer:
         """Give every rank the average of rank 0; return the backbone. Only the statistics of batch norm may differ."""

@@ -144,10 +144,11 @@ def test_both_orders_end_with_the_same_bits_and_a_bad_step_changes_nothing(start
     assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
 
 
+@pytest.mark.parametrize("options", [{}, IN_PARTS])
 @pytest.mark.parametrize("run_ahead", [False, True])
-def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead):
+def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead, options):
     spoil(3)
-    run = start(run_ahead)
+    run = start(run_ahead, **options)
     requests = run.take(5)
     next(requests), next(requests)
     before = run.arrays()
