@@ -169,8 +169,9 @@ def _fitting_batch(config: TrainConfig, num_classes: int, ranks: int, device: st
     def total(batch_size: int) -> int:
         return estimate(replace(config, batch_size=batch_size), num_classes, ranks, device).total
 
-    fitting = bisect_right(range(ranks, config.batch_size, ranks), RESERVE * bytes_of_rank, key=total)
-    return (fitting // 8 * 8 or fitting) * ranks or None
+    unit = ranks * config.accumulate
+    fitting = bisect_right(range(unit, config.batch_size, unit), RESERVE * bytes_of_rank, key=total)
+    return (fitting // 8 * 8 or fitting) * unit or None
 
 
 class _Seen(NamedTuple):

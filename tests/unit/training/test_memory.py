@@ -90,6 +90,14 @@ def test_what_fits_but_for_other_programs_is_a_warning_that_names_a_batch_that_f
     assert check_memory(replace(CONFIG, batch_size=batch), CLASSES, 1, 1, "cpu") is None
 
 
+def test_a_batch_that_fits_can_be_computed_in_the_same_parts(room):
+    room(9, 0.9)
+    config = replace(CONFIG, accumulate=3, batch_size=3072)
+    batch = int(check_memory(config, CLASSES, 1, 1, "cpu").split()[-1])
+    assert 0 < batch < 3072 and batch % 3 == 0
+    assert check_memory(replace(config, batch_size=batch), CLASSES, 1, 1, "cpu") is None
+
+
 @pytest.mark.parametrize("ranks_here", [1, 2])
 def test_what_does_not_fit_at_all_is_refused_with_a_batch_that_fits(room, ranks_here):
     room(0.5, 0.5)
