@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TextIO
 
-from arcface.errors import UserError
+from arcface.errors import UserError, printable
 from arcface.extras import paddle_not_installed
 
 CLOSED_PIPE = 141  # a shell's exit code for a process that SIGPIPE ended
@@ -29,7 +29,7 @@ def run(main: Callable[[], None]) -> None:
         _end_with_error(paddle_not_installed())
     except MemoryError as error:
         detail = " ".join(str(error).split())[:200] or "no details"
-        _end(f"error: out of memory ({_printable(detail)}); reduce the size of the task or close other programs", 2)
+        _end(f"error: out of memory ({printable(detail)}); reduce the size of the task or close other programs", 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except OSError as error:
@@ -41,7 +41,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _end_with_error(error: UserError) -> NoReturn:
-    _end(f"error: {_printable(' '.join(str(error).split()))}", 2)
+    _end(f"error: {' '.join(str(error).split())}", 2)
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -68,8 +68,3 @@ def _is_closed(stream: TextIO) -> bool:
         return bool(poll.poll(0))
     except (OSError, ValueError, AttributeError):  # in a test or a notebook it is not a file
         return False
-
-
-def _printable(text: str) -> str:
-    """Escape control characters: messages quote untrusted file names and contents, which could send commands to a terminal."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -5,11 +5,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from arcface.errors import UserError
+from arcface.errors import UserError, printable
 
 LONGEST_LINE = 1 << 16  # bytes
 _BLOCK = 1 << 20  # bytes read at once
-_SHOWN = 100  # bytes of a line in a message
+_SHOWN = 100  # characters of a line in a message
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LF, _CR = b"\n\r"
 _MAX_DIGITS = 18  # that always fit an int64
@@ -74,7 +74,8 @@ def blocks(file: BinaryIO) -> Iterator[Block]:
 
 def shown(line: bytes) -> str:
     """Return a line for a message, shortened if it is long."""
-    return line[:_SHOWN].decode(errors="replace") + ("..." if len(line) > _SHOWN else "")
+    text = printable(line[: 4 * _SHOWN + 4].decode(errors="replace"))  # a character has up to four bytes
+    return text[:_SHOWN] + ("..." if len(text) > _SHOWN else "")
 
 
 def whole_numbers(block: Block, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

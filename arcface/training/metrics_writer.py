@@ -27,7 +27,7 @@ class MetricsWriter:
         self._file = logdir / METRICS_FILE
         self._run = state.run
         recorded = _read_records(self._file)
-        kept = [record for record in recorded if record and record["run"] == self._run and record["step"] <= state.step]
+        kept = [record for record in recorded if record and _is_kept(record, state)]
         if any(not record or record["run"] != self._run for record in recorded):
             _set_aside(logdir)
         (logdir / VISUALDL_FILE).unlink(missing_ok=True)  # it is written again from the records kept
@@ -65,6 +65,13 @@ class MetricsWriter:
             elif name not in ("run", "step", "kind", "time"):
                 self._visualdl.add_scalar(f"{kind}/{name}", value, step, walltime=walltime)
         self._visualdl.flush()
+
+
+def _is_kept(record: dict, state: TrainState) -> bool:
+    """Whether a record is of this run and of what is done; a verification that is done anew is recorded anew."""
+    if record["run"] != state.run or record["step"] > state.step:
+        return False
+    return not (state.unverified and record["step"] == state.step and record["kind"] != "training")
 
 
 def _read_records(file: Path) -> list[dict | None]:

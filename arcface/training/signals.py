@@ -30,7 +30,7 @@ class Request(NamedTuple):
     @classmethod
     def of(cls, summed: np.ndarray) -> "Request":
         """Return the request that `Signals.sync` computed: float32 [4], a dtype that every backend reduces."""
-        return cls(summed[0] < world_size(), summed[1] > 0, summed[2] > 0, int(summed[3]))
+        return cls(bool(summed[0] < world_size()), bool(summed[1] > 0), bool(summed[2] > 0), int(summed[3]))
 
 
 class Signals(AbstractContextManager):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import paddle
 
+from arcface.backbones.precision import check_precision
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import busy, heartbeat, rank, ranks_together, world_size
 from arcface.inference.engines import candidates
@@ -36,6 +37,7 @@ def train(config: TrainConfig) -> None:
     Raises UserError for what the user can fix. Options, dataset and checkpoint are checked before anything is written.
     """
     device = resolve_device(config.device)
+    check_precision(config.precision, bool(config.precision_emulation), device)
     candidates(config.engine)  # a missing package is told before anything else
     with survive_closed_output(), out_of_memory_explained(config), _opened(config, device) as data:
         with busy("the loading of the data"):
@@ -91,18 +93,28 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
     ):
         announce(config, data, schedule, state, last_step, missing, memory_warning)
         model.use_cpu_kernels()
+
+        def verify() -> bool:
+            return log.verification(verifier.run(model.broadcast_buffers()))
+
+        if state.unverified:
+            state.unverified = False
+            if verify():
+                saver.save(False, best=True, must_succeed=False)
         steps = Steps(config, model, signals, data, state, run_ahead=paddle.get_device() != "cpu")
         for batch in data.batches(state.step, last_step):
             step, lr = state.step + 1, schedule(state.step)
             heartbeat(f"step {step}")
             profile.step(step)
             last = step == last_step
-            ends_now = log.due(step) or verifier.due(step, last, False) or saver.due(step, last)
+            verification_due = verifier.due(step, last)
+            ends_now = log.due(step) or verification_due or saver.due(step, last)
             loss, asked = steps.take(batch, lr, ends_now)
             state.step = step
             log.step(loss, lr)
 
-            new_best = verifier.due(step, last, asked.stop) and log.verification(verifier.run(model.broadcast_buffers()))
+            state.unverified = verification_due and asked.stop and not last  # there may be no time for it
+            new_best = verification_due and not state.unverified and verify()
             scheduled = saver.due(step, last)
             if scheduled or new_best or asked.save or asked.stop:
                 with log.paused():

@@ -22,6 +22,7 @@ from arcface.data.bin_file import refuse_bcolz
 from arcface.errors import UserError
 from arcface.io.files import open_file, read_file
 from arcface.io.images import channels_first, decode_any_size, read_image
+from arcface.io.text import shown
 
 # Block of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
 BLOCK_BYTES = 2**16
@@ -267,6 +268,4 @@ def _is_number(text: bytes) -> bool:
 
 
 def _wrong_line(file: str | Path, number: int, line: bytes, complaint: str) -> UserError:
-    text = line.decode(errors="replace").strip()
-    text = text if len(text) <= 80 else text[:77] + "..."
-    return UserError(f"{file} line {number}: '{text}' {complaint}; correct or remove the line")
+    return UserError(f"{file} line {number}: '{shown(line.strip())}' {complaint}; correct or remove the line")

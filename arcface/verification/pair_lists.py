@@ -12,6 +12,7 @@ from pathlib import Path
 
 from arcface.data.bin_file import check_both_kinds
 from arcface.errors import UserError
+from arcface.io.text import shown
 
 _LFW_SUFFIXES = (".jpg", ".png")  # LFW's list names none; aligned crops are often PNG
 _NUMBER = re.compile(rb"[0-9]{1,9}")
@@ -107,8 +108,7 @@ def _parse(line: bytes, is_lfw: bool, where: str) -> tuple[bytes, bytes, bool]:
     try:
         return _lfw_pair(line) if is_lfw else _path_pair(line)
     except ValueError as error:
-        shown = os.fsdecode(line if len(line) <= 100 else line[:97] + b"...")
-        raise UserError(f"{where}: '{shown}' {error}; correct or remove the line") from error
+        raise UserError(f"{where}: '{shown(line)}' {error}; correct or remove the line") from error
 
 
 def _lfw_pair(line: bytes) -> tuple[bytes, bytes, bool]:

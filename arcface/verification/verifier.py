@@ -59,9 +59,9 @@ class Verifier:
             with open_agreed(self.engine, backbone, self._network.network, self._network.embedding_size) as (name, _):
                 self.engine = name
 
-    def due(self, step: int, last: bool, stopping: bool) -> bool:
-        """Whether to verify after `step` steps; a run that is being stopped does so only at its last step."""
-        return last or (bool(self._val_interval) and step % self._val_interval == 0 and not stopping)
+    def due(self, step: int, last: bool) -> bool:
+        """Whether to verify after `step` steps."""
+        return last or (bool(self._val_interval) and step % self._val_interval == 0)
 
     def run(self, backbone: paddle.nn.Layer) -> Iterator[tuple[VerificationSet, Verification]]:
         """Yield each set with its result for the weights of this moment; called by every rank, and the result is every rank's.

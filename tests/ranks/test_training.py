@@ -292,6 +292,25 @@ def test_a_killed_run_loses_only_the_steps_since_its_checkpoint(train, run_ranks
     assert_same_run(whole, output, 1)
 
 
+@pytest.mark.parametrize("interval, is_best", [(2, True), (1, False)])  # a new best accuracy makes a checkpoint of its own
+def test_a_verification_that_a_signal_put_off_is_made_up_for_once(train, run_ranks, data_set, tmp_path, interval, is_best):
+    options = ["--num_epoch=2", "--log_interval=2", "--val_targets=tiny", f"--val_interval={interval}"]
+    whole = train(1, "whole", *options)
+    highest = {0: 0.0} | {record["step"]: record["highest"] for record in records(whole) if "highest" in record}
+    step = next(step for step in highest if step > 1 and (highest[step] > highest[step - interval]) == is_best)
+    worker, output = (HELPERS / "signal_worker.py", 0), tmp_path / "stopped"
+    run_ranks(1, *worker, f"SIGTERM@{step - 1}", *arguments(data_set, output), *options)
+    progress = Checkpoint(output).manifest["progress"]
+    assert (progress["step"], progress["unverified"]) == (step, True)
+    assert step not in {record["step"] for record in records(output) if "highest" in record}
+    killed = run_ranks(1, *worker, "SIGKILL@1", *arguments(data_set, output), *options, "--resume=1", check=False)
+    assert killed.returncode == -signal.SIGKILL
+    progress = Checkpoint(output).manifest["progress"]
+    assert (progress["step"], progress["unverified"]) == (step, not is_best)
+    train(1, "stopped", *options, "--resume=1")
+    assert_same_run(whole, output, 1)
+
+
 def test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figures(train):
     output = train(1, "run", "--max_steps=2", "--val_targets=tiny", "--val_interval=1")
     lines = (output / "training.log").read_text().splitlines()

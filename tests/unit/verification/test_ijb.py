@@ -76,7 +76,8 @@ def test_a_wrong_pair_is_named_by_its_line(tmp_path, line, end, block_bytes):
     for good in (0, 40):  # far into the file, and in its first line
         path.write_bytes((f"10 20 1{end}" * good + line + end + f"20 10 0{end}").encode())
         message = refusal(lambda: list(read_pairs(path, np.array([10, 20]), "", block_bytes)))
-        assert message.startswith(f"{path} line {good + 1}: '{line.strip()[:10]}")
+        quoted = line.strip()[:10].replace("\0", r"\x00")
+        assert message.startswith(f"{path} line {good + 1}: '{quoted}")
         assert "is not two template numbers and 1 or 0" in message
         assert len(message) < 300 + len(str(path))
 

@@ -169,7 +169,7 @@ def test_a_wrong_line_of_lfw_is_named(tmp_path, line, complaint):
 )
 def test_a_wrong_line_of_paths_is_named(tmp_path, line, complaint):
     message = refusal(write(tmp_path, f"a b 1\n\nc d 0\n{line}\ne f 0\n"))
-    assert message.startswith(" line 4: '" + line[:90]) and complaint in message
+    assert message.startswith(" line 4: '" + line.replace("\0", r"\x00")[:90]) and complaint in message
 
 
 def test_a_path_with_dots_in_its_name_stays_inside(tmp_path):
