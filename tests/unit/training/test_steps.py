@@ -185,7 +185,7 @@ def test_the_record_of_a_bad_step_names_the_first_bad_tensor_of_its_own_batch(st
 FP16 = {"precision": "fp16", "precision_emulation": 1}
 
 
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}, {"batch_norm": "frozen"}])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5, "batch_norm": "frozen"}, {"accumulate": 2, "recompute": 1, "ema": 0.5}])
 def test_an_overflow_halves_the_scale_and_changes_nothing_else_in_both_orders(start, spoil, tmp_path, monkeypatch, options):
     monkeypatch.setattr(loss_scale, "STEPS_TO_DOUBLE", 3)
     spoil(2, 3)
