@@ -79,10 +79,13 @@ SHORTER = {
     "--output /tmp/faces --identities 5000 --num_workers 8": "--output faces --identities 2 --images_per_identity 2 --pairs 20"
 }
 MAKE = ["demo", "test", "test-all", "test-gpu-wheel", "lint", "setup-tests", "docs"]
+FINE_TUNE = "python train.py --init_from pretrained/MobileFaceNet_128.pdparams"
 MACHINES = f"{LAUNCH} --master 10.0.0.1:6170 --nnodes 2"
 COVERED = {
     f"{LAUNCH} train.py {NET}": "tests/commands/test_docs.py::test_the_two_commands_of_the_readme_run_as_they_are",
     f"{LAUNCH} train.py {NET} --resume 1": "tests/ranks/test_training.py::test_any_change_of_ranks_trains_on_like_one_rank",
+    f"{FINE_TUNE} --freeze backbone --max_steps 2000": "tests/ranks/test_training_options.py"
+    "::test_the_head_is_trained_first_and_then_all",
     f"{LAUNCH} --nproc_per_node 2 train.py --device cpu": "tests/ranks/test_interruptions.py"
     "::test_a_signal_to_the_launcher_stops_its_ranks_which_save",
     f"CUDA_VISIBLE_DEVICES=-1,-1 {LAUNCH} --nproc_per_node 2 train.py --device cpu": "tests/ranks/test_launching.py"
