@@ -1,6 +1,5 @@
 """Model: backbone, head and their optimizers, and their arrays in a checkpoint."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -86,18 +85,16 @@ class Model:
         With --accumulate, return the part of it that the first images have: `backward` computes the other parts.
         """
         self._statistics_before = self._statistics.vector.clone()
-        self._losses = self._losses_of_parts(batch, step)
+        self._losses = (self._loss_of_part(batch, step, part) for part in range(self._options.accumulate))
         return next(self._losses)
 
-    def _losses_of_parts(self, batch: Batch, step: int) -> Iterator[paddle.Tensor]:
-        """Yield the loss of each part of a batch when it is asked for, to have the activations of one part at a time."""
+    def _loss_of_part(self, batch: Batch, step: int, part: int) -> paddle.Tensor:
         parts = self._options.accumulate
         rows = len(batch.images) // parts
-        for part in range(parts):
-            images = batch.images[part * rows : (part + 1) * rows] if parts > 1 else batch.images
-            with tf32(self._tf32):
-                embeddings = self.backbone(normalise(images))
-            yield self.head.loss(embeddings, batch.labels, step, batch.listed, part, parts)
+        images = batch.images[part * rows : (part + 1) * rows] if parts > 1 else batch.images
+        with tf32(self._tf32):
+            embeddings = self.backbone(normalise(images))
+        return self.head.loss(embeddings, batch.labels, step, batch.listed, part, parts)
 
     def backward(self, loss: paddle.Tensor, scale: float = 1.0) -> Computed:
         """Compute the gradients of a step, given the loss that `forward` has returned.
@@ -105,9 +102,11 @@ class Model:
         They pass through the backbone times `scale`.
         """
         total, gradient = loss.detach(), self._gradient(loss, scale)
+        del loss  # with whose graph activations would stay while the next part is computed
         for loss in self._losses:
             total = total + loss.detach()
             gradient.add_(self._gradient(loss, scale))
+            del loss
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.
         gradient = all_reduce_sum(gradient)
