@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from arcface.errors import UserError
 from arcface.head.shards import Shard, shard_of
 from arcface.training.checkpoint import Arrays, Checkpoint, save
 from arcface.training.legacy import RankFiles, has_only_rank_files
-from arcface.weights.run_directory import read_backbone
+from arcface.weights.run_directory import find_backbone, read_backbone
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 
@@ -181,6 +182,17 @@ def test_a_file_system_without_colons_and_links_holds_checkpoints_too(tmp_path, 
     assert holds(tmp_path) == 3
     write(tmp_path, 4)  # after a move to another file system
     assert holds(tmp_path) == 4 and (tmp_path / "latest").is_symlink() and complete(tmp_path) == [1, 4]
+
+
+def test_a_copy_s_average_of_an_earlier_checkpoint_is_not_read(tmp_path):
+    original, copy, average = tmp_path / "original", tmp_path / "copy", f"{NETWORK}_ema.pdparams"
+    original.mkdir()
+    averaged = replace(state(1), averages={"ema": state(5).backbone})
+    save(original, NETWORK, averaged, Shard(0, CLASSES), 1, {"progress": {"step": 1, "run": "a"}})
+    shutil.copytree(original, copy)  # follows the links
+    assert find_backbone(copy, NETWORK) == copy / average
+    write(copy, 2)
+    assert (copy / average).is_file() and find_backbone(copy, NETWORK) == copy / f"{NETWORK}.pdparams"
 
 
 def test_renamed_files_of_a_copy_without_colons_are_found(tmp_path):
