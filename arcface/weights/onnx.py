@@ -170,11 +170,12 @@ class _Walk:
         return len(node.input) > place and node.input[place] != ""
 
     def _constant(self, node: Any, place: int) -> tuple[str, np.ndarray]:
-        """Return the name and value of the constant that is an input of a node."""
+        """Return the name and value of the constant that is an input of a node; float16 as float32, since it may be folded."""
         name = self.graph.name(node.input[place]) if self._has_input(node, place) else ""
         if name not in self.graph.constants or self.graph.constants[name].dtype.kind != "f":
             raise self._error("floating-point weights that are constants", self.graph.name(node.input[0]))
-        return name, self.graph.constants[name]
+        array = self.graph.constants[name]
+        return name, array.astype(np.promote_types(array.dtype, np.float32), copy=False)
 
     def _output(self, node: Any) -> str:
         return self.graph.name(node.output[0])

@@ -102,6 +102,17 @@ def test_what_is_not_folded_stays_and_a_folded_batch_norm_changes_nothing_but_ad
     np.testing.assert_allclose(state["layer1.0.bn3.bias"], bias, rtol=1e-5, atol=1e-6)
 
 
+def test_half_weights_are_folded_as_float32_ones_are(graph, tmp_path):
+    model, states = graph("small_mbf", fold=False, epsilon=1e-3, normalise=(("Sub", 127.5), ("Mul", 1 / 128))), []
+    for dtype in ("f2", "f4"):
+        for tensor in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor).astype("f2").astype(dtype)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, str(tmp_path / "a.onnx"))
+        states.append(convert(tmp_path / "a.onnx", "small_mbf", None))
+    assert [name for name in states[0] if not np.array_equal(states[0][name], states[1][name])] == []
+
+
 def test_weights_beside_the_model_are_read(graph, tmp_path):
     onnx.save(graph("small_mbf"), str(tmp_path / "one.onnx"))
     onnx.save(
