@@ -171,7 +171,11 @@ def _library(storages: dict[str, Storage]) -> safe_pickle.Library:
             raise ValueError("two storages of one key")
         return storage
 
-    def tensor(_, storage: Storage, offset: int, shape: tuple, strides: tuple, *_gradients) -> Tensor:
+    def tensor(
+        _, storage: Storage, offset: int, shape: tuple, strides: tuple, _gradient=False, _hooks=None, marks: Any = None
+    ) -> Tensor:
+        if type(marks) is dict and marks.get("neg"):
+            raise ValueError("a tensor that is to be negated")
         if type(storage) is not Storage or type(shape) is not tuple or type(strides) is not tuple:
             raise TypeError("an unusual tensor")
         return Tensor(storage, offset, shape, strides)

@@ -32,6 +32,12 @@ def bfloat16(array: np.ndarray) -> np.ndarray:
     return (array.view("u4") >> 16).astype("u2")
 
 
+def negated() -> Call:
+    """What PyTorch writes for a view that negates the values of its storage."""
+    storage, shape, strides = Storage(np.ones(1, "f4")), (1,), (1,)
+    return Call("torch._utils _rebuild_tensor_v2", storage, 0, shape, strides, False, OrderedDict(), {"neg": True})
+
+
 def refusal(path) -> str:
     with pytest.raises(UserError) as caught:
         read_torch(path)
@@ -209,6 +215,7 @@ def test_network_and_embedding_size_are_found_from_shapes(name, size):
         (lambda: {"a": Call("torch.hub load", "attacked")}, "asks for torch.hub.load; only tensors and plain data"),
         (lambda: {"a": Call("torch FloatStorage", 2**40)}, "asks for a call of torch.FloatStorage"),
         (lambda: {"a": Call("torch._utils _rebuild_tensor_v2", 5, 0, (1,), (1,))}, "damaged or not a pickle (an unusual tensor)"),
+        (lambda: {"a": negated()}, "damaged or not a pickle (a tensor that is to be negated)"),
         (lambda: {"a": Call("torch._utils _rebuild_parameter", "x", True, {})}, "damaged or not a pickle (an unusual parameter)"),
         (lambda: {"a": tensor(np.ones(4, "f4"), shape=(5,))}, "a tensor larger than its storage"),
         (lambda: {"a": tensor(np.ones(4, "f4"), shape=(2**20, 2**20), strides=(0, 0))}, "a tensor larger than its storage"),
