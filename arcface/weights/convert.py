@@ -98,8 +98,13 @@ def main(arguments: list[str] | None = None) -> None:
     is_directory = options.destination.endswith("/") or destination.is_dir()
     network = options.network
     if not is_directory:
-        named = destination.stem if destination.stem in (*BACKBONES, *ALIASES) else NetworkOptions.network
-        network = network or named
+        named = destination.stem if destination.stem in (*BACKBONES, *ALIASES) else None
+        if not (network or named) and source.suffix != ".params":
+            raise UserError(
+                f"{destination}: valid.py would not find it;"
+                f" name it after its network, as in iresnet50{PICKLE}, or pass a directory"
+            )
+        network = network or named or NetworkOptions.network
         _check_destination(destination, [f"{network}{suffix}" for suffix in SUFFIXES], options.overwrite)
     network, embedding_size, state = as_backbone(read_published(source), network, options.embedding_size)
     if is_directory:

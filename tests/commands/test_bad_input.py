@@ -851,6 +851,11 @@ TABLE = [
         "weights a.params x.pdparams",
         f"x.pdparams: valid.py would not find it; name it {BACKBONE}",
     ),
+    (
+        "convert: name of no network",
+        "weights a.pt x.pdparams",
+        "x.pdparams: valid.py would not find it; name it after its network, as in iresnet50.pdparams, or pass a directory",
+    ),
     ("convert: destination that is there", f"weights a.params weights/{BACKBONE}", f"weights/{BACKBONE}: exists already; choose"),
     (
         "convert: another network",
