@@ -26,7 +26,7 @@ def stages_named(names: str, backbone: nn.Layer) -> list[str]:
     Raises UserError for a name that is none of the backbone's stages.
     """
     known, asked = list(stages(backbone)), [name.strip() for name in names.split(",") if name.strip()]
-    if asked == ["backbone"]:
+    if "backbone" in asked:
         return known
     if wrong := [name for name in asked if name not in known]:
         raise UserError(f"--freeze {wrong[0]}: no stage of this network; name some of {', '.join(known)}, or backbone for all")

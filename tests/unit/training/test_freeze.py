@@ -110,6 +110,10 @@ def test_what_was_frozen_starts_from_0_when_it_is_trained(tiny):
     assert third.load(second.state(), "here") == []  # it takes what it needs
 
 
+def test_backbone_beside_a_stage_is_all_stages(tiny):
+    assert model_of(freeze="block, backbone").trained_of[0] == 0
+
+
 def test_a_stage_that_does_not_exist_is_told_with_those_that_do(tiny):
     with pytest.raises(UserError, match="--freeze stem: .* block, linear, or backbone for all"):
         model_of(freeze="stem")
