@@ -1,6 +1,7 @@
 """The report of a verification: one self-contained HTML page, with its curves as PNG beside it."""
 
 import base64
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from arcface.io.files import atomic_write
 from arcface.verification.evaluator import Verification
 from arcface.verification.plots import histogram_figure, roc_figure
 from arcface.verification.roc import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
+from arcface.verification.thresholds import FIGURES
 
 PAGE = "index.html"
 WORST = 20
@@ -98,9 +100,10 @@ def report_pairs(pairs: VerificationSet, result: Verification) -> SetReport:
 
 
 def write_report(folder: Path, sets: Sequence[SetReport], settings: dict[str, object]) -> Path:
-    """Write index.html, roc.png and histogram_<set>.png into a folder, and return the page.
+    """Write index.html, report.json, roc.png and histogram_<set>.png into a folder, and return the page.
 
-    `settings` is the table of the run. Raises UserError if the files cannot be written.
+    `settings` is the table of the run; report.json has it and the page's figures for programs. Raises UserError if the files cannot
+    be written.
     """
     pictures = {"roc.png": png(roc_figure({one.name: one.curve for one in sets}))}
     pictures |= {f"histogram_{one.name}.png": one.histogram for one in sets if one.histogram}
@@ -109,12 +112,31 @@ def write_report(folder: Path, sets: Sequence[SetReport], settings: dict[str, ob
     page = templates.get_template("report.html").render(sets=sets, settings=settings, targets=FAR_TARGETS, pictures=pictures)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in (*pictures.items(), (PAGE, page.encode())):
+        for name, content in (*pictures.items(), (FIGURES, _figures(sets, settings)), (PAGE, page.encode())):
             with atomic_write(folder / name) as file:
                 file.write(content)
     except OSError as error:
         raise UserError(f"--report {folder}: cannot be written ({error.strerror}); choose another directory") from error
     return folder / PAGE
+
+
+def _figures(sets: Sequence[SetReport], settings: dict[str, object]) -> bytes:
+    """Return report.json: what is not known, or not measured by a set, is null."""
+    figures = [
+        {
+            "name": one.name,
+            "positives": one.curve.positives,
+            "negatives": one.curve.negatives,
+            "xnorm": one.xnorm,
+            "accuracy": one.accuracy,
+            "std": one.std,
+            "auc": one.auc,
+            "eer": one.eer,
+            "tar_at_far": [point._asdict() for point in one.points],
+        }
+        for one in sets
+    ]
+    return json.dumps({"settings": settings, "sets": figures}, indent=1, default=str).encode()
 
 
 def _data_uri(image: bytes) -> str:
