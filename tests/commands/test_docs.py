@@ -56,6 +56,7 @@ RUN_WEIGHTS = [
     f"{WEIGHTS} shared/MobileFaceNet_128.safetensors pretrained/MobileFaceNet_128.pdparams",
 ]
 # Run one after the other, with the backbone Tiny and fixed thresholds.
+YUNET = "face_detection_yunet_2023mar.onnx"
 EMBED, COMPARE = "python -m arcface.embed", "python -m arcface.compare"
 RUN_EMBED = [
     f"{EMBED} MS1M_v2/images --checkpoint pretrained --output features.npz",
@@ -115,10 +116,12 @@ COVERED = {
     "::test_the_command_writes_what_its_own_advice_reads",
     "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_checkpoint.py"
     "::test_a_protocol_directory_is_verified_by_its_templates",
-    f"{EMBED} photos --checkpoint pretrained --output photos.npz --detector face_detection_yunet_2023mar.onnx --faces all": "tests/commands/test_embed.py::test_photos_are_embedded_face_by_face",
-    f"{COMPARE} photo_1.jpg photo_2.jpg --checkpoint pretrained --report report --far 1e-3"
-    " --detector face_detection_yunet_2023mar.onnx": "tests/commands/test_compare.py::test_a_report_of_valid_gives_the_threshold",
-    f"{LAUNCH} --nproc_per_node 2 python -m arcface.embed MS1M_v2 --checkpoint pretrained --output features.npz": "tests/commands/test_embed.py::test_ranks_divide_the_work_and_give_the_bytes_of_one",
+    f"{EMBED} photos --checkpoint pretrained --output photos.npz --detector {YUNET} --faces all": "tests/commands/test_embed.py"
+    "::test_photos_are_embedded_face_by_face",
+    f"{COMPARE} photo_1.jpg photo_2.jpg --checkpoint pretrained --report report --far 1e-3 --detector {YUNET}": "tests/commands/"
+    "test_compare.py::test_a_report_of_valid_gives_the_threshold",
+    f"{LAUNCH} --nproc_per_node 2 {EMBED} MS1M_v2 --checkpoint pretrained --output features.npz": "tests/commands/test_embed.py"
+    "::test_ranks_divide_the_work_and_give_the_bytes_of_one",
     "visualdl --logdir log --language en": "tests/ranks/test_training.py"
     "::test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figures",
     "make test-pythons PYTHONS='python3.10 python3.13'": "tests/commands/test_pythons.py"
