@@ -8,7 +8,7 @@ from functools import partial
 
 from paddle import nn
 
-from arcface.backbones.layers import Conv2D, FusedConvolutions, batch_norm_rows, linear, prelu
+from arcface.backbones.layers import Conv2D, FusedConvolutions, batch_norm_rows, keep_float32, linear, prelu
 
 FINAL_CHANNELS = 512
 
@@ -77,6 +77,12 @@ class MobileFaceNet(nn.Layer):
 
     def __init__(self, repeats, width, embedding_size=512, batch_norm=nn.BatchNorm2D):
         super().__init__()
+        self.stages = {
+            "stem": ["layers.0"],
+            "stage1": ["layers.1"],
+            **{f"stage{stage}": [f"layers.{2 * stage - 2}", f"layers.{2 * stage - 1}"] for stage in (2, 3, 4)},
+            "embedding": ["conv_sep", "features"],
+        }
         if repeats[0] == 1:  # arcface_torch's 64 groups are depthwise at its first width only
             second = ConvBlock(width, width, 3, batch_norm, padding=1, groups=64)
         else:
@@ -92,7 +98,7 @@ class MobileFaceNet(nn.Layer):
             Residual(2 * width, 256, repeats[3], batch_norm),
         )
         self.conv_sep = ConvBlock(2 * width, FINAL_CHANNELS, 1, batch_norm)
-        self.features = GlobalDepthWise(embedding_size, batch_norm)
+        self.features = keep_float32(GlobalDepthWise(embedding_size, batch_norm))
 
     def forward(self, images):
         return self.features(self.conv_sep(self.layers(images)))

@@ -16,10 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from backbone_params import backbones
 
 import train
 import valid
-from arcface.backbones import create_backbone
+from arcface.backbones import BACKBONES, create_backbone
+from arcface.backbones.counts import count
 from arcface.command import run
 from arcface.config import CompareConfig, EmbedConfig, TrainConfig, ValidConfig, parse
 from arcface.data.alignment import TEMPLATE
@@ -87,10 +89,13 @@ SHORTER = {
     "--output /tmp/faces --identities 5000 --num_workers 8": "--output faces --identities 2 --images_per_identity 2 --pairs 20"
 }
 MAKE = ["demo", "test", "test-all", "test-gpu-wheel", "lint", "setup-tests", "docs"]
+FINE_TUNE = "python train.py --init_from pretrained/MobileFaceNet_128.pdparams"
 MACHINES = f"{LAUNCH} --master 10.0.0.1:6170 --nnodes 2"
 COVERED = {
     f"{LAUNCH} train.py {NET}": "tests/commands/test_docs.py::test_the_two_commands_of_the_readme_run_as_they_are",
     f"{LAUNCH} train.py {NET} --resume 1": "tests/ranks/test_training.py::test_any_change_of_ranks_trains_on_like_one_rank",
+    f"{FINE_TUNE} --freeze backbone --max_steps 2000": "tests/ranks/test_training_options.py"
+    "::test_the_head_is_trained_first_and_then_all",
     f"{LAUNCH} --nproc_per_node 2 train.py --device cpu": "tests/ranks/test_interruptions.py"
     "::test_a_signal_to_the_launcher_stops_its_ranks_which_save",
     f"CUDA_VISIBLE_DEVICES=-1,-1 {LAUNCH} --nproc_per_node 2 train.py --device cpu": "tests/ranks/test_launching.py"
@@ -123,6 +128,10 @@ COVERED = {
     "test_compare.py::test_a_report_of_valid_gives_the_threshold",
     f"{LAUNCH} --nproc_per_node 2 {EMBED} MS1M_v2 --checkpoint pretrained --output features.npz": "tests/commands/test_embed.py"
     "::test_ranks_divide_the_work_and_give_the_bytes_of_one",
+    f"{WEIGHTS} ms1mv3_arcface_r50/backbone.pth pretrained/iresnet50.pdparams": "tests/unit/backbones/test_known_answers.py"
+    "::test_names_shapes_and_embeddings_are_those_of_arcface_torch",
+    f"{WEIGHTS} buffalo_l/w600k_r50.onnx pretrained/": "tests/unit/weights/test_onnx_weights.py"
+    "::test_converted_weights_are_verified_and_trained_on_as_they_are",
     "visualdl --logdir log --language en": "tests/ranks/test_training.py"
     "::test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figures",
     "make test-pythons PYTHONS='python3.10 python3.13'": "tests/commands/test_pythons.py"
@@ -416,6 +425,21 @@ def test_the_page_of_options_says_what_a_value_must_be():
         for name, option in options_of(options).items():
             must_be = "" if isinstance(option.kind, Choice) or option.kind.words in ("text", "a path") else option.kind.words
             assert re.search(rf"^\| `{name}` \|[^|]*\| .*{re.escape(must_be)} \|", text, re.MULTILINE), name
+
+
+PAGE_OF_BACKBONES = REPOSITORY / "docs" / "backbones.md"
+
+
+def test_the_page_of_backbones_has_a_row_for_each():
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE_OF_BACKBONES.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [name for name in BACKBONES if name != "Tiny"]
+
+
+@pytest.mark.parametrize("name", backbones())
+def test_the_page_of_backbones_has_their_counts(name):
+    counts = count(create_backbone(name, 512))
+    row = f"| `{name}` | {counts.parameters / 1e6:.1f} | {counts.multiply_adds / 1e6:,.0f} |"
+    assert row in PAGE_OF_BACKBONES.read_text(encoding="utf-8")
 
 
 def test_the_diagram_has_each_floor_above_the_one_before():
