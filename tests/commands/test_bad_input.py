@@ -274,6 +274,12 @@ TABLE = [
     ("batch of 0", "train --batch_size=0", "--batch_size: must be a whole number from 1 to 65536, not 0"),
     ("batch of 1e-3", "train --batch_size=1e-3", "--batch_size: must be a whole number from 1 to 65536, not 1e-3"),
     ("batch of 64.5", "train --batch_size=64.5", "--batch_size: must be a whole number from 1 to 65536, not 64.5"),
+    (
+        "parts of unequal size",
+        "train --accumulate=3",
+        "--accumulate 3: must divide the 4 images of --batch_size that a rank has; use 2",
+    ),
+    ("average that never moves", "train --ema=1", "--ema: must be a number from 0 up and below 1, not 1"),
     ("batch beyond all memory", "train --batch_size=99999999999999999999", "--batch_size: must be a whole number from 1 to 65536"),
     (
         "rate with digits too many",
@@ -596,12 +602,12 @@ TABLE = [
     (
         "weights of another size",
         f"train --init_from=weights/{BACKBONE} --embedding_size=64",
-        f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1]; pass",
+        f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1], and 4 more",
     ),
     (
         "weights of another network",
         f"train --init_from=weights/{BACKBONE}",
-        f"weights/{BACKBONE}: weights of another network: 156 names missing",
+        f"weights/{BACKBONE}: weights of another network: 283 names missing",
         state_of(lambda state: {"weight": np.zeros((2, 3), np.float32)}),
     ),
     # ---- checkpoints
@@ -659,7 +665,7 @@ TABLE = [
     (
         "backbone of another network",
         "resume",
-        "run/latest: weights of another network: 156 names missing",
+        "run/latest: weights of another network: 283 names missing",
         in_checkpoint(BACKBONE, {}),
     ),
     (
