@@ -154,6 +154,21 @@ def test_both_orders_end_with_the_same_bits_and_a_bad_step_changes_nothing(start
     assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
 
 
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5])
+@pytest.mark.parametrize("scale", [64.0, 100.0])
+@pytest.mark.parametrize("cpu_kernels", ["off", "auto"])
+def test_steps_in_parts_end_where_whole_ones_do(start, cpu_kernels, sample_rate, scale):
+    ends = []
+    for parts in (1, 4):
+        run = start(False, batch_norm="frozen", accumulate=parts, cpu_kernels=cpu_kernels, sample_rate=sample_rate, scale=scale)
+        run.model.use_cpu_kernels()
+        list(run.take(3))
+        ends.append(run.arrays() | {"losses": np.array([loss.item() for loss in run.losses])})
+    whole, in_parts = ends
+    for name in whole:
+        assert np.abs(in_parts[name] - whole[name]).max() <= 1e-4 * max(np.abs(whole[name]).max(), 0.01), name
+
+
 @pytest.mark.parametrize("options", [{}, IN_PARTS])
 @pytest.mark.parametrize("run_ahead", [False, True])
 def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead, options):
