@@ -128,7 +128,7 @@ def _held(output: Path, source: bytes) -> Iterator[None]:
 
 
 def _wait_for_all() -> None:
-    all_reduce_sum(paddle.zeros([1]))
+    all_reduce_sum(paddle.zeros([1])).item()  # which a GPU's host has to wait for
 
 
 def _file(output: Path, number: int) -> Path:
