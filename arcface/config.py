@@ -267,7 +267,7 @@ class EmbedConfig(EmbeddingOptions):
     """Options of embed"""
 
     images: PathName = field(metadata=POSITIONAL)
-    """What to embed, see above."""
+    """What to embed: a folder, a .bin set, a dataset, a list of paths, or an image."""
     output: PathName
     """File to write: NAME.npz, NAME.npy or NAME.parquet."""
     flip: Literal[0, 1] = 0
