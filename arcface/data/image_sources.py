@@ -45,6 +45,8 @@ def open_images(source: str) -> Images:
     Raises UserError if there is nothing to embed, or a list or dataset is damaged.
     """
     path = Path(source)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; pass images to embed")
     if path.is_dir():
         if os.path.lexists(path / LABEL_LIST):
             return _listed(path / LABEL_LIST)
@@ -61,8 +63,6 @@ def open_images(source: str) -> Images:
         return _of_dataset(path)
     if path.suffix == ".txt":
         return _listed(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; pass images to embed")
     return Images([path.name], partial(_read, path.parent, [path.name]))
 
 

@@ -803,6 +803,8 @@ TABLE = [
     # ---- python -m arcface.embed and compare: options
     ("embed: nothing to embed", "embed --output=x.npz other", "unexpected argument 'other'"),
     ("embed: no such folder", "embed_of nowhere", "nowhere: no such file or folder; pass images to embed"),
+    ("embed: no such set", "embed_of no.bin", "no.bin: no such file or folder; pass images to embed"),
+    ("embed: pipe", "embed_of b.jpg", "b.jpg: none of 1 images can be embedded; the first: b.jpg: Not a regular", pipe("b.jpg")),
     ("embed: folder without images", "embed_of weights", "weights: contains no image; pass another folder, a list or an image"),
     ("embed: empty list", "embed_of a.txt", "a.txt: lists no image; each line is a path", file("a.txt", "# none")),
     ("embed: list that is a pipe", "embed_of a.txt", "a.txt: Not a regular file; pass a list of images", pipe("a.txt")),
