@@ -138,7 +138,7 @@ class Embedder:
                     _check(image)
                     image = image.copy()  # the caller may write the next image into the same array
                 reading.append(self._submit(image, f"image {number}"))
-                if len(reading) > self._batch_size:
+                if len(reading) > 2 * threads():  # few, since arrays may be large
                     yield reading.popleft().result()
             while reading:
                 yield reading.popleft().result()
