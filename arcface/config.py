@@ -67,6 +67,8 @@ class VerificationOptions:
     """Directory of the verification .bin files; when not given, data_dir, or the directory of a data_dir that is a file."""
     val_targets: Names = "lfw,cfp_fp,agedb_30"
     """Verification sets: lfw reads lfw.bin, else the folder lfw; LIST=FOLDER a list of pairs (docs/verification.md); '' none."""
+    detector: PathName | None = None
+    """YuNet model (.onnx) that finds the faces in verification sets of photos, which are folders and lists of pairs."""
     val_batch_size: Size | None = None
     """Faces embedded at once in verification, each plain and flipped; when not given, 16 on a CPU and 128 on a GPU."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"

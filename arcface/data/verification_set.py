@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from arcface.data.datasets.image_file import read_image
+from arcface.data.photos import CropReader
 from arcface.io.images import decode
 
 
@@ -22,6 +23,7 @@ class VerificationSet:
         is_same: bool [n], whether pair i shows one identity.
         folds: into how many blocks of consecutive pairs the accuracy divides the set.
         kind: what the log says of a set that is no .bin.
+        reader: makes the crops of files; None for encoded images, which are crops.
     """
 
     name: str
@@ -29,6 +31,7 @@ class VerificationSet:
     is_same: np.ndarray
     folds: int = 10
     kind: str = ""
+    reader: CropReader | None = None
 
     def distinct(self) -> dict[bytes | Path, int]:
         """Return each image once, with the position in `images` where it occurs first."""
@@ -48,5 +51,6 @@ class VerificationSet:
         return read_image(os.fsencode(image), image.__str__, "restore the file") if isinstance(image, Path) else image
 
     def crop(self, position: int) -> np.ndarray:
-        """Return the face at a position as uint8 [3, 112, 112], RGB; raises UserError if it has another size or is damaged."""
-        return decode(self.encoded(position), self.label(position))
+        """Return the face at a position as uint8 [3, 112, 112], RGB; raises UserError if its image is damaged or has no face."""
+        encoded, label = self.encoded(position), self.label(position)
+        return self.reader.decode(encoded, label)[0] if self.reader else decode(encoded, label)

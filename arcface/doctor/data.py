@@ -48,9 +48,12 @@ def examine_verification_sets(
     """Report each verification set: its pairs, its images, and how many of them are in the sample of training images."""
     if not targets:
         report.line("verification", "no sets (--val_targets '')")
+    options = options or VerificationOptions()
     for target in targets:
         with report.examining(name_of_set(target)):
-            match read_set(target, options or VerificationOptions()):
+            match read_set(target, options):
+                case VerificationSet() as pairs if pairs.kind and options.detector:
+                    report.line(pairs.name, f"{pairs.kind}; photos, which training looks at when it aligns them")
                 case VerificationSet() as pairs:
                     _examine_pairs(report, pairs, training_hashes)
                 case IjbProtocol() as protocol:

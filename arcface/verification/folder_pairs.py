@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from arcface.data.datasets.image_folder import ImageFolder
+from arcface.data.photos import CropReader
 from arcface.data.verification_set import VerificationSet
 from arcface.errors import UserError
 from arcface.rng import Stream, rng
@@ -17,8 +18,8 @@ FOLDS = 10
 MOST = 300  # pairs of one identity in a fold, and as many of two
 
 
-def read_folder(directory: str | Path, name: str) -> VerificationSet:
-    """List a folder of identities and pair its images; none of them is read.
+def read_folder(directory: str | Path, name: str, reader: CropReader) -> VerificationSet:
+    """List a folder of identities and pair its images; none of them is read, which is the `reader`'s part.
 
     Raises:
         UserError: the folder cannot be listed, or has too few identities for two folds.
@@ -41,6 +42,7 @@ def read_folder(directory: str | Path, name: str) -> VerificationSet:
         is_same,
         folds,
         f"{directory} is a folder of {len(counts):,} identities: {half:,} pairs of one and {half:,} of two, in {folds} folds",
+        reader,
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from arcface.config import ListedPairs, TemplateOptions, VerificationOptions, name_of_set
 from arcface.data.bin_file import read_bin, refuse_bcolz
+from arcface.data.photos import CropReader
 from arcface.data.verification_set import VerificationSet
 from arcface.errors import UserError
 from arcface.verification.folder_pairs import read_folder
@@ -55,7 +56,7 @@ def read_set(target: Path | ListedPairs, options: VerificationOptions) -> Target
     """
     name = name_of_set(target)
     if isinstance(target, ListedPairs):
-        return _read_listed(target, name)
+        return _read_listed(target, name, CropReader(options.detector))
     directory = _directory_of(target)
     if not directory:
         return read_bin(target)
@@ -63,7 +64,7 @@ def read_set(target: Path | ListedPairs, options: VerificationOptions) -> Target
         return read_protocol(directory)
     if tinyface := find_tinyface(directory):
         return read_tinyface(tinyface, name)
-    return read_folder(directory, name)
+    return read_folder(directory, name, CropReader(options.detector))
 
 
 def _directory_of(target: Path) -> Path | None:
@@ -79,13 +80,13 @@ def _has_meta(directory: Path) -> bool:
     return os.path.isdir(directory / "meta")
 
 
-def _read_listed(target: ListedPairs, name: str) -> VerificationSet:
+def _read_listed(target: ListedPairs, name: str, reader: CropReader) -> VerificationSet:
     option = "--val_targets LIST=FOLDER"
     pairs = read_pairs(target.pairs, option)
     files = [file for file in pairs.find_images(target.images, option=option) if file]  # all are found
     is_same = np.array(pairs.is_same)
     kind = f"{target.pairs} lists {is_same.sum():,} pairs of one identity and {(~is_same).sum():,} of two in {target.images}"
-    return VerificationSet(name, files, is_same, kind=kind)
+    return VerificationSet(name, files, is_same, kind=kind, reader=reader)
 
 
 def _read_pairs_or_do_without(target: Path | ListedPairs, options: VerificationOptions) -> VerificationSet:
