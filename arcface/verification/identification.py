@@ -72,7 +72,7 @@ def rank_rates(searches: Sequence[Searches], ranks: Sequence[int]) -> dict[int, 
 
 
 def tpir_at_fpir(searches: Searches, targets: Sequence[float] = FPIR_TARGETS) -> list[OperatingPoint]:
-    """For each target FPIR, the lowest similarity observed whose FPIR does not exceed it, and the TPIR there.
+    """For each target FPIR, below 1, the lowest similarity observed whose FPIR does not exceed it, and the TPIR there.
 
     As `tar_at_far`, of which this is the case where a search is a pair: TPIR and threshold are None where there are too few
     probes without a mate to say.
