@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 from arcface.errors import UserError
 from arcface.io.files import user_path
-from arcface.options.command_line import parse
+from arcface.options.command_line import POSITIONAL, parse
 from arcface.options.kinds import (
     Angle,
+    Cosine,
     CosineDifference,
     Count,
     CountOrZero,
@@ -239,3 +240,55 @@ class ValidConfig(TemplateOptions, VerificationOptions, NetworkOptions):
     """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
     report: PathName | None = None
     """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
+
+
+@dataclass
+class PhotoOptions:
+    """Photos"""
+
+    detector: PathName | None = None
+    """YuNet model (.onnx) that finds and aligns the faces of photos; without it, every image is an aligned 112x112 crop."""
+    faces: Literal["largest", "all"] = "largest"
+    """Which faces of a photo: the one that is large and near the middle, or all."""
+
+
+@dataclass
+class EmbeddingOptions(PhotoOptions, NetworkOptions):
+    """Embedding"""
+
+    checkpoint: PathName = "emore_arcface"
+    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
+    engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
+    """What computes embeddings; auto uses the fastest that can be built (arcface/inference/engines.py)."""
+    batch_size: Size | None = None
+    """Faces embedded at once; when not given, 32 on a CPU and 256 on a GPU."""
+
+
+@dataclass(kw_only=True)
+class EmbedConfig(EmbeddingOptions):
+    """Options of embed"""
+
+    images: PathName = field(metadata=POSITIONAL)
+    """What to embed, see above."""
+    output: PathName
+    """File to write: NAME.npz, NAME.npy or NAME.parquet."""
+    flip: Literal[0, 1] = 0
+    """1 adds the embedding of the mirror image, as verification does."""
+
+
+@dataclass(kw_only=True)
+class CompareConfig(EmbeddingOptions):
+    """Options of compare"""
+
+    first: PathName = field(metadata=POSITIONAL)
+    """An image."""
+    second: PathName = field(metadata=POSITIONAL)
+    """The image to compare it with."""
+    threshold: Cosine | None = None
+    """Similarity from which on two faces count as one identity."""
+    report: PathName | None = None
+    """In place of a threshold: the report.json that valid.py --report wrote, or its directory."""
+    far: Probability = 1e-4
+    """With a report: the false accept rate whose threshold is used, one of those that the report has."""
+    set: str | None = None
+    """With a report of several verification sets: the name of the one whose threshold is used."""

@@ -22,7 +22,8 @@ WHOLE_PIXELS = 25_000_000  # of a photo that is decoded at its full size, where 
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 if "OPENCV_LOG_LEVEL" not in os.environ:  # what is wrong with an image is in the UserError, in one line
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    silence = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # of OpenCV 4 and of 5
+    silence(0)
 
 # By a file's first bytes, the marker that precedes its last pixels and the one that follows them: SOS and EOI in a JPEG, IDAT
 # and the empty IEND chunk in a PNG.

@@ -1,6 +1,7 @@
 """The report of a verification: one self-contained HTML page, with its curves as PNG beside it."""
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from arcface.verification.evaluator import Verification
 from arcface.verification.identification import Identification
 from arcface.verification.plots import histogram_figure, roc_figure
 from arcface.verification.roc import FAR_TARGETS, OperatingPoint, Roc, auc, best_threshold, equal_error_rate, tar_at_far
+from arcface.verification.thresholds import FIGURES
 
 PAGE = "index.html"
 WORST = 20
@@ -114,10 +116,10 @@ def write_report(
     settings: dict[str, object],
     identifications: Mapping[str, Identification] = MappingProxyType({}),
 ) -> Path:
-    """Write index.html, roc.png and histogram_<set>.png into a folder, and return the page.
+    """Write index.html, report.json, roc.png and histogram_<set>.png into a folder, and return the page.
 
-    `settings` is the table of the run, and `identifications` are those of protocols by name. Raises UserError if the files
-    cannot be written.
+    `settings` is the table of the run, and `identifications` are those of protocols by name; report.json has it and the page's
+    figures for programs. Raises UserError if the files cannot be written.
     """
     pictures = {"roc.png": png(roc_figure({one.name: one.curve for one in sets}))} if sets else {}
     pictures |= {f"histogram_{one.name}.png": one.histogram for one in sets if one.histogram}
@@ -133,12 +135,35 @@ def write_report(
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in (*pictures.items(), (PAGE, page.encode())):
+        for name, content in (*pictures.items(), (FIGURES, _figures(sets, settings, identifications)), (PAGE, page.encode())):
             with atomic_write(folder / name) as file:
                 file.write(content)
     except OSError as error:
         raise UserError(f"--report {folder}: cannot be written ({error.strerror}); choose another directory") from error
     return folder / PAGE
+
+
+def _figures(sets: Sequence[SetReport], settings: dict[str, object], identifications: Mapping[str, Identification]) -> bytes:
+    """Return report.json: what is not known, or not measured by a set, is null."""
+    figures = [
+        {
+            "name": one.name,
+            "positives": one.curve.positives,
+            "negatives": one.curve.negatives,
+            "xnorm": one.xnorm,
+            "accuracy": one.accuracy,
+            "std": one.std,
+            "auc": one.auc,
+            "eer": one.eer,
+            "tar_at_far": [point._asdict() for point in one.points],
+        }
+        for one in sets
+    ]
+    found = [
+        {"name": name, "rank": one.rates, "tpir_at_fpir": [{"fpir": fpir, "tpir": tpir} for fpir, tpir, _ in one.summary()]}
+        for name, one in identifications.items()
+    ]
+    return json.dumps({"settings": settings, "sets": figures, "identifications": found}, indent=1, default=str).encode()
 
 
 def _data_uri(image: bytes) -> str:

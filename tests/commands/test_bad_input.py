@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from image_lists import write_records
 from PIL import Image
+from tinyface_files import write_tinyface
 
 import train
 import valid
@@ -140,6 +141,11 @@ def people(count: int):
     return prepare
 
 
+def tinyface(_):
+    """x/ in TinyFace's layout, but for Gallery_Distractor/."""
+    shutil.rmtree(write_tinyface(Path("x")) / "Gallery_Distractor")
+
+
 def environment(name: str, value: str):
     return lambda monkeypatch: monkeypatch.setenv(name, value)
 
@@ -193,6 +199,7 @@ A, B = "images/00000000.jpg", "images/00000001.jpg"
 LINE_A, LINE_B = f"{A}\t0", f"{B}\t1"
 LIST = "data/label.txt"
 RECORDS = "data/train.rec"
+LISTED = "--val_dir=. --val_targets=pairs.txt=data/images"
 IMAGE = f"data/{A}"
 
 # id, command line (after what `COMMANDS` has), a part of the complaint, what prepares the files
@@ -644,7 +651,47 @@ TABLE = [
         "protocol without its lists",
         "valid --val_targets=images",
         "data/images/meta/*_face_tid_mid.txt: no such file; pass a protocol",
+        directory("data/images/meta"),
     ),
+    ("protocol to train by", "train --val_dir=. --val_targets=x", "x is a protocol, which only valid.py verifies; leave", tinyface),
+    ("protocol without its folder", "valid --val_dir=. --val_targets=x", "x/Gallery_Distractor: No such file", tinyface),
+    ("folder of no folders", "valid --val_targets=images", "data/images: contains no folders of images; pass a directory"),
+    ("folder of one person", "valid --val_dir=. --val_targets=images", "images: all images are of one identity", people(1)),
+    (
+        "folder of single images",
+        "train --val_dir=. --val_targets=images",
+        "images: 0 of its 8 identities have two images or more; the accuracy needs pairs of at least four identities",
+        people(8),
+    ),
+    ("folder that does not exist", "train --val_targets=nobody", "data/nobody.bin: cannot be read (No such file or directory)"),
+    (
+        "list without a folder",
+        "valid --val_targets=pairs.txt=",
+        "--val_targets pairs.txt=: is not LIST=FOLDER, as in pairs.txt=photos",
+    ),
+    ("list that does not exist", "train --val_dir=. --val_targets=no.txt=data", "no.txt: No such file or directory; pass the list"),
+    ("folder of a list that does not exist", f"valid {LISTED}x", "data/imagesx: no such directory; correct --val_targets LIST="),
+    ("list of no pairs", f"train {LISTED}", "pairs.txt: lists no pairs; each line is", paired()),
+    ("list of one kind", f"valid {LISTED}", "pairs.txt: all 1 pairs show the same identity", paired("00000000.jpg 00000001.jpg 1")),
+    (
+        "listed image that is missing",
+        f"train {LISTED}",
+        "pairs.txt line 1: 00000000.jpg: no such file in data/images",
+        missing(IMAGE),
+    ),
+    ("listed image that is truncated", f"valid {LISTED}", f"{IMAGE}: truncated image", cut(IMAGE)),
+    (
+        "listed photo without a detector",
+        f"valid {LISTED}",
+        f"{IMAGE}: the image is 250x250 pixels, not a 112x112 crop; pass a --detector",
+        file(IMAGE, PNG_250),
+    ),
+    (
+        "detector that is none",
+        f"train {LISTED} --detector=pairs.txt",
+        "--detector pairs.txt: OpenCV cannot open it as a YuNet model",
+    ),
+    ("list and set of one name", f"valid {LISTED},images", "--val_targets: several sets are named images; rename one"),
     ("set that is a directory", "valid", "data/tiny.bin: cannot be read (Is a directory); correct", directory("data/tiny.bin")),
     ("set that is a pipe", "valid", "data/tiny.bin: cannot be read (Not a regular file); correct", pipe("data/tiny.bin")),
     ("set that is a link to itself", "valid", "data/tiny.bin: cannot be read (Too many levels", loop("data/tiny.bin")),

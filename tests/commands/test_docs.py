@@ -20,7 +20,7 @@ import train
 import valid
 from arcface.backbones import create_backbone
 from arcface.command import run
-from arcface.config import TrainConfig, ValidConfig, parse
+from arcface.config import CompareConfig, EmbedConfig, TrainConfig, ValidConfig, parse
 from arcface.data.alignment import TEMPLATE
 from arcface.options.command_line import options_of
 from arcface.options.kinds import Choice
@@ -54,6 +54,14 @@ WEIGHTS = "python -m arcface.weights"
 RUN_WEIGHTS = [
     f"{WEIGHTS} emore_arcface/MobileFaceNet_128.pdparams shared/MobileFaceNet_128.safetensors",
     f"{WEIGHTS} shared/MobileFaceNet_128.safetensors pretrained/MobileFaceNet_128.pdparams",
+]
+# Run one after the other, with the backbone Tiny and fixed thresholds.
+EMBED, COMPARE = "python -m arcface.embed", "python -m arcface.compare"
+RUN_EMBED = [
+    f"{EMBED} MS1M_v2/images --checkpoint pretrained --output features.npz",
+    f"{EMBED} MS1M_v2 --checkpoint pretrained --output features.parquet",
+    f"{EMBED} MS1M_v2/lfw.bin --checkpoint pretrained --output lfw.npy --flip 1",
+    f"{COMPARE} anna_1.jpg anna_2.jpg --checkpoint pretrained --threshold 0.3",
 ]
 # Run one after the other, as they stand here, on datasets of a few images.
 RUN_TOOLS = [
@@ -107,6 +115,10 @@ COVERED = {
     "::test_the_command_writes_what_its_own_advice_reads",
     "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_checkpoint.py"
     "::test_a_protocol_directory_is_verified_by_its_templates",
+    f"{EMBED} photos --checkpoint pretrained --output photos.npz --detector face_detection_yunet_2023mar.onnx --faces all": "tests/commands/test_embed.py::test_photos_are_embedded_face_by_face",
+    f"{COMPARE} photo_1.jpg photo_2.jpg --checkpoint pretrained --report report --far 1e-3"
+    " --detector face_detection_yunet_2023mar.onnx": "tests/commands/test_compare.py::test_a_report_of_valid_gives_the_threshold",
+    f"{LAUNCH} --nproc_per_node 2 python -m arcface.embed MS1M_v2 --checkpoint pretrained --output features.npz": "tests/commands/test_embed.py::test_ranks_divide_the_work_and_give_the_bytes_of_one",
     "visualdl --logdir log --language en": "tests/ranks/test_training.py"
     "::test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figures",
     "make test-pythons PYTHONS='python3.10 python3.13'": "tests/commands/test_pythons.py"
@@ -118,7 +130,7 @@ COVERED = {
     "python examples/head_in_your_loop.py": "tests/commands/test_examples.py::test_the_head_trains_in_a_loop_of_one_s_own",
     ".venv/bin/python -m pytest tests/unit/head": "tests/unit/head/test_margins.py",
 }
-KNOWN = {*RUN_TRAIN, *RUN_VALID, *RUN_WEIGHTS, *RUN_TOOLS, *(f"make {goal}" for goal in MAKE), *COVERED}
+KNOWN = {*RUN_TRAIN, *RUN_VALID, *RUN_WEIGHTS, *RUN_EMBED, *RUN_TOOLS, *(f"make {goal}" for goal in MAKE), *COVERED}
 
 
 # ---- reading the pages
@@ -238,6 +250,28 @@ def test_verification_commands_run(place, tiny, monkeypatch, capsys):
         said = capsys.readouterr()
         assert re.search(r"\[lfw]\[\d+]Accuracy-Highest", said.out + said.err), command
     assert Path("report/index.html").exists()
+
+
+def test_embedding_commands_run(place, tiny, monkeypatch, capsys):
+    import paddle
+    from tiny_backbone import Tiny
+
+    from arcface import compare, embed
+
+    monkeypatch.chdir(place)
+    paddle.save(Tiny().state_dict(), "pretrained/Tiny.pdparams")
+    for number in (1, 2):
+        shutil.copy(f"MS1M_v2/images/{number:08d}.jpg", f"anna_{number}.jpg")
+    for command in RUN_EMBED:
+        monkeypatch.setattr(sys, "argv", arguments(command, **FEW)[2:])
+        if command.startswith(EMBED):
+            embed.main()
+            assert re.search(r": (40|39|80) embeddings of (40|39|80) images\n$", capsys.readouterr().out), command
+        else:
+            with pytest.raises(SystemExit) as ended:
+                compare.main()
+            assert ended.value.code in (0, 1) and "threshold 0.3000" in capsys.readouterr().out
+    assert np.load("features.npz")["embeddings"].shape == (40, 128) and len(np.load("lfw.npy")) == 40
 
 
 def test_weights_are_converted(place, monkeypatch):
@@ -371,13 +405,13 @@ def test_the_page_of_options_has_every_option_of_every_command():
     tools = load(REPOSITORY / "docs" / "make_pages.py").TOOLS
     scripts = {path.stem for path in (REPOSITORY / "datasets").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
     assert tools.keys() == scripts
-    for options in (TrainConfig, ValidConfig, *tools.values()):
+    for options in (TrainConfig, ValidConfig, EmbedConfig, CompareConfig, *tools.values()):
         assert options.__dataclass_fields__.keys() <= set(listed), options
 
 
 def test_the_page_of_options_says_what_a_value_must_be():
     text = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
-    for options in (TrainConfig, ValidConfig):
+    for options in (TrainConfig, ValidConfig, EmbedConfig, CompareConfig):
         for name, option in options_of(options).items():
             must_be = "" if isinstance(option.kind, Choice) or option.kind.words in ("text", "a path") else option.kind.words
             assert re.search(rf"^\| `{name}` \|[^|]*\| .*{re.escape(must_be)} \|", text, re.MULTILINE), name
