@@ -67,7 +67,7 @@ class VerificationOptions:
     val_dir: PathName | None = None
     """Directory of the verification .bin files; when not given, data_dir, or the directory of a data_dir that is a file."""
     val_targets: Names = "lfw,cfp_fp,agedb_30"
-    """Verification sets: lfw reads lfw.bin, else the folder lfw; LIST=FOLDER a list of pairs (docs/verification.md); '' none."""
+    """Sets: NAME.bin, or directory NAME: IJB (meta/), TinyFace (Gallery_Match/) or identities; LIST=FOLDER lists pairs; '' none."""
     detector: PathName | None = None
     """YuNet model (.onnx) that finds the faces in verification sets of photos, which are folders and lists of pairs."""
     val_batch_size: Size | None = None

