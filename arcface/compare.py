@@ -26,7 +26,8 @@ def main() -> None:
     start_paddle()
     from arcface.verification.compare import compare  # imports Paddle, which --help need not wait for
 
-    sys.exit(0 if compare(config) else 1)
+    if not compare(config):
+        sys.exit(1)
 
 
 def command() -> None:

@@ -77,6 +77,12 @@ class MobileFaceNet(nn.Layer):
 
     def __init__(self, repeats, width, embedding_size=512, batch_norm=nn.BatchNorm2D):
         super().__init__()
+        self.stages = {
+            "stem": ["layers.0"],
+            "stage1": ["layers.1"],
+            **{f"stage{stage}": [f"layers.{2 * stage - 2}", f"layers.{2 * stage - 1}"] for stage in (2, 3, 4)},
+            "embedding": ["conv_sep", "features"],
+        }
         if repeats[0] == 1:  # arcface_torch's 64 groups are depthwise at its first width only
             second = ConvBlock(width, width, 3, batch_norm, padding=1, groups=64)
         else:

@@ -191,11 +191,11 @@ def _write(output: Path, config: EmbedConfig, images: Images, files: list[Path])
     if missing := next((file for file in files if not file.exists()), None):
         raise UserError(f"{missing}: no such file; the ranks of all machines must write to one directory, pass such an --output")
     rows, bad, reasons = (np.concatenate([np.load(file)[name] for file in files]) for name in ("images", "bad", "reasons"))
-    lines = [f"{images.paths[at]}\t{reason}" for at, reason in zip(bad.tolist(), reasons.tolist(), strict=True)]
+    problems = [(images.paths[at], reason) for at, reason in zip(bad.tolist(), reasons.tolist(), strict=True)]
     if not len(rows):
         for file in files:
             file.unlink()
-        raise UserError(f"{config.images}: none of {len(bad):,} images can be embedded, the first is {lines[0]}")
+        raise UserError(f"{config.images}: none of {len(bad):,} images can be embedded; the first: {': '.join(problems[0])}")
     features = Features(
         config.embedding_size,
         lambda: (np.load(file)["embeddings"] for file in files),
@@ -203,10 +203,10 @@ def _write(output: Path, config: EmbedConfig, images: Images, files: list[Path])
         None if images.labels is None else images.labels[rows],
     )
     listed = unreadable_list(output)
-    if lines:
-        write_lines(listed, lines)
+    if problems:
+        write_lines(listed, map("\t".join, problems))
     else:
         listed.unlink(missing_ok=True)
     write_features(output, features)
-    without = f", {len(bad):,} images without one, listed in {listed}" if lines else ""
+    without = f", {len(bad):,} images without one, listed in {listed}" if problems else ""
     return f"{output}: {len(rows):,} embeddings of {len(images.paths) - len(bad):,} images{without}"

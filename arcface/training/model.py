@@ -9,6 +9,7 @@ from paddle import nn
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
 from arcface.backbones.precision import use_precision
+from arcface.backbones.stages import freeze, stages_named
 from arcface.config import HeadOptions, NetworkOptions, OptimizerOptions
 from arcface.distributed.process_group import all_reduce_sum, broadcast
 from arcface.head.margins import Margin
@@ -19,7 +20,7 @@ from arcface.system.precision import tf32
 from arcface.training.checkpoint import Arrays
 from arcface.training.data import Batch
 from arcface.training.flat import Flat
-from arcface.training.optimizer import MomentumSGD, where
+from arcface.training.optimizer import OPTIMIZERS, where
 from arcface.weights.state_dict import as_arrays, load_backbone
 
 
@@ -36,6 +37,7 @@ class Model:
     """Backbone (the same on every rank), head (this rank's classes) and their optimizers.
 
     A step is `forward`, `backward`, then `update` or `drop`. None of them waits for the device.
+    trained_of: how many of the backbone's values are trained, and how many would be without --freeze.
     """
 
     def __init__(self, network: NetworkOptions, head: HeadOptions, optimizer: OptimizerOptions, num_classes: int, seed: int = 0):
@@ -45,13 +47,19 @@ class Model:
         use_precision(self.backbone, optimizer.precision)
         margin = Margin(head.margin1, head.margin2, head.margin3)
         self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
+        state = self.backbone.state_dict()
+        trainable = sum(tensor.size for tensor in state.values() if not tensor.stop_gradient)
+        frozen = freeze(self.backbone, stages_named(optimizer.freeze, self.backbone))
         # Paddle counts the statistics of batch norm among the parameters; they have no gradients.
         self._weights = Flat({name: tensor for name, tensor in self.backbone.named_parameters() if not tensor.stop_gradient})
-        self._statistics = Flat({name: tensor for name, tensor in self.backbone.state_dict().items() if tensor.stop_gradient})
-        self._optimizer = MomentumSGD(optimizer, self._weights.vector)
+        self._statistics = Flat({name: state[name] for name in state if state[name].stop_gradient and name not in frozen})
+        self._frozen = Flat({name: state[name] for name in frozen})
+        self.trained_of = sum(tensor.size for tensor in self._weights.tensors.values()), trainable
+        self._optimizer = OPTIMIZERS[optimizer.optimizer](optimizer, self._weights)
         self._statistics_before = self._statistics.vector
+        self._head_decay = optimizer.weight_decay if optimizer.head_weight_decay is None else optimizer.head_weight_decay
         self._updated = False
-        for flat in (self._weights, self._statistics):
+        for flat in (self._weights, self._statistics, self._frozen):
             broadcast(flat.vector)  # initial values may differ between processors
 
     def use_cpu_kernels(self) -> None:
@@ -71,6 +79,7 @@ class Model:
     def backward(self, loss: paddle.Tensor, scale: float = 1.0) -> Computed:
         """Compute the gradients of a loss that `forward` has returned, times `scale` on their way through the backbone."""
         with tf32(self._tf32):  # of the head's gradient, only a product with the scale is left to compute
+            # Does nothing where all of the backbone is frozen.
             loss.backward(None if scale == 1 else paddle.full_like(loss, scale))
         weights = self._weights.tensors
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
@@ -97,7 +106,7 @@ class Model:
             statistics = self._statistics.vector
             paddle.assign(where(finite, statistics, computed.statistics_before), statistics)
         self._optimizer.step(self._clipped(computed.gradient), lr, finite)
-        self.head.update(lr, self._options.momentum, self._options.weight_decay, finite)
+        self.head.update(lr * self._options.head_lr_scale, self._options.momentum, self._head_decay, finite)
 
     def drop(self) -> None:
         """Leave everything, running statistics too, as it was before the last `forward`."""
@@ -136,17 +145,16 @@ class Model:
     def state(self) -> Arrays:
         """Return the arrays of a checkpoint."""
         self._check_shared()
-        averages = {name: as_arrays(self._weights.parts(vector)) for name, vector in self._optimizer.averages.items()}
-        return Arrays(as_arrays(self.backbone.state_dict()), averages, self.head.weight.numpy(), self.head.velocity.numpy())
+        backbone = as_arrays(self.backbone.state_dict())
+        return Arrays(backbone, self._optimizer.state(), self.head.weight.numpy(), self.head.velocity.numpy())
 
-    def load(self, state: Arrays, where: str) -> None:
-        """Take over the arrays of a checkpoint; `where` is for messages."""
+    def load(self, state: Arrays, where: str) -> list[str]:
+        """Take over the arrays of a checkpoint, and return what it lacks, in words; `where` is for messages."""
         load_backbone(self.backbone, state.backbone, where)
-        for average, vector in self._optimizer.averages.items():
-            for name, part in self._weights.parts(vector).items():
-                paddle.assign(state.averages[average][name], part)
         self.head.weight.set_value(np.ascontiguousarray(state.centres))
         self.head.velocity.set_value(np.ascontiguousarray(state.centres_velocity))
+        lacking = self._optimizer.load(state.averages)
+        return [lacking] if lacking else []
 
     def _check_shared(self) -> None:
         if not (self._weights.is_shared() and self._statistics.is_shared()):

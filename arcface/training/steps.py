@@ -34,7 +34,7 @@ class _Queued(NamedTuple):
 
 
 class Steps:
-    """Takes steps of momentum SGD; a step that is not finite on some rank changes nothing.
+    """Takes the optimizers' steps; a step that is not finite on some rank changes nothing.
 
     With `run_ahead`, the order is that of a GPU: what a step asks for is found one step later, unless it is needed at once.
     """

@@ -1,7 +1,11 @@
 """Compares two images: how alike their faces are, and whether that is one identity."""
 
+import numpy as np
+
 from arcface.config import CompareConfig
-from arcface.inference.embedder import Embedder
+from arcface.data.photos import CropReader
+from arcface.inference.embed import unit_embeddings
+from arcface.inference.embedder import default_batch_size, open_embedder
 from arcface.verification.thresholds import threshold_of
 
 
@@ -14,18 +18,11 @@ def compare(config: CompareConfig) -> bool:
     Raises UserError if an option is wrong, or an image cannot be read or shows no face.
     """
     threshold, source = threshold_of(config)
-    with Embedder(
-        config.checkpoint,
-        config.network,
-        config.embedding_size,
-        config.engine,
-        config.device,
-        config.detector,
-        config.faces,
-        config.batch_size,
-        flip=True,
-    ) as embedder:
-        first, second = embedder.each([config.first, config.second])
+    reader = CropReader(config.detector, config.faces)
+    crops = [np.stack(reader.read(path)) for path in (config.first, config.second)]
+    with open_embedder(config.checkpoint, config.network, config.embedding_size, config.engine, config.device) as embed:
+        batch_size = config.batch_size or default_batch_size()
+        first, second = (unit_embeddings(embed, faces, batch_size, flip=True) for faces in crops)
     similarity = float((first @ second.T).max())
     same = similarity >= threshold
     print(f"similarity {similarity:.4f}")

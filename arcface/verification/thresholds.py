@@ -28,9 +28,7 @@ def threshold_of(config: CompareConfig) -> tuple[float, str]:
     report = _read(file)
     for name in ("network", "embedding_size"):
         if (theirs := report["settings"].get(name)) != (ours := getattr(config, name)):
-            raise UserError(
-                f"{file}: is of {name} {theirs}, not {ours}; thresholds fit one model: pass its report, or its --{name}"
-            )
+            raise UserError(f"{file}: is of {name} {theirs}, not {ours}, and thresholds fit one model; pass its own report")
     one = _chosen(report["sets"], config.set, file)
     points = {float(point["far"]): point["threshold"] for point in one["tar_at_far"]}
     known = [f"{far:g}" for far, threshold in points.items() if threshold is not None]
@@ -63,7 +61,5 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); pass what valid.py --report wrote") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{file}: not the report.json of a verification ({error!r}); write it again with valid.py --report"
-        ) from error
+        raise UserError(f"{file}: not what valid.py --report writes ({error!r}); pass its report.json or directory") from error
     return report

@@ -1,10 +1,12 @@
 """Photos become the crops that datasets/align.py makes of them, and a file that is none is one line."""
 
+import io
 import os
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from arcface.data import detector as detector_module
 from arcface.data.alignment import TEMPLATE, align
@@ -100,6 +102,44 @@ def test_strips_of_a_few_pixels_have_no_face(real_data):
     detector = FaceDetector(str(real_data / "yunet" / "face_detection_yunet.onnx"))
     for shape in ((1, 1), (1, 30_000), (30_000, 1), (40, 3000), (31, 31)):
         assert detector.landmarks(np.zeros((*shape, 3), np.uint8)).shape == (0, 5, 2)
+
+
+def odd(photo: Image.Image) -> dict[str, bytes]:
+    """The photo in odd but sound encodings."""
+
+    def encoded(image: Image.Image, format: str, **how) -> bytes:
+        file = io.BytesIO()
+        image.save(file, format, **how)
+        return file.getvalue()
+
+    turned = Image.Exif()
+    turned[0x112] = 6
+    sixteen_bits = np.asarray(photo)[..., ::-1].astype(np.uint16) * 257
+    still = Image.new("RGB", photo.size)
+    large = photo.resize((photo.width * 21, photo.height * 21))
+    return {
+        "grey": encoded(photo.convert("L"), "JPEG", quality=95),
+        "cmyk": encoded(photo.convert("CMYK"), "JPEG", quality=95),
+        "16 bit": cv2.imencode(".png", sixteen_bits)[1].tobytes(),
+        "palette": encoded(photo.quantize(256), "PNG"),
+        "transparent": encoded(photo.convert("RGBA"), "PNG"),
+        "exif": encoded(photo.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=turned),
+        "animated webp": encoded(photo, "WEBP", save_all=True, append_images=[still], lossless=True),
+        "animated png": encoded(photo, "PNG", save_all=True, append_images=[still]),
+        "progressive": encoded(photo, "JPEG", quality=95, progressive=True),
+        "huge": encoded(large, "JPEG", quality=90),
+    }
+
+
+def test_the_face_is_found_in_odd_but_sound_photos(real_data):
+    model = str(real_data / "yunet" / "face_detection_yunet.onnx")
+    photo = Image.open(real_data / "lfw_photos" / "photos" / "Abel_Pacheco" / "Abel_Pacheco_0001.jpg")
+    reader = CropReader(model)
+    (expected,) = reader.find(np.asarray(photo)[..., ::-1].copy(), "photo")
+    for name, content in odd(photo).items():
+        (crop,) = reader.decode(content, name)
+        difference = crop.mean(0) - expected.mean(0)
+        assert np.abs(difference).mean() < 30, name  # upside down it is 57 or more
 
 
 @pytest.mark.exhaustive

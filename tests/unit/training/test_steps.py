@@ -53,7 +53,7 @@ class Run:
 
     def arrays(self) -> dict[str, np.ndarray]:
         state = self.model.state()
-        velocity = {f"velocity of {name}": array for name, array in state.averages["momentum"].items()}
+        velocity = {f"{kind} of {name}": array for kind, of in state.averages.items() for name, array in of.items()}
         centres = {"centres": state.centres, "velocity of centres": state.centres_velocity}
         return {name: array.copy() for name, array in (state.backbone | velocity | centres).items()}
 
@@ -126,7 +126,14 @@ def waits(monkeypatch):
     return seen
 
 
-OPTIONS = [{}, {"clip_norm": 0.5, "scale": 100.0}, {"sample_rate": 0.5}, {"batch_norm": "frozen"}]
+OPTIONS = [
+    {},
+    {"clip_norm": 0.5, "scale": 100.0},
+    {"sample_rate": 0.5},
+    {"batch_norm": "frozen"},
+    {"optimizer": "adamw", "freeze": "block", "head_lr_scale": 0.5},
+    {"freeze": "backbone"},
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
