@@ -151,6 +151,12 @@ class OptimizerOptions:
 
     batch_size: Size = 512
     """Images in a step over all ranks together."""
+    accumulate: Size = 1
+    """Compute a step in this many parts, for less memory: the same step, but batch_norm local and sync see one part's images."""
+    recompute: Literal[0, 1] = 0
+    """1 computes activations again in the backward pass, block by block: the same step in less memory and about 4/3 of the time."""
+    ema: Momentum = 0.0
+    """Keep an average of the backbone over steps that decays by this factor, as 0.9999, to verify and save it; 0 keeps none."""
     lr: PositiveOrZero = 0.1
     """Learning rate for a batch of 512; the rate used is lr * batch_size / 512."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -253,7 +259,7 @@ class ValidConfig(TemplateOptions, VerificationOptions, NetworkOptions):
     """Options of valid.py."""
 
     checkpoint: PathName = "emore_arcface"
-    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
+    """Directory that train.py wrote (its --output), or any with <network>_ema.pdparams, else <network>.pdparams or .safetensors."""
     report: PathName | None = None
     """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
 

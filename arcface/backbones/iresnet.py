@@ -11,12 +11,13 @@ from functools import partial
 from paddle import nn
 
 from arcface.backbones.layers import Add, Conv2D, batch_norm_rows, keep_float32, linear, prelu
+from arcface.backbones.recompute import RecomputableLayer
 from arcface.io.images import SIZE
 
 STAGE_CHANNELS = 64, 128, 256, 512
 
 
-class Block(nn.Layer):
+class Block(RecomputableLayer):
     """Two 3x3 convolutions, the second with the stride; the input, projected if its shape differs, is added."""
 
     def __init__(self, channels_in, channels_out, stride, batch_norm):

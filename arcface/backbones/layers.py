@@ -7,6 +7,7 @@ import paddle
 from paddle import nn
 
 from arcface.backbones.batch_norm import EPSILON, MOMENTUM
+from arcface.backbones.recompute import RecomputableLayer
 from arcface.ops.conv_bn_prelu import ConvBnPrelu, Convolution, can_fuse, fused_convolutions
 
 PRELU_SLOPE = 0.25  # initial value; He et al. 2015, arXiv:1502.01852
@@ -79,7 +80,7 @@ def keep_float32(layer: nn.Layer) -> nn.Layer:
     return layer
 
 
-class FusedConvolutions(nn.Sequential):
+class FusedConvolutions(RecomputableLayer, nn.Sequential):
     """Convolutions, each followed by batch norm and optionally PReLU; `residual` adds the input to the output.
 
     They may be sub-layers of sub-layers, which then apply them one after the other. With a kernel library (see

@@ -9,6 +9,7 @@ from functools import partial
 from paddle import nn
 
 from arcface.backbones.layers import Conv2D, FusedConvolutions, batch_norm_rows, keep_float32, linear, prelu
+from arcface.backbones.recompute import RecomputableLayer
 
 FINAL_CHANNELS = 512
 
@@ -25,7 +26,7 @@ class ConvBlock(nn.Layer):
         return self.layers(x)
 
 
-class DepthWise(nn.Layer):
+class DepthWise(RecomputableLayer):
     """Expand to `inner` channels 1x1, filter each 3x3, project 1x1; `residual` adds the input."""
 
     def __init__(self, channels_in, inner, channels_out, stride, residual, batch_norm):

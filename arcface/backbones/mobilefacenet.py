@@ -9,6 +9,7 @@ from functools import partial
 from paddle import nn
 
 from arcface.backbones.layers import Conv2D, FusedConvolutions, keep_float32, prelu
+from arcface.backbones.recompute import RecomputableLayer
 
 # (expansion, channels, repeats, stride of the first repeat) of bottlenecks of one shape
 BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
@@ -27,7 +28,7 @@ class ConvBlock(FusedConvolutions):
         )
 
 
-class Bottleneck(nn.Layer):
+class Bottleneck(RecomputableLayer):
     """Inverted residual: expand 1x1, depthwise 3x3, project 1x1; the input is added if its shape is the output's."""
 
     def __init__(self, channels_in, channels_out, stride, expansion, batch_norm=nn.BatchNorm2D):

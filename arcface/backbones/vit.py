@@ -14,6 +14,7 @@ from paddle.nn.initializer import Constant, Normal, Uniform
 
 from arcface.backbones.batch_norm import batch_norm_layer
 from arcface.backbones.layers import Add, Product, batch_norm_rows, keep_float32
+from arcface.backbones.recompute import RecomputableLayer
 from arcface.io.images import SIZE
 
 PATCH = 9  # pixels; the last 4 rows and columns of an image are in no patch
@@ -81,7 +82,7 @@ class MLP(nn.Layer):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class Block(nn.Layer):
+class Block(RecomputableLayer):
     """Attention and MLP, each of normalised input, each added to its input, which is float32 in every precision."""
 
     def __init__(self, dim):

@@ -29,7 +29,7 @@ from arcface.training.state import TrainState, fingerprint_of
 from arcface.training.steps import Steps
 from arcface.verification.sets import read_bin_sets
 from arcface.verification.verifier import Verifier
-from arcface.weights.state_dict import load_backbone, read_state_dict
+from arcface.weights.state_dict import read_state_dict
 
 
 def train(config: TrainConfig) -> None:
@@ -79,7 +79,7 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
     if config.resume:
         state, missing = restore(Path(config.output), fingerprint, model)
     elif config.init_from:
-        load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
+        model.start_from(read_state_dict(Path(config.init_from)), config.init_from)
     verifier.choose_engine(model.backbone)  # what cannot be built is found now, not after hours
     schedule = Schedule(config, data.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)

@@ -281,6 +281,12 @@ TABLE = [
     ("batch of 0", "train --batch_size=0", "--batch_size: must be a whole number from 1 to 65536, not 0"),
     ("batch of 1e-3", "train --batch_size=1e-3", "--batch_size: must be a whole number from 1 to 65536, not 1e-3"),
     ("batch of 64.5", "train --batch_size=64.5", "--batch_size: must be a whole number from 1 to 65536, not 64.5"),
+    (
+        "parts of unequal size",
+        "train --accumulate=3",
+        "--accumulate 3: must divide the 4 images of --batch_size that a rank has; use 2",
+    ),
+    ("average that never moves", "train --ema=1", "--ema: must be a number from 0 up and below 1, not 1"),
     ("batch beyond all memory", "train --batch_size=99999999999999999999", "--batch_size: must be a whole number from 1 to 65536"),
     (
         "rate with digits too many",

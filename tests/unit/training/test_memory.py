@@ -47,6 +47,20 @@ def test_activations_are_counted_from_the_layers(monkeypatch, kernels, saved):
     assert activations / (4 * gaps * CONFIG.batch_size) == pytest.approx(saved, rel=1e-3)  # and the statistics of batch norm
 
 
+@pytest.mark.parametrize("kernels, inside", [("off", 2 * 8 * 16 * 16), ("auto", 8 * 16 * 16)])
+def test_a_block_that_is_computed_again_saves_its_input_and_is_there_with_its_gradients_for_a_time(monkeypatch, kernels, inside):
+    monkeypatch.setattr(memory, "can_be_loaded", lambda: True)
+    plain, again = (estimate(replace(CONFIG, cpu_kernels=kernels, recompute=on), CLASSES, 1, "cpu").activations for on in (0, 1))
+    saved = SAVED_BY_LAYERS if kernels == "off" else SAVED_BY_KERNELS
+    assert again / plain == pytest.approx((saved - inside + 2 * inside) / saved, rel=1e-3)  # Tiny has one block only
+
+
+def test_parts_follow_the_images_computed_at_a_time_and_the_averaged_backbone():
+    one, other = (estimate(replace(CONFIG, **options), CLASSES, 1, "cpu") for options in ({}, {"accumulate": 4, "ema": 0.999}))
+    assert other.activations == pytest.approx(one.activations / 4, rel=1e-6) and other.weights == 2 * one.weights
+    assert (other.gradients, other.centres, other.logits, other.batches) == (one.gradients, one.centres, one.logits, one.batches)
+
+
 def test_parts_follow_batch_classes_ranks_and_precision():
     one, two = (estimate(CONFIG, CLASSES, ranks, "cpu") for ranks in (1, 2))
     assert one.weights == 4 * (8 * 3 * 49 + 4 * 8 + 8 + 128 * 64 + 64)
@@ -99,6 +113,14 @@ def test_what_fits_but_for_other_programs_is_a_warning_that_names_a_batch_that_f
     batch = int(warning.split()[-1])
     assert 256 < batch < 512 and batch % 8 == 0
     assert check_memory(replace(CONFIG, batch_size=batch), CLASSES, 1, 1, "cpu") is None
+
+
+def test_a_batch_that_fits_can_be_computed_in_the_same_parts(room):
+    room(9, 0.9)
+    config = replace(CONFIG, accumulate=3, batch_size=3072)
+    batch = int(check_memory(config, CLASSES, 1, 1, "cpu").split()[-1])
+    assert 0 < batch < 3072 and batch % 3 == 0
+    assert check_memory(replace(config, batch_size=batch), CLASSES, 1, 1, "cpu") is None
 
 
 @pytest.mark.parametrize("ranks_here", [1, 2])
@@ -276,5 +298,5 @@ def test_a_backbone_is_counted_on_the_cpu(monkeypatch):
     monkeypatch.setattr(paddle, "get_device", lambda: devices[-1])
     monkeypatch.setattr(paddle, "set_device", devices.append)
     monkeypatch.setattr(memory, "_count", lambda *_: devices.append("counted"))
-    memory._look_at.__wrapped__("Tiny", 64, False, False, None, False)
+    memory._look_at.__wrapped__("Tiny", 64, False, False, None, False, False)
     assert devices == ["gpu:3", "cpu", "counted", "gpu:3"]

@@ -53,9 +53,9 @@ class Run:
 
     def arrays(self) -> dict[str, np.ndarray]:
         state = self.model.state()
-        velocity = {f"{kind} of {name}": array for kind, of in state.averages.items() for name, array in of.items()}
+        averages = {f"{kind} of {name}": array for kind, arrays in state.averages.items() for name, array in arrays.items()}
         centres = {"centres": state.centres, "velocity of centres": state.centres_velocity}
-        return {name: array.copy() for name, array in (state.backbone | velocity | centres).items()}
+        return {name: array.copy() for name, array in (state.backbone | averages | centres).items()}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,7 @@ def waits(monkeypatch):
     return seen
 
 
+IN_PARTS = {"accumulate": 2, "recompute": 1, "ema": 0.9, "sample_rate": 0.5}
 OPTIONS = [
     {},
     {"clip_norm": 0.5, "scale": 100.0},
@@ -133,6 +134,7 @@ OPTIONS = [
     {"batch_norm": "frozen"},
     {"optimizer": "adamw", "freeze": "block", "head_lr_scale": 0.5},
     {"freeze": "backbone"},
+    IN_PARTS,
 ]
 
 
@@ -151,10 +153,11 @@ def test_both_orders_end_with_the_same_bits_and_a_bad_step_changes_nothing(start
     assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
 
 
+@pytest.mark.parametrize("options", [{}, IN_PARTS])
 @pytest.mark.parametrize("run_ahead", [False, True])
-def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead):
+def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead, options):
     spoil(3)
-    run = start(run_ahead)
+    run = start(run_ahead, **options)
     requests = run.take(5)
     next(requests), next(requests)
     before = run.arrays()
