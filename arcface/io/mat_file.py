@@ -43,7 +43,7 @@ def read_names_and_numbers(path: Path, names: str, numbers: str) -> tuple[list[s
         values = np.ravel(variables[numbers])
         if not texts or len(texts) != len(values) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{names} and {numbers} are not as many names as numbers")
-        if (values != (whole := values.astype(np.int64))).any():
+        if values.dtype.kind not in "iuf" or (values != (whole := values.astype(np.int64))).any():
             raise ValueError(f"{numbers} are not whole numbers")
     # SciPy raises what its parser runs into: KeyError, TypeError, struct.error, NotImplementedError for HDF5 and others.
     except Exception as error:
