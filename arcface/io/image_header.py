@@ -3,7 +3,7 @@
 import re
 import struct
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of a JPEG; libjpeg skips what stands before it, too
+_MARKER = re.compile(rb"\xff([^\x00\xff])")  # of a JPEG; libjpeg skips what stands before it, too
 # JPEG markers that begin a frame and hold its size (SOF0 to SOF15) but for those among their numbers that do not: DHT, JPG, DAC.
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # JPEG markers that stand alone: TEM, RST0 to RST7, SOI

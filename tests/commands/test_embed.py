@@ -123,6 +123,14 @@ def test_ranks_divide_the_work_and_give_the_bytes_of_one(run_ranks, checkpoint, 
         assert (tmp_path / f"1.npz{suffix}").read_bytes() == (tmp_path / f"2.npz{suffix}").read_bytes()
 
 
+def test_a_rank_makes_its_own_parts_only(embed, many, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "rank", lambda: 1)
+    monkeypatch.setattr(module, "world_size", lambda: 2)
+    (tmp_path / "features.npz.partial").mkdir()  # as rank 0 does
+    assert embed(many) == ""
+    assert [path.name for path in (tmp_path / "features.npz.partial").iterdir()] == ["part_0000001.npz"]
+
+
 @pytest.mark.parametrize("output", ["features.npz", "features.npy", "features.parquet"])
 def test_each_kind_of_file_has_embeddings_paths_and_labels(embed, expected, make_data_set, tmp_path, output):
     data = make_data_set(9, 3)
@@ -199,6 +207,16 @@ def test_a_full_disk_is_one_line_and_leaves_no_result(embed, make_data_set, tmp_
     with pytest.raises(UserError, match="features.npz: cannot be written .No space left on device.; correct that, then"):
         embed(make_data_set(5, 2))
     assert not os.listdir(tmp_path)
+
+
+def test_a_name_that_breaks_a_line_is_refused_where_names_are_lines(embed, make_data_set, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a\nb.jpg", os.fsdecode(b"\xe9.jpg")):
+        shutil.copy(make_data_set(1, 1) / "images" / "00000000.jpg", tmp_path / "images" / name)
+    with pytest.raises(UserError, match="a line of paths.txt cannot hold such a name; choose an --output that ends in .npz"):
+        embed(tmp_path / "images", "features.npy")
+    embed(tmp_path / "images")
+    assert np.load(tmp_path / "features.npz")["paths"].tolist() == ["a\nb.jpg", os.fsdecode(b"\xe9.jpg")]
 
 
 @pytest.mark.exhaustive

@@ -103,6 +103,13 @@ def test_a_header_that_claims_absurd_sizes_is_refused():
         decode(bytes(png), "huge")
 
 
+def test_opencv_itself_prints_nothing_about_a_damaged_image(capfd):
+    bmp = cv2.imencode(".bmp", blobs(112))[1].tobytes()
+    with pytest.raises(UserError, match="half: not an image"):
+        images.decode_any_size(bmp[: len(bmp) // 2], "half")
+    assert capfd.readouterr() == ("", "")
+
+
 def turned(degrees: int, size=(600, 400)) -> bytes:
     """A JPEG, blue above and red below, once a viewer has turned it as its Exif data say; they are stored otherwise."""
     orientation = {0: 1, 90: 8, 180: 3, 270: 6}[degrees]
