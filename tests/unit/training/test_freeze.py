@@ -122,3 +122,22 @@ def test_the_head_has_its_own_rate_and_weight_decay(tiny, monkeypatch, scale, de
     monkeypatch.setattr(model.head, "update", lambda *how: seen.append(how) or real(*how))
     train(model, 1)
     assert [how[:3] for how in seen] == [(0.05 * scale, 0.9, used)]
+
+
+@pytest.mark.parametrize(
+    "frozen", ["stem,stage1", *(pytest.param(names, marks=pytest.mark.exhaustive) for names in ("stage2", "backbone"))]
+)
+def test_blocks_that_are_computed_again_and_an_average_keep_what_is_frozen(frozen):
+    ends, options = [], {"freeze": frozen, "ema": 0.5, "batch_norm": "frozen"}
+    for recompute in (0, 1):
+        model = model_of("MobileFaceNet_128", recompute=recompute, **options)
+        before = arrays(model)
+        train(model, 2)
+        ends.append(arrays(model))
+        average = model.state().averages["ema"]
+        stage = stages(model.backbone)
+        names = list(stage) if frozen == "backbone" else frozen.split(",")
+        kept = [name for name in before if stage_of(name, stage) in names]
+        assert kept and all(np.array_equal(before[name], then[name]) for name in kept for then in (ends[-1], average))
+        assert all((average[name] != before[name]).any() for name in before if "conv.weight" in name and name not in kept)
+    assert changed(*ends) == set()
