@@ -47,7 +47,7 @@ def check_images(pairs: VerificationSet) -> None:
     """
     if not find_spec("sklearn"):
         raise UserError(f"verification needs scikit-learn, which is not installed; {how_to_install_base()}")
-    for position in pairs.distinct().values():
+    for position in tqdm(pairs.distinct().values(), f"checking {pairs.name}", unit=" images", disable=None, leave=False):
         pairs.crop(position)
 
 
