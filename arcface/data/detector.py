@@ -11,6 +11,7 @@ from arcface.io.files import read_file
 
 MIN_SCORE = 0.6  # of a detected face, 0 to 1
 LARGEST_SIDE = 1280  # pixels, of the image that the detector sees
+SMALLEST_SIDE = 64  # of the same, with black added: OpenCV 4 finds faces in strips of less than 32 pixels that are black
 
 
 class FaceDetector:
@@ -54,7 +55,7 @@ class FaceDetector:
             return np.zeros((0, 5, 2))
         seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
         faces = self._find(seen)
-        faces = faces[np.isfinite(faces).all(axis=1)]  # OpenCV 4 finds faces without a place in strips of a few pixels
+        faces = faces[np.isfinite(faces).all(axis=1)]
         x, y, w, h = faces[:, :4].T
         off_centre = (x + w / 2 - seen.shape[1] / 2) ** 2 + (y + h / 2 - seen.shape[0] / 2) ** 2
         main_first = np.argsort(2 * off_centre - w * h, kind="stable")
@@ -62,6 +63,9 @@ class FaceDetector:
 
     def _find(self, image: np.ndarray) -> np.ndarray:
         """Return float32 [faces, 15]: x, y, width, height, five landmarks, score."""
+        missing = [max(0, SMALLEST_SIDE - side) for side in image.shape[:2]]
+        if any(missing):
+            image = cv2.copyMakeBorder(image, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT)
         detector = getattr(self._of_thread, "detector", None)
         if detector is None:
             detector = self._of_thread.detector = self._open()

@@ -1,6 +1,7 @@
 """Images to embed, wherever they are: a folder, a list, one image, a dataset or a .bin set."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -75,15 +76,14 @@ def _listed(file: Path) -> Images:
         lines = read_file(file).decode("utf-8-sig", "surrogateescape").split("\n")
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}; pass a list of images, a folder or an image") from error
-    entries = [line.strip().rpartition("\t") for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not entries:
+    paths = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not paths:
         raise UserError(f"{file}: lists no image; each line is a path, or a path, a tab and a label")
-    if all(tab and label.isdecimal() and len(label) < 19 for _, tab, label in entries):
-        labels = np.array([int(label) for *_, label in entries], np.int64)
-        paths = [path for path, *_ in entries]
-        return Images(paths, partial(_read, file.parent, paths), labels)
-    paths = ["".join(entry) for entry in entries]
-    return Images(paths, partial(_read, file.parent, paths))
+    labels = None
+    if all(re.fullmatch(r".+\t[0-9]{1,18}", line, re.DOTALL) for line in paths):
+        labels = np.array([int(line.rpartition("\t")[2]) for line in paths], np.int64)
+        paths = [line.rpartition("\t")[0] for line in paths]
+    return Images(paths, partial(_read, file.parent, paths), labels)
 
 
 def _read(folder: Path, paths: list[str], position: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -30,9 +30,12 @@ class CropReader:
 
     Raises:
         UserError: the detector cannot be opened.
+        ValueError: other faces.
     """
 
     def __init__(self, detector: str | Path | None = None, faces: Faces = "largest"):
+        if faces not in get_args(Faces):
+            raise ValueError(f"faces are {' or '.join(get_args(Faces))}, not {faces}")
         self._detector = FaceDetector(str(detector)) if detector else None
         self._faces = faces
 

@@ -153,10 +153,11 @@ def _parts(
     """Yield some of the parts of the images; they are read in threads while those before them are embedded."""
     cv2.setNumThreads(1)  # every reading thread detects by itself
     count = len(images.paths)
-    positions = [at for number in numbers for at in range(number * PART, min((number + 1) * PART, count))]
+    ranges = [np.arange(number * PART, min((number + 1) * PART, count)) for number in numbers]
+    positions = np.concatenate([np.zeros(0, np.int64), *ranges])
 
     def read_chunk(chunk: range) -> list[tuple[int, list[np.ndarray], str]]:
-        return [(at, *_crops(images, reader, at)) for at in positions[chunk.start : chunk.stop]]
+        return [(at, *_crops(images, reader, at)) for at in positions[chunk.start : chunk.stop].tolist()]
 
     waiting: list[tuple[int, list[np.ndarray], str]] = []
     for chunk in ordered_map(read_chunk, range(len(positions)), threads(), "embedding"):

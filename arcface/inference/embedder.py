@@ -56,6 +56,7 @@ class Embedder:
     Raises:
         UserError: the weights are missing, damaged or of another network, the engine or detector cannot be opened, or there is no
             GPU.
+        ValueError: other faces, or a batch of none.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Embedder:
         batch_size: int | None = None,
         flip: bool = False,
     ):
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {batch_size}")
         self._reader, self._size, self._flip = CropReader(detector, faces), embedding_size, flip
         self._engine = threading.Lock()  # most engines serve one thread at a time
         with ExitStack() as opened:

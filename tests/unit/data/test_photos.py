@@ -100,7 +100,7 @@ def test_a_detector_that_is_none_is_one_line(tmp_path):
 
 def test_strips_of_a_few_pixels_have_no_face(real_data):
     detector = FaceDetector(str(real_data / "yunet" / "face_detection_yunet.onnx"))
-    for shape in ((1, 1), (1, 30_000), (30_000, 1), (40, 3000), (31, 31)):
+    for shape in ((1, 1), (1, 30_000), (30_000, 1), (40, 3000), (31, 31), (17, 1280), (5, 1280), (17, 1280)):
         assert detector.landmarks(np.zeros((*shape, 3), np.uint8)).shape == (0, 5, 2)
 
 

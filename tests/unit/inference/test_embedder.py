@@ -12,6 +12,7 @@ import cv2
 import fake_embedding
 import numpy as np
 import pytest
+from engine_params import engines_here
 
 import arcface
 from arcface.errors import UserError
@@ -150,6 +151,12 @@ def test_what_cannot_be_embedded_is_named(open_fake, files, tmp_path):
     assert embed(files[0]).shape == (1, 8)  # it still works
 
 
+def test_options_that_make_no_sense_are_refused(open_fake):
+    for options in ({"faces": "two"}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="faces are largest or all, not two|batch_size is at least 1, not 0"):
+            open_fake(**options)
+
+
 def test_embeddings_that_are_not_finite_are_refused_and_zeros_stay():
     crops = np.zeros((3, 3, 112, 112), np.uint8)
     assert not unit_embeddings(lambda images: np.zeros((len(images), 8), np.float32), crops, 2).any()
@@ -174,6 +181,25 @@ def test_it_is_open_embedder_s_function_on_images(checkpoint, files):
     with arcface.Embedder(checkpoint, "Tiny", 8, engine="paddle", device="cpu") as embedder:
         embeddings = embedder(files)
         assert embeddings == pytest.approx(raw / np.linalg.norm(raw, axis=1, keepdims=True), abs=1e-6)
+        with ThreadPoolExecutor(3) as pool:
+            assert all(np.array_equal(found, embeddings) for found in pool.map(lambda _: embedder(files), range(6)))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("engine", engines_here("openvino", "paddle-inference", "onnxruntime"))
+@pytest.mark.usefixtures("exports_once")
+def test_each_engine_gives_threads_the_bits_of_one_and_paddle_s_embeddings(engine, files, tmp_path):
+    import paddle
+
+    from arcface.backbones import create_backbone
+
+    paddle.seed(0)
+    paddle.save(create_backbone("MobileFaceNet_128", 128).state_dict(), str(tmp_path / "MobileFaceNet_128.pdparams"))
+    with arcface.Embedder(tmp_path, engine="paddle", device="cpu") as embedder:
+        expected = embedder(files)
+    with arcface.Embedder(tmp_path, engine=engine, device="cpu", batch_size=4) as embedder:
+        embeddings = embedder(files)
+        assert np.abs(embeddings - expected).max() < 1e-4
         with ThreadPoolExecutor(3) as pool:
             assert all(np.array_equal(found, embeddings) for found in pool.map(lambda _: embedder(files), range(6)))
 
