@@ -10,7 +10,7 @@ import runpy
 from dataclasses import MISSING
 from pathlib import Path
 
-from arcface.config import TrainConfig, ValidConfig
+from arcface.config import ExportOptions, TrainConfig, ValidConfig
 from arcface.data.align_photos import AlignOptions
 from arcface.data.checks import CheckOptions
 from arcface.data.convert import ConvertOptions
@@ -29,6 +29,7 @@ TOOLS = {
     "pack_bin": PackOptions,
     "demo": DemoOptions,
 }
+COMMANDS = {"export": ExportOptions}
 # What a floor is for, by one of its rooms.
 FLOORS_FOR = {
     "errors": "what needs nothing else",
@@ -59,6 +60,10 @@ TOOLS_HEAD = """# Options of the tools
 Each tool is one command with three names, such as `python datasets/pack_bin.py`, `python -m arcface.pack_bin` and
 `arcface-pack-bin`. What an option calls "above" is at the head of the tool's `--help`.
 """
+COMMANDS_HEAD = """# Options of other commands
+
+`python -m arcface.export`, for example, is also `arcface-export`.
+"""
 
 
 def options_page() -> str:
@@ -68,6 +73,7 @@ def options_page() -> str:
     parts = [HEAD, *(table(heading(group), group, own(group)) for group in train)]
     parts += [table("Only valid.py" if group is ValidConfig else heading(group), group, own(group)) for group in valid]
     parts += [TOOLS_HEAD, *(table(name, group, list(options_of(group))) for name, group in TOOLS.items())]
+    parts += [COMMANDS_HEAD, *(table(name, group, list(options_of(group))) for name, group in COMMANDS.items())]
     return "\n".join(parts)
 
 

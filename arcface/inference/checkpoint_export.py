@@ -23,7 +23,7 @@ from arcface.extras import how_to_install
 from arcface.inference.embed import cosine
 from arcface.inference.export import INPUT, OUTPUT, PADDLE_2_OUTPUT, Variant, export_in_child
 from arcface.inference.runtimes import Run, with_onnxruntime, with_openvino, with_paddle_inference
-from arcface.io.files import read_file
+from arcface.io.files import check_paths, read_file
 from arcface.io.images import HALF_RANGE, SIZE, normalise
 from arcface.weights.run_directory import LATEST, MANIFEST, find_backbone, step_of, trained_backbone
 from arcface.weights.state_dict import as_arrays, state_dict_bytes
@@ -89,11 +89,11 @@ def export_checkpoint(options: ExportOptions) -> str:
 
 def _check_output(output: Path, overwrite: bool) -> None:
     """Raise UserError unless a directory can be made in this place, or an export is there that may be replaced."""
-    if not os.path.lexists(output):
-        return
-    if not output.is_dir():
-        raise UserError(f"--output {output}: is not a directory; choose another place")
-    entries = {entry.name for entry in output.iterdir()}
+    try:
+        check_paths([output], [])
+        entries = {entry.name for entry in output.iterdir()} if output.exists() else set()
+    except OSError as error:
+        raise _not_written(output, error) from error
     if not entries:
         return
     try:
@@ -114,7 +114,11 @@ def _writing(output: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=existing) as folder:
             yield Path(folder)
     except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror or error}); choose another directory") from error
+        raise _not_written(output, error) from error
+
+
+def _not_written(output: Path, error: OSError) -> UserError:
+    return UserError(f"--output {output}: cannot be written ({error.strerror or error}); choose another directory")
 
 
 def _describe(options: ExportOptions) -> dict[str, Any]:

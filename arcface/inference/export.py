@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,7 +55,7 @@ class _Exported(nn.Layer):
 
 
 def export(backbone: nn.Layer, folder: Path, format: Format, variant: Variant = Variant()) -> Path:
-    """Write a backbone in evaluation mode to `folder` and return the model's file; the backbone itself is used up.
+    """Write a backbone in evaluation mode to `folder` and return the model's file; the backbone itself does not change.
 
     The model maps images, [n, 3, 112, 112] with any n, to embeddings, float32 [n, D]. "paddle" is NAME.json (Paddle 3) or
     NAME.pdmodel (Paddle 2) with NAME.pdiparams; "onnx" is NAME.onnx, "openvino" NAME.xml with NAME.bin, both beside Paddle's.
@@ -62,10 +63,9 @@ def export(backbone: nn.Layer, folder: Path, format: Format, variant: Variant = 
     """
     if format != "paddle" and not find_spec("paddle2onnx"):
         raise UserError(f"ONNX needs paddle2onnx; {how_to_install('engines')}")
-    backbone.eval()
-    fold_batch_norm(backbone)
-    exported = _Exported(backbone, variant)
+    exported = _Exported(deepcopy(backbone), variant)
     exported.eval()
+    fold_batch_norm(exported.backbone)
     dtype = "uint8" if variant.uint8_input else "float32"
     images = paddle.static.InputSpec([None, 3, SIZE, SIZE], dtype, name=INPUT)
     paddle.jit.save(exported, str(folder / variant.name), input_spec=[images])
@@ -104,7 +104,7 @@ def _to_onnx(model: Path, variant: Variant) -> Path:
 def _to_openvino(onnx: Path, variant: Variant) -> Path:
     import openvino
 
-    model = openvino.convert_model(str(onnx))
+    model = openvino.Core().read_model(str(onnx))  # as convert_model does, which also loads a package that counts its users
     for name, value in variant.metadata.items():
         model.set_rt_info(value, ["arcface", name])
     openvino.save_model(model, str(onnx.with_suffix(".xml")), compress_to_fp16=False)

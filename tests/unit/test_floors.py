@@ -19,7 +19,7 @@ FLOORS = [
     ["verification"],
     ["training"],
     ["doctor"],
-    ["train", "valid", "align", "check", "convert", "demo", "merge", "pack_bin", "deploy"],  # commands
+    ["train", "valid", "export", "align", "check", "convert", "demo", "merge", "pack_bin", "deploy"],  # commands
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
