@@ -154,6 +154,10 @@ class OptimizerOptions:
     """On a CPU with a C++ compiler, auto trains with kernels built at first use; the backbone's need batch_norm local."""
     tf32: Literal[0, 1] = 1
     """Let the backbone train with TF32 on GPUs from Ampere on: faster, with 10 bits, not 23. Nothing else uses it."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """What most of the backbone computes in, on a GPU, in training; statistics, head and loss stay float32."""
+    precision_emulation: Literal[0, 1] = 0
+    """1 lets a CPU train in bf16 or fp16 by rounding to it, slowly: to see how training goes in it."""
     cudnn_search: Literal[0, 1] = 0
     """1 lets cuDNN time its convolutions in the first steps and keep the fastest; runs are then not repeatable bit for bit."""
 

@@ -30,6 +30,7 @@ import paddle  # noqa: E402
 import training_speed  # noqa: E402
 
 from arcface.backbones import create_backbone  # noqa: E402
+from arcface.backbones.counts import count  # noqa: E402
 
 NETWORK, EMBEDDING_SIZE = "MobileFaceNet_128", head_speed.SIZE
 FLOAT = 4  # bytes
@@ -57,23 +58,6 @@ def bytes_a_second(count: int = 2**26) -> float:
     return 2 * source.nbytes / seconds
 
 
-def count_backbone() -> tuple[int, int, int]:
-    """Return multiply-adds, values of all convolutions' outputs, both of one image, and values of the weights."""
-    backbone = create_backbone(NETWORK, EMBEDDING_SIZE)
-    backbone.eval()
-    counted = [0, 0]
-
-    def count(layer, inputs, output):
-        counted[0] += int(np.prod(output.shape)) * int(np.prod(layer.weight.shape[1:]))
-        counted[1] += int(np.prod(output.shape))
-
-    for layer in backbone.sublayers():
-        if isinstance(layer, paddle.nn.Conv2D):
-            layer.register_forward_post_hook(count)
-    backbone(paddle.zeros([1, 3, 112, 112]))
-    return *counted, sum(int(np.prod(parameter.shape)) for parameter in backbone.parameters())
-
-
 def main():
     paddle.set_device("cpu")
     speed, bandwidth = operations_a_second(), bytes_a_second()
@@ -81,7 +65,7 @@ def main():
         f"{os.cpu_count()} cores, {threads()} threads, load {os.getloadavg()[0]:.1f}, paddlepaddle {paddle.__version__}:"
         f" {speed / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s"
     )
-    multiply_adds, outputs, weights = count_backbone()
+    weights, multiply_adds, outputs = count(create_backbone(NETWORK, EMBEDDING_SIZE))
     print(
         f"{NETWORK}: {multiply_adds / 1e6:.0f} million multiply-adds, {outputs / 1e6:.2f} million outputs an image,"
         f" {weights / 1e6:.2f} million weights"

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,13 +35,13 @@ TORCH_SETTINGS = {
     "PyTorch as it comes": (1, "torch"),
     "PyTorch, channels_last, memory kept": (1, "torch-best"),
 }
-TORCH_BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]  # the paper's table 1
-BATCH_SIZE, CLASSES, WARM_UP = 64, 1000, 2
+NETWORK, EMBEDDING_SIZE, BATCH_SIZE, CLASSES, WARM_UP = "MobileFaceNet_128", 128, 64, 1000, 2
 
 
 def measure(kind: str, steps: int) -> None:
     """Train as one rank of those that were launched; rank 0 prints the seconds of each step that counts."""
-    step, reports = torch_step(kind == "torch-best") if kind.startswith("torch") else paddle_step(kind)
+    create = partial(torch_step, best=kind == "torch-best") if kind.startswith("torch") else partial(paddle_step, kind=kind)
+    step, reports = create(NETWORK, EMBEDDING_SIZE, BATCH_SIZE)
     seconds = []
     for number in range(WARM_UP + steps):
         began = time.perf_counter()
@@ -50,8 +51,8 @@ def measure(kind: str, steps: int) -> None:
         print("RESULT", *seconds[WARM_UP:])
 
 
-def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
-    """Return what takes a step, and whether this rank reports."""
+def paddle_step(network: str, embedding_size: int, batch_size: int, kind: str) -> tuple[Callable[[int], None], bool]:
+    """Return what takes a step, by its number, as train.py does, and whether this rank reports."""
     sys.path.insert(0, str(REPOSITORY))
     if kind != "plain":
         from arcface.system.startup import start_paddle
@@ -67,11 +68,12 @@ def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
 
     paddle.set_device("cpu")
     start_ranks()
-    config = TrainConfig(cpu_kernels="auto" if kind == "kernels" else "off")
+    cpu_kernels = "auto" if kind == "kernels" else "off"
+    config = TrainConfig(network=network, embedding_size=embedding_size, cpu_kernels=cpu_kernels)
     model = Model(config, config, config, CLASSES)
     model.use_cpu_kernels()
-    images = paddle.randint(0, 256, [BATCH_SIZE // world_size(), 3, 112, 112]).astype("uint8")
-    listed = np.random.default_rng(0).integers(0, CLASSES, BATCH_SIZE)
+    images = paddle.randint(0, 256, [batch_size // world_size(), 3, 112, 112]).astype("uint8")
+    listed = np.random.default_rng(0).integers(0, CLASSES, batch_size)
     labels = paddle.to_tensor(np.array_split(listed, world_size())[rank()])
     batch = Batch(images, labels, listed)
 
@@ -83,44 +85,22 @@ def paddle_step(kind: str) -> tuple[Callable[[int], None], bool]:
     return step, rank() == 0
 
 
-def torch_step(best: bool) -> tuple[Callable[[int], None], bool]:
+def torch_step(name: str, embedding_size: int, batch_size: int, best: bool = False) -> tuple[Callable[[int], None], bool]:
     """The same for PyTorch: network, ArcFace head and momentum SGD."""
     if best:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)
         libc.mallopt(-1, 2**31 - 1)
+    sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))
     import torch
     from torch import nn
+    from torch_nets import create_net
 
-    def block(channels_in, channels_out, kernel, stride=1, padding=0, groups=1, linear=False):
-        convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False)
-        return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), *([] if linear else [nn.PReLU(channels_out)]))
-
-    class Bottleneck(nn.Module):
-        def __init__(self, channels_in, channels_out, stride, expansion):
-            super().__init__()
-            inner = channels_in * expansion
-            self.residual = stride == 1 and channels_in == channels_out
-            self.layers = nn.Sequential(
-                block(channels_in, inner, 1), block(inner, inner, 3, stride, 1, inner), block(inner, channels_out, 1, linear=True)
-            )
-
-        def forward(self, x):
-            return x + self.layers(x) if self.residual else self.layers(x)
-
-    stages = [block(3, 64, 3, 2, 1), block(64, 64, 3, 1, 1, 64)]
-    channels = 64
-    for expansion, channels_out, repeats, first_stride in TORCH_BOTTLENECKS:
-        for repeat in range(repeats):
-            stages.append(Bottleneck(channels, channels_out, first_stride if repeat == 0 else 1, expansion))
-            channels = channels_out
-    network = nn.Sequential(
-        *stages, block(128, 512, 1), block(512, 512, 7, groups=512, linear=True), block(512, 128, 1, linear=True), nn.Flatten()
-    )
-    centres = nn.Parameter(0.01 * torch.randn(CLASSES, 128))
+    network = create_net(name, embedding_size)
+    centres = nn.Parameter(0.01 * torch.randn(CLASSES, embedding_size))
     optimizer = torch.optim.SGD([*network.parameters(), centres], lr=0.01, momentum=0.9, weight_decay=2e-4)
-    images = torch.randint(0, 256, (BATCH_SIZE, 3, 112, 112), dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, (BATCH_SIZE,))
+    images = torch.randint(0, 256, (batch_size, 3, 112, 112), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (batch_size,))
     if best:
         network, images = network.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
     network.train()

@@ -10,7 +10,7 @@ from functools import partial
 
 from paddle import nn
 
-from arcface.backbones.layers import Conv2D, batch_norm_rows, linear, prelu
+from arcface.backbones.layers import Add, Conv2D, batch_norm_rows, keep_float32, linear, prelu
 from arcface.io.images import SIZE
 
 STAGE_CHANNELS = 64, 128, 256, 512
@@ -27,6 +27,7 @@ class Block(nn.Layer):
         self.prelu = prelu(channels_out)
         self.conv2 = Conv2D(channels_out, channels_out, 3, stride, padding=1)
         self.bn3 = batch_norm(channels_out)
+        self.add = Add()
         self.downsample = None
         if stride != 1 or channels_in != channels_out:
             self.downsample = nn.Sequential(Conv2D(channels_in, channels_out, 1, stride), batch_norm(channels_out))
@@ -34,7 +35,7 @@ class Block(nn.Layer):
     def forward(self, x):
         y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         y = self.bn3(self.conv2(y))
-        return y + (x if self.downsample is None else self.downsample(x))
+        return self.add(y, x if self.downsample is None else self.downsample(x))
 
 
 class IResNet(nn.Layer):
@@ -56,8 +57,8 @@ class IResNet(nn.Layer):
             channels = channels_out
         self.bn2 = batch_norm(channels)
         self.values = channels * (SIZE // 2 ** len(blocks)) ** 2
-        self.fc = linear(self.values, embedding_size)
-        self.features = batch_norm(embedding_size)
+        self.fc = keep_float32(linear(self.values, embedding_size))
+        self.features = keep_float32(batch_norm(embedding_size))
 
     def forward(self, images):
         x = self.prelu(self.bn1(self.conv1(images)))

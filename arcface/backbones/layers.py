@@ -54,6 +54,31 @@ def prelu(channels: int) -> nn.PReLU:
     return nn.PReLU(channels, init=PRELU_SLOPE)
 
 
+class Add(nn.Layer):
+    """The sum of two tensors: a layer, so that its precision can be chosen (precision.py)."""
+
+    def forward(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        return x + y
+
+
+class Product(nn.Layer):
+    """The product of two stacks of matrices, the first times `scale`, the second transposed if asked for."""
+
+    def __init__(self, scale: float = 1.0, transpose: bool = False):
+        super().__init__()
+        self.scale, self.transpose = scale, transpose
+
+    def forward(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        return paddle.matmul(x if self.scale == 1 else x * self.scale, y, transpose_y=self.transpose)
+
+
+def keep_float32(layer: nn.Layer) -> nn.Layer:
+    """Return a layer, marked with all below it to take, compute and return float32 in every precision of training."""
+    for part in layer.sublayers(include_self=True):
+        part.keeps_float32 = True
+    return layer
+
+
 class FusedConvolutions(nn.Sequential):
     """Convolutions, each followed by batch norm and optionally PReLU; `residual` adds the input to the output.
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from paddle import nn
 
-from arcface.backbones.layers import Conv2D, FusedConvolutions, batch_norm_rows, linear, prelu
+from arcface.backbones.layers import Conv2D, FusedConvolutions, batch_norm_rows, keep_float32, linear, prelu
 
 FINAL_CHANNELS = 512
 
@@ -92,7 +92,7 @@ class MobileFaceNet(nn.Layer):
             Residual(2 * width, 256, repeats[3], batch_norm),
         )
         self.conv_sep = ConvBlock(2 * width, FINAL_CHANNELS, 1, batch_norm)
-        self.features = GlobalDepthWise(embedding_size, batch_norm)
+        self.features = keep_float32(GlobalDepthWise(embedding_size, batch_norm))
 
     def forward(self, images):
         return self.features(self.conv_sep(self.layers(images)))

@@ -8,7 +8,7 @@ from functools import partial
 
 from paddle import nn
 
-from arcface.backbones.layers import Conv2D, FusedConvolutions, prelu
+from arcface.backbones.layers import Conv2D, FusedConvolutions, keep_float32, prelu
 
 # (expansion, channels, repeats, stride of the first repeat) of each bottleneck stage
 BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
@@ -69,8 +69,8 @@ class MobileFaceNet(nn.Layer):
                 channels = channels_out
         self.blocks = nn.Sequential(*blocks)
         self.conv2 = conv_block(128, 512, 1)
-        self.linear7 = conv_block(512, 512, 7, depthwise=True, linear=True)
-        self.linear1 = conv_block(512, embedding_size, 1, linear=True)
+        self.linear7 = keep_float32(conv_block(512, 512, 7, depthwise=True, linear=True))
+        self.linear1 = keep_float32(conv_block(512, embedding_size, 1, linear=True))
 
     def forward(self, images):
         x = self.blocks(self.dw_conv1(self.conv1(images)))

@@ -10,11 +10,10 @@ from functools import partial
 
 import paddle
 from paddle import nn
-from paddle.nn.functional import softmax
 from paddle.nn.initializer import Constant, Normal, Uniform
 
 from arcface.backbones.batch_norm import batch_norm_layer
-from arcface.backbones.layers import batch_norm_rows
+from arcface.backbones.layers import Add, Product, batch_norm_rows, keep_float32
 from arcface.io.images import SIZE
 
 PATCH = 9  # pixels; the last 4 rows and columns of an image are in no patch
@@ -56,13 +55,16 @@ class Attention(nn.Layer):
         super().__init__()
         self.dim = dim
         self.qkv = linear(dim, 3 * dim, bias=False)
+        self.similarity = Product((dim // HEADS) ** -0.5, transpose=True)
+        self.softmax = nn.Softmax()
+        self.mix = Product()
         self.proj = linear(dim, dim)
 
     def forward(self, x):
         size = self.dim // HEADS
         query, key, value = self.qkv(x).reshape([-1, PATCHES, 3, HEADS, size]).transpose([2, 0, 3, 1, 4]).unbind(0)
-        weights = softmax(paddle.matmul(query * size**-0.5, key, transpose_y=True))  # [N, HEADS, PATCHES, PATCHES]
-        return self.proj(paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, PATCHES, self.dim]))
+        weights = self.softmax(self.similarity(query, key))  # [N, HEADS, PATCHES, PATCHES]
+        return self.proj(self.mix(weights, value).transpose([0, 2, 1, 3]).reshape([-1, PATCHES, self.dim]))
 
 
 class MLP(nn.Layer):
@@ -79,7 +81,7 @@ class MLP(nn.Layer):
 
 
 class Block(nn.Layer):
-    """Attention and MLP, each of normalised input, each added to its input."""
+    """Attention and MLP, each of normalised input, each added to its input, which is float32 in every precision."""
 
     def __init__(self, dim):
         super().__init__()
@@ -87,10 +89,11 @@ class Block(nn.Layer):
         self.norm2 = nn.LayerNorm(dim)
         self.attn = Attention(dim)
         self.mlp = MLP(dim)
+        self.add = keep_float32(Add())
 
     def forward(self, x):
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = self.add(x, self.attn(self.norm1(x)))
+        return self.add(x, self.mlp(self.norm2(x)))
 
 
 class VisionTransformer(nn.Layer):
@@ -107,17 +110,20 @@ class VisionTransformer(nn.Layer):
         self.pos_embed = self.create_parameter([1, PATCHES, dim], attribute(Normal(0.0, INITIAL_STD)))
         self.mask_token = self.create_parameter([1, 1, dim], attribute(Normal(0.0, INITIAL_STD), trainable=False))
         self.patch_embed = PatchEmbedding(dim)
+        self.add = keep_float32(Add())
         self.blocks = nn.LayerList(Block(dim) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
-        self.feature = nn.Sequential(
-            linear(self.values, dim, bias=False),
-            batch_norm(dim, FEATURE_EPSILON),
-            linear(dim, embedding_size, bias=False),
-            batch_norm(embedding_size, FEATURE_EPSILON),
+        self.feature = keep_float32(
+            nn.Sequential(
+                linear(self.values, dim, bias=False),
+                batch_norm(dim, FEATURE_EPSILON),
+                linear(dim, embedding_size, bias=False),
+                batch_norm(embedding_size, FEATURE_EPSILON),
+            )
         )
 
     def forward(self, images):
-        x = self.patch_embed(images) + self.pos_embed
+        x = self.add(self.patch_embed(images), self.pos_embed)
         for block in self.blocks:
             x = block(x)
         reduce, reduce_norm, embed, embed_norm = self.feature.children()

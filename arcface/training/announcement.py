@@ -40,6 +40,9 @@ def announce(
         logger.warning("%s contains weights only: these start anew: %s", config.output, ", ".join(missing))
     ranks = f"{world_size()} rank{'s' if world_size() > 1 else ''}"
     logger.info("paddlepaddle %s on %s, %s", paddle.__version__, paddle.get_device(), ranks)
+    if config.precision != "float32":
+        how = "emulated, without the CPU kernels for the backbone" if config.precision_emulation else "where its layers allow it"
+        logger.info("the backbone trains in %s, %s", config.precision, how)
     logger.info("%d images of %d identities in %s", len(dataset), dataset.num_classes, dataset.file)
     logger.info(
         "learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)", schedule.peak, config.lr, config.batch_size

@@ -16,6 +16,7 @@ import paddle
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
+from arcface.backbones.precision import DTYPES, emulated_cast, use_casts
 from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.errors import UserError
@@ -24,7 +25,6 @@ from arcface.io.images import SIZE, normalise
 from arcface.ops.build import can_be_loaded
 from arcface.system.hardware import DeviceMemory, device_memory, format_bytes, resident_memory
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of an activation
 IMAGES_SHOWN = 2
 # Of the activations. Gradients are there while not all activations have gone yet, and freed memory is kept, in pieces that not
 # everything fits into. Measured with MobileFaceNet_128 on a CPU: 1.11 with the CPU kernels, 1.32 with Paddle's layers, the same for
@@ -46,7 +46,7 @@ class Memory(NamedTuple):
     """Bytes that a rank needs, of the card where it computes on a GPU."""
 
     process: int  # before the first step: Python, Paddle and the lists of the dataset; of a card, what is allowed for CUDA
-    weights: int  # of the backbone, with the statistics of batch norm
+    weights: int  # of the backbone, with the statistics of batch norm, and what casts make of them
     gradients: int  # of the backbone, by layer and in one vector, their momentum, and what the update makes of them
     activations: int  # what the backward pass needs of the forward pass
     centres: int  # of this rank's classes, and their momentum
@@ -63,14 +63,16 @@ class Memory(NamedTuple):
         return f"{format_bytes(self.total)} a rank, {format_bytes(getattr(self, largest))} of it {largest}"
 
 
-def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, precision: str = "float32") -> Memory:
-    """Return what training needs on each of the ranks; `device` is "cpu" or "gpu:0"..., `precision` that of the activations.
+def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str) -> Memory:
+    """Return what training needs on each of the ranks; `device` is "cpu" or "gpu:0"....
 
     On a CPU it is within 15 % of the most that is resident after some steps. On a GPU it is not measured.
     """
     on_cpu = device == "cpu"
     kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
-    seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels)
+    kernels = kernels and config.precision == "float32"
+    low = DTYPES.get(config.precision)
+    seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels, low, on_cpu)
     gaps = WITH_GAPS["kernels" if kernels else "layers" if on_cpu else "card"]
     images, images_here = config.batch_size, -(-config.batch_size // ranks)
     classes = -(-num_classes // ranks)
@@ -80,9 +82,9 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str, pre
     batches = 2 + (SLOTS_PER_WORKER * config.num_workers if on_cpu else 0)
     return Memory(
         process=resident_memory() if on_cpu else CUDA_ALLOWANCE,
-        weights=4 * seen.values,
+        weights=4 * seen.values + (0 if not low else 4 if on_cpu else 2) * seen.trained,
         gradients=4 * seen.trained * 4,
-        activations=round(gaps * BYTES[precision] * seen.saved * images_here),
+        activations=round(gaps * seen.saved * images_here),
         centres=4 * 2 * classes * config.embedding_size,
         logits=4 * ((in_use + block) * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
         batches=batches * images_here * 3 * SIZE * SIZE,
@@ -99,7 +101,8 @@ def check_memory(config: TrainConfig, num_classes: int, ranks: int, ranks_here: 
         return None
     sharing = ranks_here if device == "cpu" else 1
     needed = estimate(config, num_classes, ranks, device)
-    needs = f"{config.network} with --batch_size {config.batch_size} needs about {needed}"
+    in_precision = "" if config.precision == "float32" else f" and --precision {config.precision}"
+    needs = f"{config.network} with --batch_size {config.batch_size}{in_precision} needs about {needed}"
 
     if sharing * needed.total > memory.total:
         if sharing * needed.centres > memory.total:
@@ -175,34 +178,56 @@ def _fitting_batch(config: TrainConfig, num_classes: int, ranks: int, device: st
 class _Seen(NamedTuple):
     values: int  # of parameters and buffers
     trained: int  # of parameters
-    saved: float  # values that are saved for the backward pass, of one image
+    saved: float  # bytes that are saved for the backward pass, of one image
 
 
 @cache
-def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
-    """Count what a backbone is made of and what it saves; on the CPU, so that a card is left as it is."""
+def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool, low: str | None, emulated: bool) -> _Seen:
+    """Count what a backbone is made of and what it saves; on the CPU, so that a card is left as it is.
+
+    low: the type of what is not float32, "bfloat16" or "float16", as a card has it or, `emulated`, a CPU.
+    """
     device = paddle.get_device()
     paddle.set_device("cpu")
     try:
-        return _count(network, embedding_size, frozen, kernels)
+        return _count(network, embedding_size, frozen, kernels, low, emulated)
     finally:
         paddle.set_device(device)
 
 
-def _count(network: str, embedding_size: int, frozen: bool, kernels: bool) -> _Seen:
+def _count(network: str, embedding_size: int, frozen: bool, kernels: bool, low: str | None, emulated: bool) -> _Seen:
     backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
     if kernels:
         fuse_convolutions(backbone, _NO_WORK)
     state = backbone.state_dict().values()
-    own, saved = {tensor.data_ptr() for tensor in state}, {}
+    own = {tensor.data_ptr() for tensor in state}
+    saved: dict[int, paddle.Tensor] = {}
+    halved, kept = set[int](), list[paddle.Tensor]()
 
     def note(tensor: paddle.Tensor) -> paddle.Tensor:
         if tensor.data_ptr() not in own:
             saved[tensor.data_ptr()] = tensor  # which is kept: nothing else may come to lie there
         return tensor
 
+    def cast(x: paddle.Tensor, dtype: str) -> paddle.Tensor:
+        """Emulate, or note which tensors a card would have in a low type: no kernel of a CPU takes them."""
+        where = x.data_ptr()
+        if emulated:
+            result = emulated_cast(x, dtype)
+            if where in own:  # a copy of a parameter, whatever the batch
+                own.add(result.data_ptr())
+                kept.append(result)
+            return result
+        kept.append(x)
+        if dtype == "float32":
+            return x.clone() if where in halved else x
+        halved.add(where)
+        return x
+
+    if low:
+        use_casts(backbone, low, cast)
     with paddle.autograd.saved_tensors_hooks(note, lambda tensor: tensor):
         embeddings = backbone(normalise(paddle.zeros([IMAGES_SHOWN, 3, SIZE, SIZE], "uint8")))
-    values = sum(tensor.size for tensor in saved.values()) / IMAGES_SHOWN
+    size = sum(tensor.size * (2 if where in halved else 4) for where, tensor in saved.items()) / IMAGES_SHOWN
     del embeddings
-    return _Seen(sum(t.size for t in state), sum(t.size for t in state if not t.stop_gradient), values)
+    return _Seen(sum(t.size for t in state), sum(t.size for t in state if not t.stop_gradient), size)

@@ -8,6 +8,7 @@ from paddle import nn
 
 from arcface.backbones import create_backbone
 from arcface.backbones.layers import fuse_convolutions
+from arcface.backbones.precision import use_precision
 from arcface.config import HeadOptions, NetworkOptions, OptimizerOptions
 from arcface.distributed.process_group import all_reduce_sum, broadcast
 from arcface.head.margins import Margin
@@ -41,6 +42,7 @@ class Model:
         paddle.seed(seed)
         self._options, self._tf32 = optimizer, bool(optimizer.tf32)
         self.backbone = create_backbone(network.network, network.embedding_size, optimizer.batch_norm)
+        use_precision(self.backbone, optimizer.precision)
         margin = Margin(head.margin1, head.margin2, head.margin3)
         self.head = PartialFC(num_classes, network.embedding_size, margin, head.scale, head.sample_rate, seed)
         # Paddle counts the statistics of batch norm among the parameters; they have no gradients.
@@ -56,7 +58,7 @@ class Model:
         """Train with the CPU kernels where the options and the device allow it; builds them unless they are in the cache."""
         if self._options.cpu_kernels == "auto" and paddle.get_device() == "cpu":
             self.head.library = load_library()
-            if self._options.batch_norm == "local":
+            if self._options.batch_norm == "local" and self._options.precision == "float32":
                 fuse_convolutions(self.backbone, self.head.library)
 
     def forward(self, batch: Batch, step: int) -> paddle.Tensor:
@@ -66,16 +68,18 @@ class Model:
             embeddings = self.backbone(normalise(batch.images))
         return self.head.loss(embeddings, batch.labels, step, batch.listed)
 
-    def backward(self, loss: paddle.Tensor) -> Computed:
-        """Compute the gradients of a loss that `forward` has returned."""
-        with tf32(self._tf32):  # of the head's gradient, only a product with 1 is left to compute
-            loss.backward()
+    def backward(self, loss: paddle.Tensor, scale: float = 1.0) -> Computed:
+        """Compute the gradients of a loss that `forward` has returned, times `scale` on their way through the backbone."""
+        with tf32(self._tf32):  # of the head's gradient, only a product with the scale is left to compute
+            loss.backward(None if scale == 1 else paddle.full_like(loss, scale))
         weights = self._weights.tensors
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.
         gradient = all_reduce_sum(self._weights.gather({name: weight.grad for name, weight in weights.items()}))
         for weight in weights.values():
             weight.clear_gradient(False)  # frees it
+        if scale != 1:
+            gradient = gradient / scale
         # A copy: what is not finite may be looked for when the vector holds those of the next batch.
         return Computed(loss.detach(), gradient, self._statistics.vector.clone(), self._statistics_before)
 

@@ -16,6 +16,7 @@ class TrainState:
     without those for a signal or a new best. skipped: steps that were not taken, since loss or gradient was not finite.
     highest: the best accuracy on each verification set. unverified: a signal ended the run in place of this step's verification,
     which is done when the run resumes. run: tells the records of runs in one logdir apart.
+    loss_scale, steps_at_scale: see loss_scale.py.
     """
 
     step: int = 0
@@ -25,6 +26,8 @@ class TrainState:
     skipped: int = 0
     highest: dict[str, float] = field(default_factory=dict)
     unverified: bool = False
+    loss_scale: float = 2.0**16
+    steps_at_scale: int = 0
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from arcface.config import RunOptions
+from arcface.config import TrainConfig
 from arcface.distributed.process_group import world_size
 from arcface.errors import UserError
 from arcface.system.transfer import to_host
 from arcface.training.data import Batch, TrainingData
+from arcface.training.loss_scale import LossScale
 from arcface.training.model import Computed, Model
 from arcface.training.nonfinite import skip_or_stop
 from arcface.training.signals import Request, Signals
@@ -38,8 +39,11 @@ class Steps:
     With `run_ahead`, the order is that of a GPU: what a step asks for is found one step later, unless it is needed at once.
     """
 
-    def __init__(self, options: RunOptions, model: Model, signals: Signals, data: TrainingData, state: TrainState, run_ahead: bool):
+    def __init__(
+        self, options: TrainConfig, model: Model, signals: Signals, data: TrainingData, state: TrainState, run_ahead: bool
+    ):
         self._options, self._model, self._signals, self._data, self._state = options, model, signals, data, state
+        self._loss_scale = LossScale(state, used=options.precision == "fp16")
         self._run_ahead = run_ahead
         self._queued: _Queued | None = None
 
@@ -53,7 +57,7 @@ class Steps:
         step = self._state.step + 1
         loss = self._model.forward(batch, step - 1)
         before = self._find_out() if self._queued else Request()
-        computed = self._model.backward(loss)
+        computed = self._model.backward(loss, self._loss_scale.value)
         summed = self._signals.sync(self._model.is_finite(computed), self._data.unreadable)
         self._queued = _Queued(step, lr, computed, to_host(summed))
         self._state.loss_count += 1
@@ -79,8 +83,10 @@ class Steps:
         (step, lr, computed, summed), self._queued = self._queued, None
         asked = Request.of(summed())
         self._data.check_unreadable(asked.unreadable)
+        scaled_down = self._loss_scale.adapt(step, not asked.nonfinite)
         if asked.nonfinite:
             self._state.loss_count -= 1
+        if asked.nonfinite and not scaled_down:
             try:
                 skip_or_stop(self._options, self._model, self._state, self._data, step, lr, computed)
             except UserError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import paddle
 
+from arcface.backbones.precision import check_precision
 from arcface.config import TrainConfig
 from arcface.distributed.process_group import busy, heartbeat, rank, ranks_together, world_size
 from arcface.inference.engines import candidates
@@ -36,6 +37,7 @@ def train(config: TrainConfig) -> None:
     Raises UserError for what the user can fix. Options, dataset and checkpoint are checked before anything is written.
     """
     device = resolve_device(config.device)
+    check_precision(config.precision, bool(config.precision_emulation), device)
     candidates(config.engine)  # a missing package is told before anything else
     with survive_closed_output(), out_of_memory_explained(config), _opened(config, device) as data:
         with busy("the loading of the data"):

@@ -279,6 +279,7 @@ TABLE = [
         "--engine: must be auto, openvino, paddle-inference, onnxruntime or paddle, not tensorrt",
     ),
     ("another schedule", "train --schedule=cosine", "--schedule: must be step or poly, not cosine"),
+    ("precision of another name", "train --precision=half", "--precision: must be float32, bf16 or fp16, not half"),
     ("skip without a number", "train --on_nonfinite=skip", "--on_nonfinite: must be stop, or skip:N with N from 1 up, not skip"),
     (
         "profile of no step",
@@ -309,6 +310,8 @@ TABLE = [
         "train --shuffle=blocks --sampling=balanced",
         "--shuffle blocks and --sampling balanced: the images of a balanced batch lie anywhere; leave one of them out",
     ),
+    ("bf16 on a CPU", "train --precision=bf16", "--precision bf16: a CPU trains in float32; use --precision float32 or a GPU, or,"),
+    ("fp16 on a CPU", "train --precision=fp16", "--precision fp16: a CPU trains in float32; use --precision float32 or a GPU, or,"),
     ("no GPU", "train --device=gpu", "--device gpu: paddlepaddle", without_gpu),
     ("no fourth GPU", "valid --device=gpu:3", "--device gpu:3: paddlepaddle", without_gpu),
     ("no such network", "train --network=ResNet", "--network ResNet: no such backbone; did you mean iresnet"),

@@ -15,10 +15,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from backbone_params import backbones
 
 import train
 import valid
-from arcface.backbones import create_backbone
+from arcface.backbones import BACKBONES, create_backbone
+from arcface.backbones.counts import count
 from arcface.command import run
 from arcface.config import TrainConfig, ValidConfig, parse
 from arcface.data.alignment import TEMPLATE
@@ -392,6 +394,21 @@ def test_the_page_of_options_says_what_a_value_must_be():
         for name, option in options_of(options).items():
             must_be = "" if isinstance(option.kind, Choice) or option.kind.words in ("text", "a path") else option.kind.words
             assert re.search(rf"^\| `{name}` \|[^|]*\| .*{re.escape(must_be)} \|", text, re.MULTILINE), name
+
+
+PAGE_OF_BACKBONES = REPOSITORY / "docs" / "backbones.md"
+
+
+def test_the_page_of_backbones_has_a_row_for_each():
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE_OF_BACKBONES.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [name for name in BACKBONES if name != "Tiny"]
+
+
+@pytest.mark.parametrize("name", backbones())
+def test_the_page_of_backbones_has_their_counts(name):
+    counts = count(create_backbone(name, 512))
+    row = f"| `{name}` | {counts.parameters / 1e6:.1f} | {counts.multiply_adds / 1e6:,.0f} |"
+    assert row in PAGE_OF_BACKBONES.read_text(encoding="utf-8")
 
 
 def test_the_diagram_has_each_floor_above_the_one_before():

@@ -6,6 +6,7 @@ import pytest
 
 from arcface.config import TrainConfig
 from arcface.ops.build import load_library
+from arcface.training import model as model_module
 from arcface.training.data import Batch
 from arcface.training.model import Model
 
@@ -45,6 +46,16 @@ def test_some_steps_end_where_paddle_s_layers_end():
         assert np.abs(actual[name] - expected[name]).max() <= 5e-3 * max(np.abs(expected[name]).max(), 0.01), name
     # Of the way that the weights have gone; a single gradient in float32 differs by half a percent from one in float64.
     assert norm(actual, expected) <= 0.05 * norm(before, expected)
+
+
+@pytest.mark.parametrize("precision, fused", [("float32", True), ("bf16", False)])
+def test_the_backbone_s_kernels_compute_in_float32_only(tiny, monkeypatch, precision, fused):
+    library = object()
+    monkeypatch.setattr(model_module, "load_library", lambda: library)
+    config = TrainConfig(network="Tiny", precision=precision, precision_emulation=1)
+    model = Model(config, config, config, CLASSES)
+    model.use_cpu_kernels()
+    assert (model.backbone.block.library is library) == fused and model.head.library is library
 
 
 def norm(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:

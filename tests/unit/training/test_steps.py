@@ -18,6 +18,7 @@ from arcface.head import unit
 from arcface.head.partial_fc import PartialFC
 from arcface.system import transfer
 from arcface.training import data as training_data
+from arcface.training import loss_scale
 from arcface.training import model as model_module
 from arcface.training import steps as training_steps
 from arcface.training.data import TrainingData
@@ -168,6 +169,75 @@ def test_the_record_of_a_bad_step_names_the_first_bad_tensor_of_its_own_batch(st
     list(start(run_ahead, on_nonfinite="skip:1").take(3))
     record = json.loads((tmp_path / "nonfinite_step_00000002_rank_0.json").read_text())
     assert record["bad_tensor"].startswith("the input of batch norm, ")
+
+
+FP16 = {"precision": "fp16", "precision_emulation": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}, {"batch_norm": "frozen"}])
+def test_an_overflow_halves_the_scale_and_changes_nothing_else_in_both_orders(start, spoil, tmp_path, monkeypatch, options):
+    monkeypatch.setattr(loss_scale, "STEPS_TO_DOUBLE", 3)
+    spoil(2, 3)
+    ends = []
+    for run_ahead in (False, True):
+        run, steps = start(run_ahead, **FP16, **options), []
+        run.state.loss_scale = 16.0
+        for _ in run.take(8, lambda step, last: True):
+            steps.append((run.arrays(), run.state.loss_scale))
+        assert [scale for _, scale in steps] == [16, 8, 4, 4, 4, 8, 8, 8]
+        (first, _), _, (third, _), (fourth, _), *_ = steps
+        assert [name for name in first if not np.array_equal(first[name], third[name])] == []
+        assert not np.array_equal(third["centres"], fourth["centres"])
+        assert (run.state.skipped, run.state.loss_count) == (0, 6) and not list(tmp_path.glob("nonfinite_*"))
+        run = start(run_ahead, **FP16, **options)
+        run.state.loss_scale = 16.0
+        list(run.take(8))  # where a GPU reads how a step ended in the next one
+        ends.append(run.arrays() | {"scale": np.array([run.state.loss_scale, run.state.steps_at_scale])})
+        assert [name for name, array in steps[-1][0].items() if not np.array_equal(array, ends[-1][name])] == []
+    assert [name for name in ends[0] if not np.array_equal(ends[0][name], ends[1][name])] == []
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+@pytest.mark.parametrize("precision, scale", [("fp16", 1.0), ("bf16", 2.0**16)])
+def test_with_the_least_scale_or_without_one_a_bad_step_is_what_it_is_in_float32(start, spoil, precision, scale, run_ahead):
+    spoil(2)
+    run = start(run_ahead, on_nonfinite="skip:1", **FP16 | {"precision": precision})
+    run.state.loss_scale = scale
+    list(run.take(3))
+    assert run.state.skipped == 1 and run.state.loss_scale == scale
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_a_loss_scale_leaves_the_gradient_what_it_is_and_float16_needs_one(start, monkeypatch, precision):
+    """Embeddings of a length of 1e7 have gradients below what float16 has."""
+    real = PartialFC.loss
+    monkeypatch.setattr(PartialFC, "loss", lambda self, x, *more: real(self, x * 1e7, *more) * 1e-7)
+    gradients = []
+    for scale in (1.0, 2.0**16):
+        run = start(False, **FP16 | {"precision": precision}, clip_norm=1e-12, weight_decay=0.0)
+        batch = next(iter(run.data.batches(0, 1)))
+        computed = run.model.backward(run.model.forward(batch, 0), scale)
+        gradients.append(computed.gradient.numpy())
+        run.model.update(computed, 0.1)
+    plain, scaled = gradients
+    step = np.concatenate([array.ravel() for array in run.model.state().averages["momentum"].values()])
+    assert np.linalg.norm(step) == pytest.approx(1e-12, rel=1e-3)  # clipped is what was unscaled
+    assert np.abs(scaled).max() > 0 and np.isfinite(scaled).all()
+    difference = np.linalg.norm(scaled - plain) / np.linalg.norm(scaled)
+    assert difference > 0.1 if precision == "fp16" else difference < 1e-5
+
+
+def test_a_run_in_a_low_precision_learns_like_one_in_float32(start):
+    losses = {}
+    for precision in ("float32", "bf16", "fp16"):
+        run = start(False, **FP16 | {"precision": precision}, scale=16.0, margin2=0.0)
+        list(run.take(56, lambda step, last: False))
+        losses[precision] = [loss.item() for loss in run.losses]
+    first, last = np.mean(losses["float32"][:7]), np.mean(losses["float32"][-7:])
+    assert last < 0.8 * first
+    for precision in ("bf16", "fp16"):
+        assert losses[precision] != losses["float32"]
+        assert np.mean(losses[precision][-7:]) == pytest.approx(last, abs=0.05 * (first - last))
 
 
 @pytest.mark.parametrize("run_ahead", [False, True])
