@@ -81,9 +81,8 @@ def check(program: str, embeddings, expected: np.ndarray) -> None:
 
 def run_programs(python: str, programs: list[str], place: Path) -> list[list]:
     (place / "blocks.json").write_text(json.dumps(programs))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     call = [python, str(REPOSITORY / "tests" / "helpers" / "client.py"), "blocks.json"]
-    done = subprocess.run(call, cwd=place, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(call, cwd=place, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[")]
 
