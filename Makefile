@@ -1,6 +1,6 @@
 # make demo           a first training run on drawn faces, from nothing to an accuracy
 # make test           a test of every promise: minutes
-# make test-all       what make test leaves out: every case, thirty kills, whole LFW, fuzzing, Paddle 2.6.2
+# make test-all       what make test leaves out: every case, thirty kills, whole LFW, fuzzing, Paddle 2.6.2, PyTorch's files
 # make test-gpu-wheel the core tests, on the CPU, with the Paddle 2.6.2 that is built for GPUs: a download of 760 MB
 # make test-pythons   the demo and the core tests on each Python; PYTHONS='python3.12 python3.13' chooses
 # make lint           ruff and mypy
@@ -54,6 +54,12 @@ OLDEST_WITH := "numpy<2" "pyarrow<20" "paddle2onnx<1.3" -r tests/requirements.tx
 	.venv-gpu/bin/python $(PIP) "paddlepaddle-gpu<3" -r requirements-gpu.txt $(OLDEST_WITH)
 	touch $@
 
+# PyTorch, whose files are converted; where it has no wheel, its test is skipped. It is never in one process with Paddle.
+.venv-torch/ready:
+	$(PYTHON) -m venv .venv-torch
+	-.venv-torch/bin/python $(PIP) "torch==2.13.0" "numpy<2.5" "onnx<1.24" "onnxscript<0.8"
+	touch $@
+
 demo: setup
 	$(BIN)/python datasets/demo.py --output datasets/demo
 	CUDA_VISIBLE_DEVICES=-1,-1 $(BIN)/python -m paddle.distributed.launch --nproc_per_node 2 \
@@ -65,7 +71,7 @@ demo: setup
 test: setup-tests
 	$(BIN)/python $(PYTEST)
 
-test-all: $(VENV)/ready-soak .venv-2.6/ready
+test-all: $(VENV)/ready-soak .venv-2.6/ready .venv-torch/ready
 	$(BIN)/python $(PYTEST) -m exhaustive
 
 test-gpu-wheel: setup-tests .venv-gpu/ready

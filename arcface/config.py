@@ -122,24 +122,40 @@ class HeadOptions:
 
 @dataclass
 class OptimizerOptions:
-    """Optimisation: SGD with momentum"""
+    """Optimisation"""
 
     batch_size: Size = 512
     """Images in a step over all ranks together."""
+    accumulate: Size = 1
+    """Compute a step in this many parts, for less memory: the same step, but batch_norm local and sync see one part's images."""
+    recompute: Literal[0, 1] = 0
+    """1 computes activations again in the backward pass, block by block: the same step in less memory and about 4/3 of the time."""
+    ema: Momentum = 0.0
+    """Keep an average of the backbone over steps that decays by this factor, as 0.9999, to verify and save it; 0 keeps none."""
     lr: PositiveOrZero = 0.1
     """Learning rate for a batch of 512; the rate used is lr * batch_size / 512."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Of the backbone; the head always has sgd. With adamw, try --lr 1.7e-4 --weight_decay 0.1 --head_lr_scale 600."""
     momentum: Momentum = 0.9
-    """Momentum of the updates of backbone and class centres."""
+    """Momentum of the updates of backbone (AdamW's beta1) and class centres."""
+    adam_beta2: Momentum = 0.999
+    """AdamW's beta2, for the average of squared gradients."""
     weight_decay: PositiveOrZero = 2e-4
-    """L2 penalty on all weights of backbone and head."""
+    """L2 penalty on all weights of backbone and head; adamw's is decoupled: a step shrinks weights by its rate times this."""
+    head_lr_scale: PositiveOrZero = 1.0
+    """The head's learning rate is that of the backbone times this."""
+    head_weight_decay: PositiveOrZero | None = None
+    """L2 penalty on the class centres; weight_decay when not given."""
+    freeze: Names = ""
+    """Stages of the backbone, as in stem,stage1, or backbone for all, that stay as they are, with their batch norm statistics."""
     clip_norm: PositiveOrZero = 0.0
     """Global norm to which larger gradients of the backbone are scaled down; 0 never clips."""
     num_epoch: Count = 32
     """Passes over the training images."""
     max_steps: Count | None = None
     """Stop after this many steps in total, with a checkpoint; the schedule stays that of num_epoch."""
-    schedule: Literal["step", "poly"] = "step"
-    """How the rate falls after the warm-up: by decay_rate at decay_epochs, or as a polynomial to 0."""
+    schedule: Literal["step", "poly", "cosine"] = "step"
+    """How the rate falls after the warm-up: by decay_rate at decay_epochs, or as a polynomial or half a cosine to 0."""
     warmup_epoch: PositiveOrZero = 1.0
     """Epochs in which the rate rises linearly."""
     decay_epochs: list[PositiveOrZero] = field(default_factory=lambda: [6, 12, 18, 24])
@@ -188,6 +204,8 @@ class RunOptions:
     """Steps between log lines."""
     val_interval: CountOrZero = 2000
     """Steps between verifications; 0 verifies at the end only."""
+    patience: CountOrZero = 0
+    """End the run, with a checkpoint, after this many verifications in a row without a new best; 0 never does."""
     profile: StepWindow | None = None
     """Write a trace of the steps from FIRST to before END to logdir, for Perfetto or chrome://tracing, as in 100:110."""
     seed: Seed = 0
@@ -216,7 +234,7 @@ class ValidConfig(TemplateOptions, VerificationOptions, NetworkOptions):
     """Options of valid.py."""
 
     checkpoint: PathName = "emore_arcface"
-    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
+    """Directory that train.py wrote (its --output), or any with <network>_ema.pdparams, else <network>.pdparams or .safetensors."""
     report: PathName | None = None
     """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
 

@@ -1,7 +1,8 @@
 """Backbones: networks that map images [N, 3, 112, 112] to embeddings [N, embedding_size], registered by name.
 
 To add one, write a module with a class or function of (embedding_size, batch_norm) and register it in BACKBONES, the smallest of
-a module first; the tests in tests/unit/backbones then run on it as on every backbone.
+a module first; the tests in tests/unit/backbones then run on it as on every backbone. Its attribute `stages` groups its layers for
+--freeze (stages.py).
 """
 
 import difflib

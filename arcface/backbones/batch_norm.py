@@ -20,7 +20,7 @@ def batch_norm_layer(kind: str) -> Callable[..., nn.Layer]:
     """
     if kind == "sync" and paddle.get_device() == "cpu":
         return AllReduceBatchNorm2D  # Paddle's SyncBatchNorm has no CPU kernel
-    layer = nn.SyncBatchNorm if kind == "sync" else nn.BatchNorm2D
+    layer = SyncBatchNorm if kind == "sync" else nn.BatchNorm2D
     fixed = {"use_global_stats": True} if kind == "frozen" else {}
 
     def create(channels: int, epsilon: float = EPSILON) -> nn.Layer:
@@ -28,6 +28,13 @@ def batch_norm_layer(kind: str) -> Callable[..., nn.Layer]:
         return layer(channels, epsilon=epsilon, weight_attr=one, bias_attr=zero, **fixed)
 
     return create
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Paddle's, but for a layer that is frozen within a network that is trained: its kernel has no such gradient."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return super().forward(x) if self.training else _with_running_statistics(self, x, self._epsilon)
 
 
 class AllReduceBatchNorm2D(nn.Layer):
@@ -48,13 +55,17 @@ class AllReduceBatchNorm2D(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if not self.training:
-            return nn.functional.batch_norm(x, self._mean, self._variance, self.weight, self.bias, epsilon=self.epsilon)
+            return _with_running_statistics(self, x, self.epsilon)
         with paddle.no_grad():
             mean = _mean_over_ranks(x)
             variance = _mean_over_ranks(_affine(x, paddle.ones_like(mean), -mean).square())
             self._mean.set_value(self._mean * MOMENTUM + mean * (1 - MOMENTUM))
             self._variance.set_value(self._variance * MOMENTUM + variance * (1 - MOMENTUM))
         return _Normalise.apply(x, self.weight, self.bias, mean, (variance + self.epsilon).rsqrt())
+
+
+def _with_running_statistics(norm: nn.Layer, x: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+    return nn.functional.batch_norm(x, norm._mean, norm._variance, norm.weight, norm.bias, epsilon=epsilon)
 
 
 class _Normalise(PyLayer):

@@ -11,12 +11,13 @@ from functools import partial
 from paddle import nn
 
 from arcface.backbones.layers import Add, Conv2D, batch_norm_rows, keep_float32, linear, prelu
+from arcface.backbones.recompute import RecomputableLayer
 from arcface.io.images import SIZE
 
 STAGE_CHANNELS = 64, 128, 256, 512
 
 
-class Block(nn.Layer):
+class Block(RecomputableLayer):
     """Two 3x3 convolutions, the second with the stride; the input, projected if its shape differs, is added."""
 
     def __init__(self, channels_in, channels_out, stride, batch_norm):
@@ -46,6 +47,7 @@ class IResNet(nn.Layer):
 
     def __init__(self, blocks, embedding_size=512, batch_norm=nn.BatchNorm2D):
         super().__init__()
+        self.stages = {"stem": ["conv1", "bn1", "prelu"]}
         channels = STAGE_CHANNELS[0]
         self.conv1 = Conv2D(3, channels, 3, padding=1)
         self.bn1 = batch_norm(channels)
@@ -54,11 +56,13 @@ class IResNet(nn.Layer):
             layers = [Block(channels, channels_out, 2, batch_norm)]
             layers += [Block(channels_out, channels_out, 1, batch_norm) for _ in range(repeats - 1)]
             setattr(self, f"layer{stage}", nn.Sequential(*layers))
+            self.stages[f"stage{stage}"] = [f"layer{stage}"]
             channels = channels_out
         self.bn2 = batch_norm(channels)
         self.values = channels * (SIZE // 2 ** len(blocks)) ** 2
         self.fc = keep_float32(linear(self.values, embedding_size))
         self.features = keep_float32(batch_norm(embedding_size))
+        self.stages["embedding"] = ["bn2", "fc", "features"]
 
     def forward(self, images):
         x = self.prelu(self.bn1(self.conv1(images)))

@@ -7,6 +7,7 @@ import paddle
 from paddle import nn
 
 from arcface.backbones.batch_norm import EPSILON, MOMENTUM
+from arcface.backbones.recompute import RecomputableLayer
 from arcface.ops.conv_bn_prelu import ConvBnPrelu, Convolution, can_fuse, fused_convolutions
 
 PRELU_SLOPE = 0.25  # initial value; He et al. 2015, arXiv:1502.01852
@@ -79,22 +80,25 @@ def keep_float32(layer: nn.Layer) -> nn.Layer:
     return layer
 
 
-class FusedConvolutions(nn.Sequential):
+class FusedConvolutions(RecomputableLayer, nn.Sequential):
     """Convolutions, each followed by batch norm and optionally PReLU; `residual` adds the input to the output.
 
     They may be sub-layers of sub-layers, which then apply them one after the other. With a kernel library (see
-    `fuse_convolutions`), one call of it computes all these layers in training.
+    `fuse_convolutions`), one call of it computes all these layers in training, also where they are frozen.
     """
 
     library: CDLL | None = None
 
     def forward(self, x: paddle.Tensor, residual: bool = False) -> paddle.Tensor:
-        if self.training and self.library and self._can_fuse(x):
-            return fused_convolutions(self.library, x, self._tensors(), residual, EPSILON, MOMENTUM)
+        if self.library and (self.training or self._is_frozen()) and self._can_fuse(x):
+            return fused_convolutions(self.library, x, self._tensors(), residual, not self.training, EPSILON, MOMENTUM)
         y = x
         for layer in self.children():  # not super().forward, on which Paddle's export recurses forever
             y = layer(y)
         return x + y if residual else y
+
+    def _is_frozen(self) -> bool:
+        return all(parameter.stop_gradient for parameter in self.parameters())
 
     def _can_fuse(self, x: paddle.Tensor) -> bool:
         convolutions = [layer for layer in self.sublayers() if isinstance(layer, Conv2D)]

@@ -9,6 +9,7 @@ from functools import partial
 from paddle import nn
 
 from arcface.backbones.layers import Conv2D, FusedConvolutions, batch_norm_rows, keep_float32, linear, prelu
+from arcface.backbones.recompute import RecomputableLayer
 
 FINAL_CHANNELS = 512
 
@@ -25,7 +26,7 @@ class ConvBlock(nn.Layer):
         return self.layers(x)
 
 
-class DepthWise(nn.Layer):
+class DepthWise(RecomputableLayer):
     """Expand to `inner` channels 1x1, filter each 3x3, project 1x1; `residual` adds the input."""
 
     def __init__(self, channels_in, inner, channels_out, stride, residual, batch_norm):
@@ -77,6 +78,12 @@ class MobileFaceNet(nn.Layer):
 
     def __init__(self, repeats, width, embedding_size=512, batch_norm=nn.BatchNorm2D):
         super().__init__()
+        self.stages = {
+            "stem": ["layers.0"],
+            "stage1": ["layers.1"],
+            **{f"stage{stage}": [f"layers.{2 * stage - 2}", f"layers.{2 * stage - 1}"] for stage in (2, 3, 4)},
+            "embedding": ["conv_sep", "features"],
+        }
         if repeats[0] == 1:  # arcface_torch's 64 groups are depthwise at its first width only
             second = ConvBlock(width, width, 3, batch_norm, padding=1, groups=64)
         else:

@@ -9,8 +9,9 @@ from functools import partial
 from paddle import nn
 
 from arcface.backbones.layers import Conv2D, FusedConvolutions, keep_float32, prelu
+from arcface.backbones.recompute import RecomputableLayer
 
-# (expansion, channels, repeats, stride of the first repeat) of each bottleneck stage
+# (expansion, channels, repeats, stride of the first repeat) of bottlenecks of one shape
 BOTTLENECKS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
 
 
@@ -27,7 +28,7 @@ class ConvBlock(FusedConvolutions):
         )
 
 
-class Bottleneck(nn.Layer):
+class Bottleneck(RecomputableLayer):
     """Inverted residual: expand 1x1, depthwise 3x3, project 1x1; the input is added if its shape is the output's."""
 
     def __init__(self, channels_in, channels_out, stride, expansion, batch_norm=nn.BatchNorm2D):
@@ -57,20 +58,25 @@ class MobileFaceNet(nn.Layer):
 
     def __init__(self, embedding_size=128, batch_norm=nn.BatchNorm2D):
         super().__init__()
+        self.stages = {"stem": ["conv1", "dw_conv1"]}  # then a stage for each resolution of the bottlenecks
         conv_block = partial(ConvBlock, batch_norm=batch_norm)
         self.conv1 = conv_block(3, 64, 3, stride=2, padding=1)
         self.dw_conv1 = conv_block(64, 64, 3, padding=1, depthwise=True)
-        blocks = []
+        blocks: list[nn.Layer] = []
         channels = 64
         for expansion, channels_out, repeats, first_stride in BOTTLENECKS:
             for repeat in range(repeats):
                 stride = first_stride if repeat == 0 else 1
+                if stride > 1:
+                    stage = self.stages.setdefault(f"stage{len(self.stages)}", [])
+                stage.append(f"blocks.{len(blocks)}")
                 blocks.append(Bottleneck(channels, channels_out, stride, expansion, batch_norm))
                 channels = channels_out
         self.blocks = nn.Sequential(*blocks)
         self.conv2 = conv_block(128, 512, 1)
         self.linear7 = keep_float32(conv_block(512, 512, 7, depthwise=True, linear=True))
         self.linear1 = keep_float32(conv_block(512, embedding_size, 1, linear=True))
+        self.stages["embedding"] = ["conv2", "linear7", "linear1"]
 
     def forward(self, images):
         x = self.blocks(self.dw_conv1(self.conv1(images)))

@@ -14,11 +14,13 @@ from paddle.nn.initializer import Constant, Normal, Uniform
 
 from arcface.backbones.batch_norm import batch_norm_layer
 from arcface.backbones.layers import Add, Product, batch_norm_rows, keep_float32
+from arcface.backbones.recompute import RecomputableLayer
 from arcface.io.images import SIZE
 
 PATCH = 9  # pixels; the last 4 rows and columns of an image are in no patch
 PATCHES = (SIZE // PATCH) ** 2
 HEADS = 8
+STAGES = 4  # of as many blocks each
 MLP_RATIO = 4
 FEATURE_EPSILON = 2e-5  # of the batch norms behind the patches
 INITIAL_STD = 0.02
@@ -80,7 +82,7 @@ class MLP(nn.Layer):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class Block(nn.Layer):
+class Block(RecomputableLayer):
     """Attention and MLP, each of normalised input, each added to its input, which is float32 in every precision."""
 
     def __init__(self, dim):
@@ -107,6 +109,15 @@ class VisionTransformer(nn.Layer):
         super().__init__()
         batch_norm = batch_norm or batch_norm_layer("local")
         self.values = PATCHES * dim
+        in_a_stage = depth // STAGES
+        self.stages = {
+            "stem": ["patch_embed", "pos_embed", "mask_token"],
+            **{
+                f"stage{stage + 1}": [f"blocks.{block}" for block in range(stage * in_a_stage, (stage + 1) * in_a_stage)]
+                for stage in range(STAGES)
+            },
+            "embedding": ["norm", "feature"],
+        }
         self.pos_embed = self.create_parameter([1, PATCHES, dim], attribute(Normal(0.0, INITIAL_STD)))
         self.mask_token = self.create_parameter([1, 1, dim], attribute(Normal(0.0, INITIAL_STD), trainable=False))
         self.patch_embed = PatchEmbedding(dim)

@@ -4,9 +4,10 @@ Of a block that fits into a processor's cache, all passes but the first cost lit
 centres, velocity and exponentials, which are kept for the update: they make up the centres' gradient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ctypes import CDLL
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -33,9 +34,9 @@ def blocks(classes: int) -> Iterator[slice]:
 
 
 class BlockSoftmax:
-    """The exponentials e^z_ij of one step, for N images and the negatives among this rank's classes.
+    """The exponentials e^z_ij of one step or a part of it, for N images and the negatives among this rank's classes.
 
-    weight: float32 [classes of this rank, D], the centres. targets: which classes are in use, and where each image's own class
+    weight: float32 [C, D], the centres of the classes in use. targets: which classes these are, and where each image's own class
     is among them, which is no negative. With a library, the CPU kernels make the passes over a block, else Paddle's operations do.
 
     Where float32 does not hold e^scale, all exponentials are divided by e^shift, with one shift for each image; shift is
@@ -43,8 +44,8 @@ class BlockSoftmax:
     """
 
     def __init__(self, weight: paddle.Tensor, targets: Targets, scale: float, library: CDLL | None):
-        self._weight = weight if targets.sampled is None else paddle.gather(weight, targets.sampled)  # [C, D]
-        self._targets, self._scale, self._library = targets, scale, library
+        self._weight, self._scale, self._library = weight, scale, library
+        self.targets = targets
         self.shift: paddle.Tensor | None = None
 
     def sums(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -70,13 +71,13 @@ class BlockSoftmax:
 
     def target_centres(self) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Return the images' own centres at unit length [N, D], and one by their lengths [N, 1], after `sums`."""
-        inv_norm = paddle.gather(self._inv_norm, self._targets.place)
-        return paddle.gather(self._weight, self._targets.place) * inv_norm, inv_norm
+        inv_norm = paddle.gather(self._inv_norm, self.targets.place)
+        return paddle.gather(self._weight, self.targets.place) * inv_norm, inv_norm
 
     def set_targets(self, values: paddle.Tensor) -> None:
         """Let values [N, 1] take the place of e^z / |w|, 0 until then, of the images' own classes; no other entry is touched."""
-        if len(self._targets.rows):
-            self._e.reshape([-1, 1]).scatter_(self._targets.entries, paddle.gather(values, self._targets.rows))
+        if len(self.targets.rows):
+            self._e.reshape([-1, 1]).scatter_(self.targets.entries, paddle.gather(values, self.targets.rows))
 
     def update(
         self,
@@ -87,17 +88,20 @@ class BlockSoftmax:
         momentum: float,
         weight_decay: float,
         finite: paddle.Tensor | None = None,
+        others: "Sequence[CentreGradient]" = (),
     ) -> None:
         """Take a step of momentum SGD in place on the classes in use, after `sums`.
 
         p_x: float32 [N, D], such that the gradient with respect to w_j / |w_j| is sum_i e^z_ij p_x_i, for targets by the values
         of `set_targets`. weight, velocity: float32 [classes of this rank, D]. finite: bool [1], of which False leaves both as they
-        are; not with the CPU kernels.
+        are; not with the CPU kernels. others: the step's other parts, whose gradients are added.
         """
         assert not (self._library and finite is not None)
         for block in blocks(len(self._weight)):
             gradient = paddle.matmul(self._e[block], p_x)
-            classes = None if self._targets.sampled is None else self._targets.sampled[block]
+            for part in others:
+                gradient.add_(paddle.matmul(part.softmax._e[block], part.p_x))
+            classes = None if self.targets.sampled is None else self.targets.sampled[block]
             if self._library:
                 places = paddle.arange(block.start, block.stop) if classes is None else classes
                 inv_norm = self._inv_norm[block]
@@ -136,6 +140,13 @@ class BlockSoftmax:
         """Return the highest logit of each image's negatives on all ranks, [1, N]; z: [C, N], products with the centres."""
         highest = [(z[block] * inv_norms(self._weight[block])).max(0, keepdim=True) for block in blocks(len(z))]
         return all_reduce_max(paddle.concat(highest).max(0, keepdim=True).clip(min=-self._scale))
+
+
+class CentreGradient(NamedTuple):
+    """What makes up the gradient with respect to the centres, of a step or a part of it."""
+
+    softmax: BlockSoftmax
+    p_x: paddle.Tensor  # [N, D]: the softmax's entries times this are the gradient
 
 
 def _add(totals: list[paddle.Tensor], more: list[paddle.Tensor]) -> list[paddle.Tensor]:

@@ -22,12 +22,14 @@ The gradient of the centres is one product for negatives and targets: of p_i x_i
 -S_i margin'(cos_i) then takes the target's place.
 
 Means are over the rows with a label. The ranks exchange embeddings and labels (all_gather), and S, W, z and T (one all_reduce).
-Centres and their gradients never leave their rank. docs/head.md says where each line of InsightFace's Partial FC is here.
+Centres and their gradients never leave their rank. No row depends on another, so a step may be computed in parts, whose losses and
+gradients add up; the number of rows with a label and the classes in use are the whole step's. docs/head.md says where each line of
+InsightFace's Partial FC is here.
 """
 
 from collections.abc import Callable, Sequence
 from ctypes import CDLL
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import paddle
@@ -36,7 +38,7 @@ from paddle.nn.functional import softplus
 
 from arcface.distributed.process_group import all_gather, all_reduce_sum, rank, world_size
 from arcface.errors import UserError
-from arcface.head.block_softmax import BlockSoftmax, blocks
+from arcface.head.block_softmax import BlockSoftmax, CentreGradient, blocks
 from arcface.head.centres import initial_centres
 from arcface.head.margins import Margin, apply_margin
 from arcface.head.sampling import sample_classes
@@ -80,9 +82,18 @@ class PartialFC:
         self.velocity = paddle.zeros_like(self.weight)
         # The classes that the last step used: int64, sorted, counted from the shard's start; None for all.
         self.sampled: paddle.Tensor | None = None
-        self._gradient: _CentreGradient | None = None  # of the last `loss`, for `update`
+        self._parts: list[tuple[BlockSoftmax, paddle.Tensor]] = []  # of the step, those whose loss is still to be asked for
+        self._gradients: list[CentreGradient] = []  # of the others, for `update`
 
-    def loss(self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int, listed: np.ndarray | None = None) -> paddle.Tensor:
+    def loss(
+        self,
+        embeddings: paddle.Tensor,
+        labels: paddle.Tensor,
+        step: int,
+        listed: np.ndarray | None = None,
+        part: int = 0,
+        parts: int = 1,
+    ) -> paddle.Tensor:
         """Return the mean loss over all ranks' rows, a scalar; its backward gives the embeddings' gradient.
 
         embeddings: float32 [n, embedding_size], not normalised; labels: int64 [n], below num_classes, where a negative one
@@ -92,38 +103,52 @@ class PartialFC:
         listed: int64 [N], the labels of all ranks' rows, rank by rank, if the host knows them: then it does not wait for the
         device to read them. A row with a label in `listed` and a negative one in `labels` is left out of the loss, but its class is
         in use.
+
+        A step in several parts calls this for each in turn, with the same labels and the embeddings of its rows only, the rows
+        part * n / parts and on of each rank. The parts' losses add up to the mean over all rows.
         """
-        return _KnownGradient.apply(embeddings, lambda x: self._loss_and_gradient(x, all_gather(labels), step, listed))
+        if part == 0:
+            self._begin(all_gather(labels), step, listed, parts)
+        softmax, mean = self._parts.pop(0)
+        return _KnownGradient.apply(embeddings, lambda x: self._loss_and_gradient(x, softmax, mean))
+
+    @paddle.no_grad()
+    def _begin(self, labels: paddle.Tensor, step: int, listed: np.ndarray | None, parts: int) -> None:
+        """Find out what the parts of a step share: the classes in use, and each row's share of the mean; labels: int64 [N]."""
+        self._gradients = []  # frees what a step without an update has left
+        listed = labels.numpy() if listed is None else listed
+        sampled = self._sample(listed, step)
+        targets = [find_targets(rows, self.shard, sampled) for rows in _rows_of_parts(listed, parts)]
+        self.sampled = targets[0].sampled
+        in_use = self.weight if self.sampled is None else paddle.gather(self.weight, self.sampled)
+        softmaxes = [BlockSoftmax(in_use, rows, self.scale, self.library) for rows in targets]
+        valid = (labels >= 0).astype(self.weight.dtype).unsqueeze(1)
+        self._parts = list(zip(softmaxes, _rows_of_parts(valid / valid.sum().clip(min=1), parts), strict=True))
 
     @paddle.no_grad()
     def _loss_and_gradient(
-        self, embeddings: paddle.Tensor, labels: paddle.Tensor, step: int, listed: np.ndarray | None
+        self, embeddings: paddle.Tensor, softmax: BlockSoftmax, mean: paddle.Tensor
     ) -> tuple[paddle.Tensor, paddle.Tensor]:
-        """Return the loss and its gradient with respect to this rank's embeddings [n, D]; labels: int64 [N] of all ranks."""
-        self._gradient = None  # frees what a step without an update has left
-        listed = labels.numpy() if listed is None else listed
-        targets = find_targets(listed, self.shard, self._sample(listed, step))
-        self.sampled = targets.sampled
+        """Return a part's loss and its gradient with respect to this rank's embeddings [n, D].
 
+        mean: [N, 1], what each of all ranks' rows counts for in the mean.
+        """
         x, x_inv_norm = unit(embeddings)
         X = all_gather(x)  # [N, D], all ranks' rows
-        softmax = BlockSoftmax(self.weight, targets, self.scale, self.library)
         S, W = softmax.sums(self.scale * X)
 
         t, t_inv_norm = softmax.target_centres()  # [N, D], [N, 1]
         cos, dcos = apply_margin(row_sums(X * t), self.margin)
-        owned = targets.owned.astype(x.dtype).unsqueeze(1)
+        owned = softmax.targets.owned.astype(x.dtype).unsqueeze(1)
         S, W, z, T = _all_reduce_sum(S, W, self.scale * owned * cos, owned * dcos * t)
         if softmax.shift is not None:
             z -= softmax.shift
 
-        valid = (labels >= 0).astype(x.dtype).unsqueeze(1)
-        mean = valid / valid.sum().clip(min=1)
         loss = (mean * softplus(S.log() - z)).sum()
 
         p = mean * self.scale / (S + z.exp()).clip(min=SMALLEST_TOTAL)
         softmax.set_targets(-S * dcos * t_inv_norm)
-        self._gradient = _CentreGradient(softmax, p * X)
+        self._gradients.append(CentreGradient(softmax, p * X))
         n = len(x)
         own = slice(rank() * n, (rank() + 1) * n)
         return loss, unit_backward((p * (W - S * T))[own], x, x_inv_norm)
@@ -134,9 +159,10 @@ class PartialFC:
 
         finite: bool [1] on the device, False for a step that has to leave w and v as they are.
         """
-        gradient, self._gradient = self._gradient, None
-        assert gradient, "an update follows a loss"
-        gradient.softmax.update(gradient.p_X, self.weight, self.velocity, lr, momentum, weight_decay, finite)
+        assert self._gradients, "an update follows a loss"
+        (softmax, p_x), *others = self._gradients
+        self._gradients = []
+        softmax.update(p_x, self.weight, self.velocity, lr, momentum, weight_decay, finite, others)
 
     def _sample(self, labels: np.ndarray, step: int) -> np.ndarray | None:
         if self.sample_rate >= 1:
@@ -144,11 +170,13 @@ class PartialFC:
         return sample_classes(labels, self.num_classes, self.shard, self.sample_rate, self.seed, step)
 
 
-class _CentreGradient(NamedTuple):
-    """What makes up the gradient with respect to the centres."""
-
-    softmax: BlockSoftmax
-    p_X: paddle.Tensor  # [N, D]: the softmax's entries times this are the gradient
+def _rows_of_parts(rows: Any, parts: int) -> list[Any]:
+    """Return the rows [N] or [N, 1] of each part, an array's or a tensor's: of each rank's rows in turn, the part's share."""
+    if parts == 1:
+        return [rows]
+    shape = list(rows.shape)
+    by_rank = rows.reshape([world_size(), parts, -1])
+    return [by_rank[:, part].reshape([-1, *shape[1:]]) for part in range(parts)]
 
 
 def _all_reduce_sum(*parts: paddle.Tensor) -> Sequence[paddle.Tensor]:

@@ -24,7 +24,8 @@ def open_embedder(
     """Open the backbone of a checkpoint, to embed faces in a `with` block; its memory is freed at the end.
 
     Args:
-        checkpoint: directory that train.py wrote, or any with <network>.pdparams or <network>.safetensors.
+        checkpoint: directory that train.py wrote, or any with <network>_ema.pdparams, else <network>.pdparams or
+            <network>.safetensors.
         network: name of the backbone.
         embedding_size: length D of its embeddings.
         engine: what computes: "auto", "openvino", "paddle-inference", "onnxruntime" or "paddle"; "auto" is the fastest that

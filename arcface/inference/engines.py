@@ -137,11 +137,11 @@ def _build(name: str, backbone: paddle.nn.Layer, network: str, embedding_size: i
 def _with_paddle(backbone: paddle.nn.Layer) -> Embed:
     @paddle.no_grad()
     def embed(images: np.ndarray) -> np.ndarray:
-        was_training = backbone.training
+        training = [layer for layer in backbone.sublayers(include_self=True) if layer.training]  # not those that are frozen
         backbone.eval()
         embeddings = backbone(normalise(paddle.to_tensor(images))).numpy()
-        if was_training:
-            backbone.train()
+        for layer in training:
+            layer.training = True
         return embeddings
 
     return embed

@@ -12,7 +12,7 @@ The standard library's `pickletools` decodes the arguments of the instructions.
 import io
 import pickletools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -23,9 +23,21 @@ from arcface.io.pickle_arrays import DTYPE_CODES, Refused, array_size, check_arr
 # Keys that are hashed in time linear in their size, unlike nested tuples.
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 _HIGHEST_PROTOCOL = 5
+_ADVICE = "only plain data and NumPy arrays are loaded: get the file from a trusted source, or convert it"
 
 
-def load(source: bytes | BinaryIO, name: str) -> object:
+class Library(NamedTuple):
+    """What the pickles of a library contain besides plain data."""
+
+    accepted: Mapping[tuple[str, str], Callable | None]
+    """Its globals, by module and name: REDUCE calls these functions, with the interpreter first; None is never called."""
+    persistent: Callable[[object], object]
+    """What stands for an object outside the pickle, by its persistent id."""
+    advice: str
+    """What a refusal of anything else tells the user to do."""
+
+
+def load(source: bytes | BinaryIO, name: str, library: Library | None = None) -> object:
     """Read one pickle of plain data.
 
     Accepts None, bool, int, float, str, bytes, list, tuple, dict and OrderedDict (whose keys are not
@@ -37,17 +49,16 @@ def load(source: bytes | BinaryIO, name: str) -> object:
     Args:
         source: the pickle, or a seekable binary stream positioned at its first byte.
         name: what messages call the file, usually its path.
+        library: whose objects are accepted too. Attributes that a pickle gives an OrderedDict are then ignored, not refused.
 
     Raises:
         UserError: the pickle is truncated or damaged, or asks for anything else.
     """
     try:
-        return _Interpreter(_Reader(io.BytesIO(source) if isinstance(source, bytes) else source)).run()
+        return _Interpreter(_Reader(io.BytesIO(source) if isinstance(source, bytes) else source), library).run()
     except Refused as refusal:
-        raise UserError(
-            f"{name}: refused, because it asks for {_printable(str(refusal))}; only plain data and NumPy "
-            "arrays are loaded: get the file from a trusted source, or convert it"
-        ) from refusal
+        advice = library.advice if library else _ADVICE
+        raise UserError(f"{name}: refused, because it asks for {_printable(str(refusal))}; {advice}") from refusal
     except Exception as error:  # on garbage the decoders raise ten types, from EOFError to MemoryError
         detail = _printable(str(error) or type(error).__name__)
         raise UserError(f"{name}: truncated, damaged or not a pickle ({detail}); download it again") from error
@@ -79,8 +90,10 @@ class _Global(NamedTuple):
 class _Interpreter:
     """The pickle machine: a stack that each MARK divides, and a memo."""
 
-    def __init__(self, reader: _Reader):
+    def __init__(self, reader: _Reader, library: Library | None):
         self.reader = reader
+        self.library = library
+        self.accepted: Mapping[tuple[str, str], Callable | None] = {**_ACCEPTED, **(library.accepted if library else {})}
         self.stack: list = []
         self.below_marks: list[list] = []
         self.memo: dict[int, object] = {}
@@ -166,8 +179,12 @@ class _Interpreter:
                     self.fill_array(target, state)
                 elif isinstance(target, np.dtype):
                     set_byte_order(target, state)
+                elif self.library and type(target) is OrderedDict and type(state) is dict:
+                    pass  # attributes, such as the _metadata of PyTorch's state dicts
                 else:
                     raise Refused("a change to the state of a value that is not an array")
+            case "BINPERSID" if self.library:
+                stack.append(self.library.persistent(stack.pop()))
             case "PERSID" | "BINPERSID":
                 raise Refused("an object outside the file, by a persistent id")
             case "INST":
@@ -192,9 +209,9 @@ class _Interpreter:
         """Push an accepted global, by a plain dict look-up that imports nothing and resolves no dotted names."""
         if type(module) is not str or type(attribute) is not str:
             raise TypeError("a global whose name is not text")
-        if (module, attribute) not in _ACCEPTED:
+        if (module, attribute) not in self.accepted:
             raise Refused(f"{module}.{attribute}")
-        self.stack.append(_Global(f"{module}.{attribute}", _ACCEPTED[module, attribute]))
+        self.stack.append(_Global(f"{module}.{attribute}", self.accepted[module, attribute]))
 
     def allocate(self, size: int) -> None:
         """Subtract an allocation from what is still allowed; raises MemoryError."""

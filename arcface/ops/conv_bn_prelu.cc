@@ -1,5 +1,5 @@
-// Fused convolutions for training on a CPU in float32: each is followed by batch norm over the batch and, where it has slopes,
-// PReLU; the first one's input may be added to the last one's output.
+// Fused convolutions for training on a CPU in float32: each is followed by batch norm over the batch, or with fixed statistics, and,
+// where it has slopes, PReLU; the first one's input may be added to the last one's output.
 //
 // Memory limits such a step, so each pass over the activations does all it can. Only the convolutions' outputs y are kept;
 // z = prelu(scale * y + shift), which follows them, is computed again wherever it is read, a piece at a time in the cache. Sums
@@ -539,7 +539,7 @@ void global_backward(const Layer& layer, const Norm* before, const float* x, con
 // Pointers of each layer, from Python.
 struct Parameters {
   const float *weight, *scale, *shift, *slope;  // slope is null where there is no PReLU
-  float *running_mean, *running_variance;       // both are updated by the forward pass
+  float *running_mean, *running_variance;       // both are updated by the forward pass, unless they are what it uses: `fixed`
 };
 struct Gradients {
   float *weight, *scale, *shift, *slope;
@@ -587,8 +587,8 @@ void set_norm(Layer* layer, const float* mean, const float* inverse_std, const P
 // `input` is the shape of x, [N, C, H, W]. Writes z, all layers' y one after the other, and to `norms` each layer's means and
 // 1 / standard deviations. Returns false if out of memory.
 extern "C" bool conv_bn_prelu_forward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
-                                      int64_t count, bool residual, float epsilon, float momentum, int threads, float* y,
-                                      float* norms, float* z) try {
+                                      int64_t count, bool residual, bool fixed, float epsilon, float momentum, int threads,
+                                      float* y, float* norms, float* z) try {
   ThreadPool& pool = ThreadPool::of(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
@@ -601,6 +601,11 @@ extern "C" bool conv_bn_prelu_forward(const int64_t* input, const float* x, cons
     (layer.kind == kDepthwise ? depthwise_forward : layer.kind == kGlobal ? global_forward : product_forward)(
         layer, i ? &layers[i - 1].norm : nullptr, i ? layers[i - 1].y : x, images, pool, &pivot, &moments);
     for (int64_t c = 0; c < channels; ++c) {
+      if (fixed) {
+        norms[c] = own.running_mean[c];
+        norms[channels + c] = 1 / std::sqrt(own.running_variance[c] + epsilon);
+        continue;
+      }
       Moments total;
       for (int64_t n = 0; n < images; ++n)
         total.sum += moments[n * channels + c].sum, total.squares += moments[n * channels + c].squares;
@@ -633,8 +638,8 @@ extern "C" bool conv_bn_prelu_forward(const int64_t* input, const float* x, cons
 // Writes the gradients w.r.t. x, unless `dx` is null, and the parameters, from the one w.r.t. z and what the forward pass wrote.
 // Returns false if out of memory.
 extern "C" bool conv_bn_prelu_backward(const int64_t* input, const float* x, const Shape* shapes, const Parameters* parameters,
-                                       int64_t count, bool residual, int threads, float* y, const float* norms, const float* dz,
-                                       const Gradients* gradients, float* dx) try {
+                                       int64_t count, bool residual, bool fixed, int threads, float* y, const float* norms,
+                                       const float* dz, const Gradients* gradients, float* dx) try {
   ThreadPool& pool = ThreadPool::of(threads);
   std::vector<Layer> layers = describe(input, shapes, parameters, count, y);
   const int64_t images = input[0];
@@ -667,8 +672,9 @@ extern "C" bool conv_bn_prelu_backward(const int64_t* input, const float* x, con
       gradients[i].scale[c] = total.by_difference * inverse_std;
       gradients[i].shift[c] = total.gradient;
       if (gradients[i].slope) gradients[i].slope[c] = total.slope;
-      norm.by_difference.push_back(-norm.scale[c] * inverse_std * inverse_std * total.by_difference / values);
-      norm.constant.push_back(-norm.scale[c] * total.gradient / values);
+      // By way of the statistics of the batch.
+      norm.by_difference.push_back(fixed ? 0 : -norm.scale[c] * inverse_std * inverse_std * total.by_difference / values);
+      norm.constant.push_back(fixed ? 0 : -norm.scale[c] * total.gradient / values);
     }
     Epilogue epilogue;
     float* by_input = dx;

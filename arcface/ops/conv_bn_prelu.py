@@ -30,8 +30,7 @@ class Convolution:
 class ConvBnPrelu:
     """The tensors of a convolution, of the batch norm after it, and of PReLU, if there is one.
 
-    weight: [channels out, channels in or 1, kernel, kernel]; all others [channels out]; float32. The forward pass updates the
-    running statistics.
+    weight: [channels out, channels in or 1, kernel, kernel]; all others [channels out]; float32.
     """
 
     convolution: Convolution
@@ -44,7 +43,7 @@ class ConvBnPrelu:
 
     @property
     def trained(self) -> list[paddle.Tensor]:
-        """The tensors with gradients, in a fixed order."""
+        """The tensors that may have gradients, in a fixed order."""
         return [self.weight, self.scale, self.shift, *([] if self.slope is None else [self.slope])]
 
 
@@ -70,19 +69,26 @@ def can_fuse(convolutions: Sequence[Convolution], x: paddle.Tensor) -> bool:
 
 
 def fused_convolutions(
-    library: ctypes.CDLL, x: paddle.Tensor, layers: Sequence[ConvBnPrelu], residual: bool, epsilon: float, momentum: float
+    library: ctypes.CDLL,
+    x: paddle.Tensor,
+    layers: Sequence[ConvBnPrelu],
+    residual: bool,
+    fixed: bool,
+    epsilon: float,
+    momentum: float,
 ) -> paddle.Tensor:
     """Return the output [N, C, H', W'] of the layers one after the other, plus x if `residual`; see `can_fuse`.
 
-    Batch norm takes the statistics of this batch, and its running ones become momentum * running + (1 - momentum) * batch.
+    Batch norm takes the statistics of this batch, and its running ones become momentum * running + (1 - momentum) * batch. With
+    `fixed` it takes the running ones and leaves them as they are.
     """
     trained = [tensor for layer in layers for tensor in layer.trained]
-    return _FusedConvolutions.apply(x.contiguous(), library, layers, residual, epsilon, momentum, *trained)
+    return _FusedConvolutions.apply(x.contiguous(), library, layers, (residual, fixed), epsilon, momentum, *trained)
 
 
 class _FusedConvolutions(PyLayer):
     @staticmethod
-    def forward(ctx, x, library, layers, residual, epsilon, momentum, *trained):
+    def forward(ctx, x, library, layers, how, epsilon, momentum, *trained):
         images, _, height, width = x.shape
         values = 0
         for layer in layers:
@@ -94,7 +100,7 @@ class _FusedConvolutions(PyLayer):
         _check_memory(
             library.conv_bn_prelu_forward(
                 *_described(x, layers),
-                residual,
+                *how,
                 ctypes.c_float(epsilon),
                 ctypes.c_float(momentum),
                 threads(),
@@ -103,8 +109,9 @@ class _FusedConvolutions(PyLayer):
                 pointer(z),
             )
         )
-        ctx.save_for_backward(x, y, norms)
-        ctx.library, ctx.layers, ctx.residual = library, layers, residual
+        if not all(tensor.stop_gradient for tensor in (x, *trained)):
+            ctx.save_for_backward(x, y, norms)
+        ctx.library, ctx.layers, ctx.how = library, layers, how
         return z
 
     @staticmethod
@@ -112,12 +119,13 @@ class _FusedConvolutions(PyLayer):
         x, y, norms = ctx.saved_tensor()
         upstream = upstream.contiguous()
         by_x = None if x.stop_gradient else paddle.empty(x.shape)
+        trained = [tensor for layer in ctx.layers for tensor in layer.trained]
         gradients = [[paddle.empty(tensor.shape) for tensor in layer.trained] for layer in ctx.layers]
         pointers = [pointer(tensor) for own in gradients for tensor in [*own, None][:4]]  # null for the slope without PReLU
         _check_memory(
             ctx.library.conv_bn_prelu_backward(
                 *_described(x, ctx.layers),
-                ctx.residual,
+                *ctx.how,
                 threads(),
                 pointer(y),
                 pointer(norms),
@@ -126,7 +134,8 @@ class _FusedConvolutions(PyLayer):
                 pointer(by_x),
             )
         )
-        return by_x, *(tensor for own in gradients for tensor in own)
+        found = zip(trained, (gradient for own in gradients for gradient in own), strict=True)
+        return by_x, *(None if tensor.stop_gradient else gradient for tensor, gradient in found)
 
 
 def _check_memory(succeeded: bool) -> None:

@@ -6,6 +6,7 @@ from arcface.config import TrainConfig
 from arcface.distributed.process_group import rank, world_size
 from arcface.io.log import logger
 from arcface.training.data import TrainingData
+from arcface.training.model import Model
 from arcface.training.schedule import Schedule
 from arcface.training.state import TrainState
 from arcface.weights.run_directory import has_checkpoint
@@ -14,6 +15,7 @@ from arcface.weights.run_directory import has_checkpoint
 def announce(
     config: TrainConfig,
     data: TrainingData,
+    model: Model,
     schedule: Schedule,
     state: TrainState,
     last_step: int,
@@ -37,7 +39,8 @@ def announce(
             len(dataset) // world_size() * world_size() or world_size(),
         )
     if missing:
-        logger.warning("%s contains weights only: these start anew: %s", config.output, ", ".join(missing))
+        contains = "contains weights only" if "the step" in missing else "is of a run with other options"
+        logger.warning("%s %s: these start anew: %s", config.output, contains, ", ".join(missing))
     ranks = f"{world_size()} rank{'s' if world_size() > 1 else ''}"
     logger.info("paddlepaddle %s on %s, %s", paddle.__version__, paddle.get_device(), ranks)
     if config.precision != "float32":
@@ -47,6 +50,8 @@ def announce(
     logger.info(
         "learning rate %g after the warm-up (--lr %g for a batch of 512, scaled to %d)", schedule.peak, config.lr, config.batch_size
     )
+    if config.freeze:
+        logger.info("--freeze %s: %d of the backbone's %d parameters are trained", config.freeze, *model.trained_of)
     if state.step >= last_step:
         logger.info("already complete: checkpoint at step %d of %d", state.step, last_step)
     else:

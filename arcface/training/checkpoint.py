@@ -4,6 +4,7 @@
         step_00000190/                       a complete checkpoint:
             MobileFaceNet_128.pdparams           backbone state dict
             MobileFaceNet_128_momentum.pdparams  the optimizer's momentum, by the names of the parameters
+            MobileFaceNet_128_ema.pdparams       with --ema, the averaged backbone, a state dict as the first
             rank:0_softmax_weight.pkl            class centres of rank 0, float32 [classes, embedding_size]
             rank:0_softmax_weight_mom.pkl        their momentum
             checkpoint.json                      progress, class ranges, sha256 of each file, options of the run
@@ -57,7 +58,7 @@ class Arrays:
     """The arrays of a training run, as a checkpoint contains them; of the head, only this rank's classes.
 
     averages: what is kept from step to step for each parameter of the backbone, by the names of the average and the parameter;
-    the momentum is one. The average `momentum` lies in <network>_momentum.pdparams.
+    the momentum is one, and `ema` the averaged backbone. The average `momentum` lies in <network>_momentum.pdparams.
     """
 
     backbone: dict[str, np.ndarray]

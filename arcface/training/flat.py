@@ -11,7 +11,8 @@ class Flat:
     """Named float32 tensors of any shapes as parts of `vector`, float32 [P]: what changes one changes the other.
 
     Their order in the vector puts shapes together that differ in the first dimension only: these are gathered in one call. Tensors
-    of other sizes than multiples of ALIGNMENT come last. Without tensors, the vector is empty.
+    of other sizes than multiples of ALIGNMENT come last. Without tensors, the vector is one 0, in no tensor: not every kernel and
+    every backend of collectives takes an empty one.
     """
 
     @paddle.no_grad()
@@ -27,7 +28,7 @@ class Flat:
     def gather(self, tensors: dict[str, paddle.Tensor]) -> paddle.Tensor:
         """Return a new vector with the values of other tensors of the same names and shapes, such as gradients."""
         if not tensors:
-            return paddle.zeros([0])
+            return paddle.zeros([1])
         groups = groupby((tensors[name] for name in self._order), _kind)
         return paddle.concat([paddle.concat(list(group)).reshape([-1]) for _, group in groups])
 

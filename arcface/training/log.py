@@ -13,7 +13,7 @@ import paddle
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from arcface.config import RunOptions
+from arcface.config import TrainConfig
 from arcface.data.bin_file import VerificationSet
 from arcface.distributed.process_group import all_reduce_max, rank
 from arcface.io.log import logger
@@ -34,9 +34,9 @@ class TrainLog:
     The loss of a log line is the mean over the steps since the last one. best_by: the set that decides which checkpoint is best.
     """
 
-    def __init__(self, options: RunOptions, state: TrainState, data: TrainingData, last_step: int, best_by: str | None):
+    def __init__(self, options: TrainConfig, state: TrainState, data: TrainingData, last_step: int, best_by: str | None):
         self._state, self._data, self._last_step = state, data, last_step
-        self._interval, self._best_by = options.log_interval, best_by
+        self._interval, self._head_lr_scale, self._best_by = options.log_interval, options.head_lr_scale, best_by
         self._logdir = Path(options.logdir)
         self._metrics = MetricsWriter(self._logdir, state) if rank() == 0 else None
         self._loss_sum = paddle.full([1], state.loss_sum)  # stays on the device between log lines
@@ -88,11 +88,12 @@ class TrainLog:
         data_wait = all_reduce_max(paddle.to_tensor([own_wait], "float32")).item()
         hours = (now - self._started) / (step - self._first_step) * (self._last_step - step) / 3600
         epoch = (step - 1) // self._data.steps_per_epoch
+        head_lr = lr * self._head_lr_scale
         if self._metrics:
             logger.info(
                 "Speed %.2f samples/sec   Loss %.4f   Epoch: %d   Global Step: %d   Required: %.0f hours,"
                 " lr_backbone_value: %f, lr_pfc_value: %f",
-                *(speed, loss, epoch, step, hours, lr, lr),
+                *(speed, loss, epoch, step, hours, lr, head_lr),
             )
             self._metrics.add(
                 step,
@@ -103,7 +104,7 @@ class TrainLog:
                 hours_to_end=hours,
                 data_wait=data_wait,
                 lr_backbone=lr,
-                lr_head=lr,
+                lr_head=head_lr,
                 **card_figures(),
             )
             if data_wait > NOTEWORTHY_WAIT:

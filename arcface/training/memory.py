@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import paddle
+from paddle import nn
 
 from arcface.backbones import create_backbone
-from arcface.backbones.layers import fuse_convolutions
+from arcface.backbones.layers import FusedConvolutions, fuse_convolutions
 from arcface.backbones.precision import DTYPES, emulated_cast, use_casts
+from arcface.backbones.recompute import recomputable_blocks
+from arcface.backbones.stages import stage_of, stages, stages_named
 from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.errors import UserError
@@ -26,11 +30,13 @@ from arcface.ops.build import can_be_loaded
 from arcface.system.hardware import DeviceMemory, device_memory, format_bytes, resident_memory
 
 IMAGES_SHOWN = 2
+VECTORS = {"sgd": 4, "adamw": 7}  # as long as what is trained, while the optimizer takes a step
 # Of the activations. Gradients are there while not all activations have gone yet, and freed memory is kept, in pieces that not
 # everything fits into. Measured with MobileFaceNet_128 on a CPU: 1.11 with the CPU kernels, 1.32 with Paddle's layers, the same for
-# all batches. On a card Paddle gives idle pieces back before it fails: what is alive at once, counted on a CPU, is 1.01, and the
-# rest, for pieces that are partly in use, is not measured.
-WITH_GAPS = {"kernels": 1.15, "layers": 1.3, "card": 1.1}
+# all batches; with an emulated precision, whose rounding takes copies, 1.45 to 1.85 of three networks. On a card Paddle gives idle
+# pieces back before it fails: what is alive at once, counted on a CPU, is 1.01, and the rest, for pieces that are partly in use, is
+# not measured.
+WITH_GAPS = {"kernels": 1.15, "layers": 1.3, "emulated": 1.7, "card": 1.1}
 # Of a card, beside tensors: CUDA's context with Paddle's kernels and cuBLAS, some 500 MB, and cuDNN's workspace, for which Paddle
 # allows 512 MB (FLAGS_conv_workspace_size_limit).
 CUDA_ALLOWANCE = 2**30
@@ -46,9 +52,9 @@ class Memory(NamedTuple):
     """Bytes that a rank needs, of the card where it computes on a GPU."""
 
     process: int  # before the first step: Python, Paddle and the lists of the dataset; of a card, what is allowed for CUDA
-    weights: int  # of the backbone, with the statistics of batch norm, and what casts make of them
-    gradients: int  # of the backbone, by layer and in one vector, their momentum, and what the update makes of them
-    activations: int  # what the backward pass needs of the forward pass
+    weights: int  # of the backbone, with the statistics of batch norm, also averaged (--ema), and what casts make of them
+    gradients: int  # of what is trained of the backbone, by layer and in one vector, their averages, and what the update makes
+    activations: int  # what the backward pass needs of the forward pass, of the images that are computed at a time
     centres: int  # of this rank's classes, and their momentum
     logits: int  # of this rank's classes for the images of all ranks
     batches: int  # of images, here and in the workers
@@ -66,14 +72,24 @@ class Memory(NamedTuple):
 def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str) -> Memory:
     """Return what training needs on each of the ranks; `device` is "cpu" or "gpu:0"....
 
-    On a CPU it is within 15 % of the most that is resident after some steps. On a GPU it is not measured.
+    On a CPU it is within 15 % of the most that is resident after some steps; with most of the backbone frozen, up to 50 % above.
+    On a GPU it is not measured.
     """
     on_cpu = device == "cpu"
     kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
     kernels = kernels and config.precision == "float32"
     low = DTYPES.get(config.precision)
-    seen = _look_at(config.network, config.embedding_size, config.batch_norm == "frozen", kernels, low, on_cpu)
-    gaps = WITH_GAPS["kernels" if kernels else "layers" if on_cpu else "card"]
+    seen = _look_at(
+        config.network,
+        config.embedding_size,
+        config.batch_norm == "frozen",
+        kernels,
+        low,
+        emulated=on_cpu,
+        frozen_stages=config.freeze,
+        recompute=bool(config.recompute),
+    )
+    gaps = WITH_GAPS["card" if not on_cpu else "kernels" if kernels else "emulated" if low else "layers"]
     images, images_here = config.batch_size, -(-config.batch_size // ranks)
     classes = -(-num_classes // ranks)
     sampled = min(classes, round(config.sample_rate * classes) + images) if config.sample_rate < 1 else 0
@@ -82,9 +98,9 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str) -> 
     batches = 2 + (SLOTS_PER_WORKER * config.num_workers if on_cpu else 0)
     return Memory(
         process=resident_memory() if on_cpu else CUDA_ALLOWANCE,
-        weights=4 * seen.values + (0 if not low else 4 if on_cpu else 2) * seen.trained,
-        gradients=4 * seen.trained * 4,
-        activations=round(gaps * seen.saved * images_here),
+        weights=4 * seen.values * (2 if config.ema else 1) + (0 if not low else 4 if on_cpu else 2) * seen.trained,
+        gradients=4 * seen.trained * VECTORS[config.optimizer],
+        activations=round(gaps * seen.saved * images_here / config.accumulate),
         centres=4 * 2 * classes * config.embedding_size,
         logits=4 * ((in_use + block) * images + (sampled + 3 * block + 8 * images) * config.embedding_size),
         batches=batches * images_here * 3 * SIZE * SIZE,
@@ -171,18 +187,29 @@ def _fitting_batch(config: TrainConfig, num_classes: int, ranks: int, device: st
     def total(batch_size: int) -> int:
         return estimate(replace(config, batch_size=batch_size), num_classes, ranks, device).total
 
-    fitting = bisect_right(range(ranks, config.batch_size, ranks), RESERVE * bytes_of_rank, key=total)
-    return (fitting // 8 * 8 or fitting) * ranks or None
+    unit = ranks * config.accumulate
+    fitting = bisect_right(range(unit, config.batch_size, unit), RESERVE * bytes_of_rank, key=total)
+    return (fitting // 8 * 8 or fitting) * unit or None
 
 
 class _Seen(NamedTuple):
     values: int  # of parameters and buffers
     trained: int  # of parameters
-    saved: float  # bytes that are saved for the backward pass, of one image
+    saved: float  # bytes for the backward pass, of one image; with the largest of the blocks computed again, and no less than
+    # what a frozen layer makes
 
 
 @cache
-def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool, low: str | None, emulated: bool) -> _Seen:
+def _look_at(
+    network: str,
+    embedding_size: int,
+    frozen: bool,
+    kernels: bool,
+    low: str | None,
+    emulated: bool,
+    frozen_stages: str = "",
+    recompute: bool = False,
+) -> _Seen:
     """Count what a backbone is made of and what it saves; on the CPU, so that a card is left as it is.
 
     low: the type of what is not float32, "bfloat16" or "float16", as a card has it or, `emulated`, a CPU.
@@ -190,24 +217,58 @@ def _look_at(network: str, embedding_size: int, frozen: bool, kernels: bool, low
     device = paddle.get_device()
     paddle.set_device("cpu")
     try:
-        return _count(network, embedding_size, frozen, kernels, low, emulated)
+        return _count(network, embedding_size, frozen, kernels, low, emulated, frozen_stages, recompute)
     finally:
         paddle.set_device(device)
 
 
-def _count(network: str, embedding_size: int, frozen: bool, kernels: bool, low: str | None, emulated: bool) -> _Seen:
+def _count(
+    network: str,
+    embedding_size: int,
+    frozen: bool,
+    kernels: bool,
+    low: str | None,
+    emulated: bool,
+    frozen_stages: str,
+    recompute: bool,
+) -> _Seen:
     backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
     if kernels:
         fuse_convolutions(backbone, _NO_WORK)
-    state = backbone.state_dict().values()
-    own = {tensor.data_ptr() for tensor in state}
+    state, known, names = backbone.state_dict(), stages(backbone), stages_named(frozen_stages, backbone)
+    own = {tensor.data_ptr() for tensor in state.values()}
     saved: dict[int, paddle.Tensor] = {}
-    halved, kept = set[int](), list[paddle.Tensor]()
+    dropped: list[tuple[nn.Layer, dict[int, paddle.Tensor]]] = []  # by frozen layers
+    halved, kept = set[int](), list[paddle.Tensor]()  # all are kept: nothing else may come to lie at their addresses
+    begun: dict[nn.Layer, int] = {}  # how much was saved before a layer
+    largest = 0  # of a block computed again: it is there beside what is saved, and so are its gradients, which are as large
 
     def note(tensor: paddle.Tensor) -> paddle.Tensor:
         if tensor.data_ptr() not in own:
-            saved[tensor.data_ptr()] = tensor  # which is kept: nothing else may come to lie there
+            saved[tensor.data_ptr()] = tensor
         return tensor
+
+    def size(tensors: dict[int, paddle.Tensor]) -> int:
+        return sum(tensor.size * (2 if where in halved else 4) for where, tensor in tensors.items())
+
+    def begin(layer: nn.Layer, _) -> None:
+        begun[layer] = len(saved)
+
+    def pop(layer: nn.Layer) -> dict[int, paddle.Tensor]:
+        return {where: saved.pop(where) for where in list(saved)[begun[layer] :]}
+
+    def end(layer: nn.Layer, *_) -> None:
+        dropped.append((layer, pop(layer)))
+
+    def begin_again(block: nn.Layer, inputs: tuple[paddle.Tensor]) -> None:
+        note(*inputs)
+        begin(block, inputs)
+
+    def end_again(block: nn.Layer, *_) -> None:
+        nonlocal largest
+        inside = pop(block)
+        largest = max(largest, size(inside))
+        kept.extend(inside.values())
 
     def cast(x: paddle.Tensor, dtype: str) -> paddle.Tensor:
         """Emulate, or note which tensors a card would have in a low type: no kernel of a CPU takes them."""
@@ -226,8 +287,24 @@ def _count(network: str, embedding_size: int, frozen: bool, kernels: bool, low: 
 
     if low:
         use_casts(backbone, low, cast)
+    layers = dict(backbone.named_sublayers())
+    for stage in takewhile(names.__contains__, known):  # a frozen stage behind one that is trained saves as much as that
+        for layer in (layers[part] for part in known[stage] if part in layers):
+            fused = [inner for inner in layer.sublayers(include_self=True) if kernels and isinstance(inner, FusedConvolutions)]
+            for computed in fused or [layer]:
+                computed.register_forward_pre_hook(begin)
+                computed.register_forward_post_hook(end)
+    name_of = {layer: name for name, layer in layers.items()}
+    for block in recomputable_blocks(backbone) if recompute else ():
+        if stage_of(name_of[block], known) not in names:
+            block.register_forward_pre_hook(begin_again)
+            block.register_forward_post_hook(end_again)
     with paddle.autograd.saved_tensors_hooks(note, lambda tensor: tensor):
         embeddings = backbone(normalise(paddle.zeros([IMAGES_SHOWN, 3, SIZE, SIZE], "uint8")))
-    size = sum(tensor.size * (2 if where in halved else 4) for where, tensor in saved.items()) / IMAGES_SHOWN
+
+    # As measured: the memory of a frozen layer that a kernel computes is not yet used again by the next; within others, it is.
+    made = [size(tensors) * (2 if kernels and isinstance(layer, FusedConvolutions) else 1) for layer, tensors in dropped]
+    total = max(size(saved) + 2 * largest, *made, 0) / IMAGES_SHOWN
     del embeddings
-    return _Seen(sum(t.size for t in state), sum(t.size for t in state if not t.stop_gradient), size)
+    trained = sum(t.size for name, t in state.items() if not (t.stop_gradient or stage_of(name, known) in names))
+    return _Seen(sum(t.size for t in state.values()), trained, total)

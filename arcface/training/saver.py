@@ -56,7 +56,7 @@ def restore(output: Path, fingerprint: dict, model: Model) -> tuple[TrainState, 
     """
     checkpoint = RankFiles(output) if has_only_rank_files(output) else Checkpoint(output)
     checkpoint.check_fingerprint(fingerprint)
-    model.load(checkpoint.load(fingerprint["network"], model.head.shard), str(checkpoint.directory))
+    missing = model.load(checkpoint.load(fingerprint["network"], model.head.shard), str(checkpoint.directory))
     if isinstance(checkpoint, RankFiles):
-        return TrainState(), checkpoint.missing
-    return TrainState(**checkpoint.manifest["progress"]), []
+        return TrainState(), checkpoint.missing + missing
+    return TrainState(**checkpoint.manifest["progress"]), missing

@@ -14,9 +14,9 @@ class TrainState:
 
     step: steps done, over all epochs. loss_sum, loss_count: of the steps since the last log line. saved: scheduled checkpoints,
     without those for a signal or a new best. skipped: steps that were not taken, since loss or gradient was not finite.
-    highest: the best accuracy on each verification set. unverified: a signal ended the run in place of this step's verification,
-    which is done when the run resumes. run: tells the records of runs in one logdir apart.
-    loss_scale, steps_at_scale: see loss_scale.py.
+    highest: the best accuracy on each verification set. best_step: the step of the last new best. without_best: verifications
+    since then. unverified: a signal ended the run in place of this step's verification, which is done when the run resumes. run:
+    tells the records of runs in one logdir apart. loss_scale, steps_at_scale: see loss_scale.py.
     """
 
     step: int = 0
@@ -25,6 +25,8 @@ class TrainState:
     saved: int = 0
     skipped: int = 0
     highest: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    without_best: int = 0
     unverified: bool = False
     loss_scale: float = 2.0**16
     steps_at_scale: int = 0

@@ -3,6 +3,8 @@
     CPU    forward, backward, read the request, then update or drop
     GPU    forward, read the request of the step before, backward, update where all is finite
 
+With --accumulate, `forward` is that of a step's first part, and backward computes the others.
+
 A GPU works on what is queued. The host waits for it once a step, and then there is a forward pass that it can go on with.
 """
 
@@ -34,7 +36,7 @@ class _Queued(NamedTuple):
 
 
 class Steps:
-    """Takes steps of momentum SGD; a step that is not finite on some rank changes nothing.
+    """Takes the optimizers' steps; a step that is not finite on some rank changes nothing.
 
     With `run_ahead`, the order is that of a GPU: what a step asks for is found one step later, unless it is needed at once.
     """

@@ -20,6 +20,7 @@ from arcface.training.log import TrainLog
 from arcface.training.memory import check_memory, out_of_memory_explained
 from arcface.training.model import Model
 from arcface.training.output import opened_output
+from arcface.training.patience import Patience
 from arcface.training.profile import Profile
 from arcface.training.saver import CheckpointSaver, restore
 from arcface.training.schedule import Schedule
@@ -28,7 +29,7 @@ from arcface.training.state import TrainState, fingerprint_of
 from arcface.training.steps import Steps
 from arcface.verification.sets import read_bin_sets
 from arcface.verification.verifier import Verifier
-from arcface.weights.state_dict import load_backbone, read_state_dict
+from arcface.weights.state_dict import read_state_dict
 
 
 def train(config: TrainConfig) -> None:
@@ -78,11 +79,12 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
     if config.resume:
         state, missing = restore(Path(config.output), fingerprint, model)
     elif config.init_from:
-        load_backbone(model.backbone, read_state_dict(Path(config.init_from)), config.init_from)
+        model.start_from(read_state_dict(Path(config.init_from)), config.init_from)
     verifier.choose_engine(model.backbone)  # what cannot be built is found now, not after hours
     schedule = Schedule(config, data.steps_per_epoch)
     last_step = min(schedule.total_steps, config.max_steps or schedule.total_steps)
     saver = CheckpointSaver(config, model, state, fingerprint, data.steps_per_epoch)
+    patience = Patience(config, state, verifier.best_by)
     profile = Profile(config.profile, Path(config.logdir), state.step, last_step)
 
     with (
@@ -91,18 +93,21 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
         TrainLog(config, state, data, last_step, verifier.best_by) as log,
         profile,
     ):
-        announce(config, data, schedule, state, last_step, missing, memory_warning)
+        announce(config, data, model, schedule, state, last_step, missing, memory_warning)
         model.use_cpu_kernels()
 
         def verify() -> bool:
-            return log.verification(verifier.run(model.broadcast_buffers()))
+            new_best = log.verification(verifier.run(model.broadcast_buffers()))
+            patience.count(new_best)
+            return new_best
 
         if state.unverified:
             state.unverified = False
-            if verify():
-                saver.save(False, best=True, must_succeed=False)
+            new_best = verify()
+            if new_best or patience.over:
+                saver.save(False, best=new_best, must_succeed=patience.over)
         steps = Steps(config, model, signals, data, state, run_ahead=paddle.get_device() != "cpu")
-        for batch in data.batches(state.step, last_step):
+        for batch in data.batches(state.step, state.step if patience.over else last_step):
             step, lr = state.step + 1, schedule(state.step)
             heartbeat(f"step {step}")
             profile.step(step)
@@ -115,10 +120,14 @@ def _train(config: TrainConfig, data: TrainingData, verifier: Verifier, memory_w
 
             state.unverified = verification_due and asked.stop and not last  # there may be no time for it
             new_best = verification_due and not state.unverified and verify()
+            ends = asked.stop or patience.over
             scheduled = saver.due(step, last)
-            if scheduled or new_best or asked.save or asked.stop:
+            if scheduled or new_best or asked.save or ends:
                 with log.paused():
-                    saver.save(scheduled, best=new_best, must_succeed=last or asked.stop)
-            if asked.stop and not last:
-                log.stopped()
+                    saver.save(scheduled, best=new_best, must_succeed=last or ends)
+            if ends and not last:
+                if asked.stop:
+                    log.stopped()
                 break
+        if patience.over and state.step < last_step:
+            patience.log_end()

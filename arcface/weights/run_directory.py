@@ -5,6 +5,7 @@ output/
     latest -> step_00000190          the current checkpoint
     best -> step_00000150            the one with the highest accuracy
     <network>.pdparams               the current backbone; training/checkpoint.py writes all of these
+    <network>_ema.pdparams           the averaged one of a run with --ema, which is what training verifies
 
 published/
     <network>.pdparams or <network>.safetensors
@@ -25,8 +26,10 @@ MANIFEST = "checkpoint.json"
 LATEST, BEST = "latest", "best"
 
 
-def find_backbone(directory: Path, network: str) -> Path:
+def find_backbone(directory: Path, network: str, averaged: bool = True) -> Path:
     """Return the file of a backbone's weights in a directory: <network>.pdparams before <network>.safetensors.
+
+    Before both comes <network>_ema.pdparams, the weights that training verifies where it writes them, unless `averaged` is False.
 
     Raises UserError if neither exists, naming what the directory contains instead.
     """
@@ -34,7 +37,7 @@ def find_backbone(directory: Path, network: str) -> Path:
         check_format(directory)
         raise UserError(f"{directory}: is a file; pass its directory with --checkpoint")
     files = [directory / f"{network}{suffix}" for suffix in SUFFIXES]
-    for file in files:
+    for file in [directory / f"{network}_ema.pdparams"] * averaged + files:
         if os.path.exists(file):
             return file
     found = sorted(path.name for suffix in SUFFIXES for path in directory.glob(f"*{suffix}"))
@@ -47,8 +50,8 @@ def find_backbone(directory: Path, network: str) -> Path:
 
 
 def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:
-    """Return the state dict in the file that `find_backbone` finds."""
-    return read_state_dict(find_backbone(directory, network))
+    """Return the state dict of a directory's trained backbone, not of the averaged one."""
+    return read_state_dict(find_backbone(directory, network, averaged=False))
 
 
 def trained_backbone(directory: Path, network: str, embedding_size: int) -> paddle.nn.Layer:

@@ -20,9 +20,10 @@ import safetensors.numpy
 from arcface.errors import UserError
 from arcface.io import safe_pickle
 from arcface.io.files import read_file
+from arcface.weights.fit import Shapes, and_more, as_float32, check_names
 
 SUFFIXES = PICKLE, SAFETENSORS = ".pdparams", ".safetensors"
-CONVERTED = {".params": "an MXNet file", ".pth": "a PyTorch file", ".pt": "a PyTorch file"}
+CONVERTED = {".params": "an MXNet file", ".pth": "a PyTorch file", ".pt": "a PyTorch file", ".onnx": "an ONNX file"}
 _SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _SLICES = "UnpackBigParamInfor@@"  # Paddle's key
 
@@ -124,32 +125,25 @@ def safetensors_bytes(arrays: dict[str, np.ndarray]) -> bytes:
 
 def load_backbone(backbone: paddle.nn.Layer, state: dict[str, np.ndarray], where: str) -> None:
     """Set all parameters and buffers of a backbone; raises UserError for names or shapes not its own, and values not finite."""
-    own = backbone.state_dict()
-    if missing := sorted(own.keys() - state.keys()):
-        raise UserError(
-            f"{where}: weights of another network: {len(missing)} names missing, such as {missing[0]}; pass its --network"
-        )
-    if unknown := sorted(state.keys() - own.keys(), key=str):
-        raise UserError(
-            f"{where}: weights of another network: {len(unknown)} names unknown, such as {unknown[0]!a:.100}; pass its --network"
-        )
-    arrays = {}
-    for name, tensor in own.items():
-        if list(state[name].shape) != list(tensor.shape):
-            raise UserError(
-                f"{where}: {name} has shape {list(state[name].shape)}, this network's is {list(tensor.shape)};"
-                " pass the --network and --embedding_size that it was trained with"
-            )
-        if state[name].dtype.kind != "f" and state[name].dtype != np.uint16:
-            raise UserError(f"{where}: {name} is of type {state[name].dtype}, not floating point; download the weights again")
-        with np.errstate(over="ignore"):  # what becomes infinite is refused
-            arrays[name] = _as_float32(state[name])
-        if not np.isfinite(arrays[name]).all():
-            raise UserError(f"{where}: {name!a} contains values that are not finite as float32; download the weights again")
+    arrays = checked(state, {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}, where)
     backbone.set_state_dict({name: paddle.to_tensor(array) for name, array in arrays.items()})
 
 
-def _as_float32(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint16:  # bfloat16: the upper half of a float32
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32)
+def checked(state: dict[str, np.ndarray], shapes: Shapes, where: str) -> dict[str, np.ndarray]:
+    """Return a state dict's arrays as float32, in the order of `shapes`; raises UserError as `load_backbone` does."""
+    check_names(where, shapes, state)
+    if different := [name for name, shape in shapes.items() if state[name].shape != shape]:
+        first = different[0]
+        raise UserError(
+            f"{where}: {first} has shape {list(state[first].shape)}, this network's is {list(shapes[first])}{and_more(different)};"
+            " pass the --network and --embedding_size that it was trained with"
+        )
+    arrays = {}
+    for name in shapes:
+        if state[name].dtype.kind != "f" and state[name].dtype != np.uint16:
+            raise UserError(f"{where}: {name} is of type {state[name].dtype}, not floating point; download the weights again")
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            arrays[name] = as_float32(state[name])
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{where}: {name!a} contains values that are not finite as float32; download the weights again")
+    return arrays

@@ -248,6 +248,12 @@ TABLE = [
     ("batch of 0", "train --batch_size=0", "--batch_size: must be a whole number from 1 to 65536, not 0"),
     ("batch of 1e-3", "train --batch_size=1e-3", "--batch_size: must be a whole number from 1 to 65536, not 1e-3"),
     ("batch of 64.5", "train --batch_size=64.5", "--batch_size: must be a whole number from 1 to 65536, not 64.5"),
+    (
+        "parts of unequal size",
+        "train --accumulate=3",
+        "--accumulate 3: must divide the 4 images of --batch_size that a rank has; use 2",
+    ),
+    ("average that never moves", "train --ema=1", "--ema: must be a number from 0 up and below 1, not 1"),
     ("batch beyond all memory", "train --batch_size=99999999999999999999", "--batch_size: must be a whole number from 1 to 65536"),
     (
         "rate with digits too many",
@@ -278,7 +284,7 @@ TABLE = [
         "valid --engine=tensorrt",
         "--engine: must be auto, openvino, paddle-inference, onnxruntime or paddle, not tensorrt",
     ),
-    ("another schedule", "train --schedule=cosine", "--schedule: must be step or poly, not cosine"),
+    ("another schedule", "train --schedule=linear", "--schedule: must be step, poly or cosine, not linear"),
     ("precision of another name", "train --precision=half", "--precision: must be float32, bf16 or fp16, not half"),
     ("skip without a number", "train --on_nonfinite=skip", "--on_nonfinite: must be stop, or skip:N with N from 1 up, not skip"),
     (
@@ -304,6 +310,16 @@ TABLE = [
         "PADDLE_TRAINERS_NUM=3 is set without PADDLE_TRAINER_ID and PADDLE_CURRENT_ENDPOINT and",
         environment("PADDLE_TRAINERS_NUM", "3"),
     ),
+    (
+        "stage",
+        "train --freeze=stem,stage9",
+        "--freeze stage9: no stage of this network; name some of stem, stage1,",
+    ),
+    ("patience without sets", "train --patience=2 --val_targets=", "--patience 2: --val_targets names no sets; verify during"),
+    ("patience at the end", "train --patience=2 --val_interval=0", "--patience 2: --val_interval 0 verifies at the end only; v"),
+    ("optimizer", "train --optimizer=adam", "--optimizer: must be sgd or adamw, not adam"),
+    ("beta2", "train --adam_beta2=1", "--adam_beta2: must be a number from 0 up and below 1, not 1"),
+    ("scale of the head's rate", "train --head_lr_scale=-1", "--head_lr_scale: must be a number from 0 up, not -1"),
     ("best by a set that is not verified", "train --best_by=lfw", "--best_by lfw: not among --val_targets (tiny); name one"),
     (
         "blocks of a balanced order",
@@ -565,7 +581,7 @@ TABLE = [
     (
         "weights of another network",
         f"train --init_from=weights/{BACKBONE}",
-        f"weights/{BACKBONE}: weights of another network: 283 names missing",
+        f"weights/{BACKBONE}: weights of another network: 156 names missing",
         state_of(lambda state: {"weight": np.zeros((2, 3), np.float32)}),
     ),
     # ---- checkpoints
@@ -623,7 +639,7 @@ TABLE = [
     (
         "backbone of another network",
         "resume",
-        "run/latest: weights of another network: 283 names missing",
+        "run/latest: weights of another network: 156 names missing",
         in_checkpoint(BACKBONE, {}),
     ),
     (
@@ -804,8 +820,26 @@ TABLE = [
     ("convert: no file", f"weights a.params {BACKBONE}", "a.params: cannot be read (No such file or directory); correct the path"),
     (
         "convert: another kind",
-        f"weights a.onnx {BACKBONE}",
-        "a.onnx: weights are read from .params (MXNet), .pth and .pt (PyTorch)",
+        f"weights a.h5 {BACKBONE}",
+        "a.h5: weights are read from .params (MXNet), .pth and .pt (PyTorch), .onnx and .pdparams and .safetensors files",
+    ),
+    (
+        "convert: PyTorch file that is none",
+        "weights a.pth iresnet50.pdparams",
+        "a.pth: truncated, damaged or not a pickle",
+        file("a.pth", b"garbage!" * 9),
+    ),
+    ("convert: PyTorch file that is a pipe", "weights a.pt data/", "a.pt: cannot be read (Not a regular file)", pipe("a.pt")),
+    (
+        "convert: no ONNX file",
+        "weights a.onnx mbf.pdparams",
+        "a.onnx: cannot be read (No such file or directory); correct the path",
+    ),
+    (
+        "convert: weights of no network",
+        "weights a.pdparams data/",
+        "a.pdparams: weights of another network: 156 names missing, such as",
+        file("a.pdparams", pickle.dumps({"conv.weight": np.ones((3, 3), np.float32)})),
     ),
     (
         "convert: empty file",

@@ -79,10 +79,13 @@ SHORTER = {
     "--output /tmp/faces --identities 5000 --num_workers 8": "--output faces --identities 2 --images_per_identity 2 --pairs 20"
 }
 MAKE = ["demo", "test", "test-all", "test-gpu-wheel", "lint", "setup-tests", "docs"]
+FINE_TUNE = "python train.py --init_from pretrained/MobileFaceNet_128.pdparams"
 MACHINES = f"{LAUNCH} --master 10.0.0.1:6170 --nnodes 2"
 COVERED = {
     f"{LAUNCH} train.py {NET}": "tests/commands/test_docs.py::test_the_two_commands_of_the_readme_run_as_they_are",
     f"{LAUNCH} train.py {NET} --resume 1": "tests/ranks/test_training.py::test_any_change_of_ranks_trains_on_like_one_rank",
+    f"{FINE_TUNE} --freeze backbone --max_steps 2000": "tests/ranks/test_training_options.py"
+    "::test_the_head_is_trained_first_and_then_all",
     f"{LAUNCH} --nproc_per_node 2 train.py --device cpu": "tests/ranks/test_interruptions.py"
     "::test_a_signal_to_the_launcher_stops_its_ranks_which_save",
     f"CUDA_VISIBLE_DEVICES=-1,-1 {LAUNCH} --nproc_per_node 2 train.py --device cpu": "tests/ranks/test_launching.py"
@@ -109,6 +112,10 @@ COVERED = {
     "::test_the_command_writes_what_its_own_advice_reads",
     "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_checkpoint.py"
     "::test_a_protocol_directory_is_verified_by_its_templates",
+    f"{WEIGHTS} ms1mv3_arcface_r50/backbone.pth pretrained/iresnet50.pdparams": "tests/unit/backbones/test_known_answers.py"
+    "::test_names_shapes_and_embeddings_are_those_of_arcface_torch",
+    f"{WEIGHTS} buffalo_l/w600k_r50.onnx pretrained/": "tests/unit/weights/test_onnx_weights.py"
+    "::test_converted_weights_are_verified_and_trained_on_as_they_are",
     "visualdl --logdir log --language en": "tests/ranks/test_training.py"
     "::test_log_lines_are_those_that_scripts_parse_and_visualdl_has_the_same_figures",
     "make test-pythons PYTHONS='python3.10 python3.13'": "tests/commands/test_pythons.py"

@@ -1,4 +1,7 @@
-"""Runs the head on all cases as one rank of some; writes what it computed to <folder>/<rank>.npz. Takes folder, "kernels" or ""."""
+"""Runs the head on all cases as one rank of some; writes what it computed to <folder>/<rank>.npz.
+
+Takes the folder, "kernels" or "", and in how many parts each step is computed.
+"""
 
 import sys
 from pathlib import Path
@@ -26,14 +29,16 @@ def two_steps(classes: int, margins: tuple, sample_rate: float, scale: float) ->
     result = {"shard": np.array(head.shard)}
     for step in range(2):
         embeddings, labels, _ = cases.batch(classes, step)
-        x = paddle.to_tensor(embeddings[rows], stop_gradient=False)
-        loss = head.loss(x, paddle.to_tensor(labels[rows]), step)
-        (loss * 3).backward()
+        parts = [paddle.to_tensor(x, stop_gradient=False) for x in np.split(embeddings[rows], int(sys.argv[3]))]
+        losses = []
+        for part, x in enumerate(parts):
+            losses.append(head.loss(x, paddle.to_tensor(labels[rows]), step, None, part, len(parts)))
+            (losses[-1] * 3).backward()
         head.update(cases.LR, cases.MOMENTUM, cases.WEIGHT_DECAY)
         sampled = np.arange(head.shard.size) if head.sampled is None else head.sampled.numpy()
         result |= {
-            f"loss{step}": loss.numpy(),
-            f"gradient{step}": x.grad.numpy() / 3,
+            f"loss{step}": sum(losses).numpy(),
+            f"gradient{step}": np.concatenate([x.grad.numpy() for x in parts]) / 3,
             f"sampled{step}": sampled,
             f"weight{step}": head.weight.numpy().copy(),
             f"velocity{step}": head.velocity.numpy().copy(),

@@ -17,18 +17,18 @@ from arcface.ops.build import load_library
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
-# How many, and with what: "kernels" or Paddle's operations.
-RANKS = [(1, ""), (2, ""), (3, ""), (4, ""), (1, "kernels"), (3, "kernels")]
+# How many, with what ("kernels" or Paddle's operations), and in how many parts a step is computed.
+RANKS = [(1, "", 1), (2, "", 1), (3, "", 1), (4, "", 1), (1, "kernels", 1), (3, "kernels", 1), (2, "", 3)]
 TOLERANCE = 1e-5  # relative to the largest entry
 
 
-@pytest.fixture(scope="module", params=RANKS, ids=lambda ranks: f"{ranks[0]}ranks{ranks[1]}")
+@pytest.fixture(scope="module", params=RANKS, ids=lambda ranks: f"{ranks[0]}ranks{ranks[1]}{ranks[2]}")
 def computed(request, run_ranks, tmp_path_factory):
     """What the ranks computed in all cases, as a function: (margins' name, scale, classes, sample rate) -> dict per rank."""
-    folder, (ranks, how) = tmp_path_factory.mktemp("head"), request.param
+    folder, (ranks, how, parts) = tmp_path_factory.mktemp("head"), request.param
     if how == "kernels" and load_library() is None:
         pytest.skip("no C++ compiler: the kernels cannot be built")
-    run_ranks(ranks, HELPERS / "head_worker.py", folder, how)
+    run_ranks(ranks, HELPERS / "head_worker.py", folder, how, parts)
     files = [np.load(folder / f"{rank}.npz") for rank in range(ranks)]
 
     def case(*name):

@@ -97,7 +97,8 @@ def losses(output: Path) -> dict[int, float]:
 def arrays(output: Path, ranks: int) -> dict[str, np.ndarray]:
     """All weights and momentum of a run's checkpoint; the ranks' rows put together."""
     result = {}
-    for part in (NETWORK, f"{NETWORK}_momentum"):
+    parts = [NETWORK, f"{NETWORK}_momentum", *([f"{NETWORK}_ema"] if (output / f"{NETWORK}_ema.pdparams").exists() else [])]
+    for part in parts:
         state = paddle.load(str(output / f"{part}.pdparams"), return_numpy=True)
         result |= {f"{part} {name}": array for name, array in state.items() if isinstance(array, np.ndarray)}
     for kind in ("weight", "weight_mom"):
@@ -123,6 +124,31 @@ def test_two_ranks_train_like_one(train, batch_norm):
     for name in one:
         if "mom" not in name:
             assert np.abs(two[name] - one[name]).max() <= 1e-4 * max(np.abs(one[name]).max(), 0.01), name
+
+
+@pytest.mark.parametrize("ranks, sample_rate", [(1, 0.1), (2, 0.1), pytest.param(2, 1.0, marks=pytest.mark.exhaustive)])
+def test_a_step_in_parts_is_the_whole_step(train, ranks, sample_rate):
+    options = ["--batch_norm=frozen", "--max_steps=4", "--num_epoch=2", "--lr=0.01", f"--sample_rate={sample_rate}"]
+    whole, in_parts = (train(ranks, f"in {parts}", *options, f"--accumulate={parts}") for parts in (1, 8 // ranks))
+    assert list(losses(in_parts).values()) == pytest.approx(list(losses(whole).values()), rel=1e-5)
+    whole, in_parts = (arrays(output, ranks) for output in (whole, in_parts))
+    for name in whole:
+        assert np.abs(in_parts[name] - whole[name]).max() <= 1e-4 * max(np.abs(whole[name]).max(), 0.01), name
+
+
+def test_blocks_that_are_computed_again_change_no_bit_on_two_ranks(train):
+    kept, again = (train(2, f"recompute {on}", "--batch_norm=sync", "--max_steps=3", f"--recompute={on}") for on in (0, 1))
+    assert_same_run(kept, again, 2)
+
+
+def test_a_run_that_resumes_without_an_average_begins_it_with_the_weights(train):
+    train(2, "run", "--max_steps=1")
+    output = train(2, "run", "--max_steps=2", "--resume=1", "--ema=0.9", "--lr=0", "--batch_norm=frozen")
+    (warning,) = [line for line in (output / "training.log").read_text().splitlines() if "start anew" in line]
+    assert warning.endswith(f"{output} is of a run with other options: these start anew: the averaged backbone")
+    state = arrays(output, 2)
+    names = [name for name in state if name.startswith(f"{NETWORK} ")]
+    assert len(names) == 8 and all(np.array_equal(state[name], state[name.replace(NETWORK, f"{NETWORK}_ema")]) for name in names)
 
 
 @pytest.mark.usefixtures("network")
@@ -246,9 +272,9 @@ def test_the_order_of_a_gpu_gives_the_bits_and_records_of_a_cpu_s(train, run_ran
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(train, ranks):
-    options = ["--sample_rate=0.5", "--num_epoch=2", "--save_interval=3"]  # 8 steps
+@pytest.mark.parametrize("ranks, more", [(1, []), (2, []), (2, ["--accumulate=2", "--recompute=1", "--ema=0.9"])])
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(train, ranks, more):
+    options = ["--sample_rate=0.5", "--num_epoch=2", "--save_interval=3", *more]  # 8 steps
     whole = train(ranks, "whole", *options)
     train(ranks, "parts", *options, "--max_steps=2")
     train(ranks, "parts", *options, "--max_steps=5", "--resume=1")
@@ -362,8 +388,9 @@ def test_training_learns(train):
     assert np.mean(values[-4:]) < 0.7 * np.mean(values[:4])
 
 
-def test_valid_prints_what_training_measured_last_on_any_number_of_ranks(train, run_ranks, repository, data_set):
-    output = train(2, "run", "--max_steps=2", "--val_targets=tiny")
+@pytest.mark.parametrize("options", [[], ["--ema=0.5"]])
+def test_valid_prints_what_training_measured_last_on_any_number_of_ranks(train, run_ranks, repository, data_set, options):
+    output = train(2, "run", "--max_steps=2", "--val_targets=tiny", *options)
     trained = [line.partition("-[")[2] for line in (output / "training.log").read_text().splitlines() if "[tiny]" in line]
     for ranks in (1, 2):
         done = run_ranks(

@@ -25,8 +25,12 @@ with atheris.instrument_imports(include=["arcface"]):
     from arcface.verification.ijb import read_protocol
     from arcface.verification.pair_lists import read_pairs as read_pairs_file
     from arcface.weights.mxnet import read_params
+    from arcface.weights.torch import read_torch
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+import torch_files
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz_", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
 record_file.write_cache = lambda *_: None  # a file that is written on purpose
@@ -52,6 +56,11 @@ def bin_file(content: bytes) -> None:
 def params(content: bytes) -> None:
     (FOLDER / "model.params").write_bytes(content)
     expect_refusal(read_params, FOLDER / "model.params")
+
+
+def torch(content: bytes) -> None:
+    (FOLDER / "model.pt").write_bytes(content)
+    expect_refusal(read_torch, FOLDER / "model.pt")
 
 
 def pairs(content: bytes) -> None:
@@ -115,6 +124,12 @@ def seeds(name: str) -> list[bytes]:
         case "params":
             array = struct.pack("<IiIqqiii", 0xF993FAC9, 0, 2, 2, 3, 1, 0, 0) + bytes(24)
             return [struct.pack("<QQQ", 0x112, 0, 1) + array + struct.pack("<QQ", 1, 5) + b"arg:w"]
+        case "torch":
+            weights = {"conv.weight": np.ones((2, 3), "f4"), "bn.running_var": np.ones(2, "f2")}
+            kinds = torch_files.state_dict(weights), {"epoch": 1, "state_dict_backbone": torch_files.state_dict(weights, "module.")}
+            for number, write in enumerate((torch_files.save, torch_files.save_legacy) * 2):
+                write(kinds[number // 2], FOLDER / f"seed_{number}")
+            return [(FOLDER / f"seed_{number}").read_bytes() for number in range(4)]
         case "pairs":
             return [b"1\t1\nAnn\t1\t2\nAnn\t1\tBob\t2\n", b"a/1.jpg\ta/2.jpg\t1\na/1.jpg\tb/1.jpg\t0\n", b"2\nAnn 1 2\nAnn 1 3\n"]
         case "rec":
@@ -140,7 +155,7 @@ def rec_seeds(records: list[tuple[int, bytes]]) -> list[bytes]:
 
 
 def main() -> None:
-    targets = {"bin_file": bin_file, "params": params, "pairs": pairs, "protocol": protocol, "rec": rec}
+    targets = {"bin_file": bin_file, "params": params, "pairs": pairs, "protocol": protocol, "rec": rec, "torch": torch}
     if len(sys.argv) < 2 or sys.argv[1] not in targets:
         raise SystemExit(f"usage: {sys.argv[0]} {'|'.join(targets)} [libFuzzer's options]")
     name = sys.argv.pop(1)

@@ -11,6 +11,7 @@ from paddle import nn
 from arcface.backbones import layers as layers_module
 from arcface.backbones.layers import Conv2D, FusedConvolutions, fuse_convolutions
 from arcface.backbones.mbf import ConvBlock
+from arcface.backbones.stages import freeze
 from arcface.ops import conv_bn_prelu
 from arcface.ops.build import load_library
 from arcface.ops.conv_bn_prelu import can_fuse
@@ -29,12 +30,14 @@ def with_random_weights(*layers):
     return convolutions
 
 
-def results(convolutions, x, residual=False, input_gradient=True, turn=False):
+def results(convolutions, x, residual=False, input_gradient=True, turn=False, frozen=False):
     """Output, gradients and running statistics of a step in training mode, by name; after `turn`, what comes back is not
     contiguous."""
     x = x.detach()
     x.stop_gradient = not input_gradient
     convolutions.train()
+    if frozen:
+        freeze(nn.Sequential(convolutions), ["0"])
     y = convolutions(x, residual)
     y = y.transpose([0, 1, 3, 2]) if turn else y
     upstream = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
@@ -107,6 +110,16 @@ def bottleneck(channels, inner, channels_out, stride):
 def test_several_convolutions_with_and_without_their_input_added_equal_paddle_s(library, stride, residual, size):
     x = batch(5, 12, size)
     assert_equal_to_rounding(*both_ways(lambda: bottleneck(12, 26, 12, stride), x, residual=residual), tolerance=2e-5)
+
+
+def test_frozen_convolutions_equal_paddle_s_with_their_running_statistics(library, monkeypatch):
+    used = []
+    real = layers_module.fused_convolutions
+    monkeypatch.setattr(layers_module, "fused_convolutions", lambda *how: used.append(how[4]) or real(*how))
+    plain, fast = both_ways(lambda: bottleneck(12, 26, 12, 1), batch(5, 12, 14), residual=True, frozen=True)
+    assert_equal_to_rounding(plain, fast, tolerance=2e-5)
+    assert used == [True] and np.abs(fast["x"]).max() > 0
+    assert len(fast) == 2 + 17 and all(np.array_equal(plain[name], fast[name]) for name in fast if name not in "xy")
 
 
 def test_convolutions_in_layers_of_their_own_equal_paddle_s(library):

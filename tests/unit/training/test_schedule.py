@@ -31,6 +31,14 @@ def test_the_polynomial_falls_from_the_peak_towards_0():
     assert all(after < before for before, after in zip(rates, rates[1:])) and rates[-1] > 0
 
 
+def test_the_cosine_falls_from_the_peak_by_half_a_wave_to_0():
+    schedule = Schedule(OptimizerOptions(schedule="cosine", num_epoch=11, warmup_epoch=1), STEPS)
+    shares = {0: 1, 250: (1 + 0.5**0.5) / 2, 500: 0.5, 750: (1 - 0.5**0.5) / 2, 1000: 0}
+    assert [schedule(STEPS + step) for step in shares] == pytest.approx([0.1 * share for share in shares.values()], abs=1e-12)
+    rates = [schedule(step) for step in range(STEPS, 11 * STEPS)]
+    assert all(after < before for before, after in zip(rates, rates[1:])) and 0 < rates[-1] < 1e-6
+
+
 @pytest.mark.parametrize("batch_size, peak", [(64, 0.0125), (512, 0.1), (1024, 0.2)])
 def test_the_rate_scales_with_the_global_batch_size(batch_size, peak):
     assert Schedule(OptimizerOptions(batch_size=batch_size), STEPS).peak == pytest.approx(peak)

@@ -5,6 +5,7 @@ import json
 import signal
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import numpy as np
 import paddle
@@ -53,9 +54,9 @@ class Run:
 
     def arrays(self) -> dict[str, np.ndarray]:
         state = self.model.state()
-        velocity = {f"velocity of {name}": array for name, array in state.averages["momentum"].items()}
+        averages = {f"{kind} of {name}": array for kind, arrays in state.averages.items() for name, array in arrays.items()}
         centres = {"centres": state.centres, "velocity of centres": state.centres_velocity}
-        return {name: array.copy() for name, array in (state.backbone | velocity | centres).items()}
+        return {name: array.copy() for name, array in (state.backbone | averages | centres).items()}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,16 @@ def waits(monkeypatch):
     return seen
 
 
-OPTIONS = [{}, {"clip_norm": 0.5, "scale": 100.0}, {"sample_rate": 0.5}, {"batch_norm": "frozen"}]
+IN_PARTS = {"accumulate": 2, "recompute": 1, "ema": 0.9, "sample_rate": 0.5}
+OPTIONS = [
+    {},
+    {"clip_norm": 0.5, "scale": 100.0},
+    {"sample_rate": 0.5},
+    {"batch_norm": "frozen"},
+    {"optimizer": "adamw", "freeze": "block", "head_lr_scale": 0.5},
+    {"freeze": "backbone"},
+    IN_PARTS,
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -144,10 +154,11 @@ def test_both_orders_end_with_the_same_bits_and_a_bad_step_changes_nothing(start
     assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
 
 
+@pytest.mark.parametrize("options", [{}, IN_PARTS])
 @pytest.mark.parametrize("run_ahead", [False, True])
-def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead):
+def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead, options):
     spoil(3)
-    run = start(run_ahead)
+    run = start(run_ahead, **options)
     requests = run.take(5)
     next(requests), next(requests)
     before = run.arrays()
@@ -195,6 +206,23 @@ def test_an_overflow_halves_the_scale_and_changes_nothing_else_in_both_orders(st
         ends.append(run.arrays() | {"scale": np.array([run.state.loss_scale, run.state.steps_at_scale])})
         assert [name for name, array in steps[-1][0].items() if not np.array_equal(array, ends[-1][name])] == []
     assert [name for name in ends[0] if not np.array_equal(ends[0][name], ends[1][name])] == []
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_a_run_that_resumes_between_overflows_has_the_bits_of_one_that_does_not(start, spoil, monkeypatch, run_ahead):
+    """On one rank; ranks/test_loss_scale.py has two, with the files of a checkpoint."""
+    monkeypatch.setattr(loss_scale, "STEPS_TO_DOUBLE", 3)
+    spoil(2, 5)
+    whole, stopped, resumed = (start(run_ahead, **FP16) for _ in range(3))
+    whole.state.loss_scale = stopped.state.loss_scale = 16.0
+    list(whole.take(9)), list(stopped.take(7))
+    resumed.model.load(stopped.model.state(), "a checkpoint")
+    resumed.state.__dict__ |= json.loads(json.dumps(asdict(stopped.state)))
+    assert (resumed.state.loss_scale, resumed.state.steps_at_scale) == (4.0, 2)
+    list(resumed.take(9))
+    assert replace(resumed.state, run=whole.state.run) == whole.state and whole.state.loss_scale == 8.0
+    expected, actual = whole.arrays(), resumed.arrays()
+    assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
 
 
 @pytest.mark.parametrize("run_ahead", [False, True])
