@@ -10,6 +10,8 @@ Beside the model, export.json says what it takes and gives, and of which weights
 same. Every exported model is run at batches 1 and 7, and compared with the checkpoint: nothing is written if they differ.
 """
 
+import signal
+
 from arcface.command import run
 from arcface.config import ExportOptions, parse
 from arcface.system.startup import start_paddle
@@ -18,6 +20,7 @@ from arcface.system.startup import start_paddle
 def main(arguments: list[str] | None = None) -> None:
     options = parse(ExportOptions, arguments, __doc__ or "")
     start_paddle()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half written goes, as after Ctrl-C
     from arcface.inference.checkpoint_export import export_checkpoint  # imports Paddle, which --help need not wait for
 
     print(export_checkpoint(options))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 
 import numpy as np
 import paddle
@@ -10,6 +11,7 @@ import pytest
 from arcface.backbones import create_backbone
 from arcface.config import ExportOptions
 from arcface.errors import UserError
+from arcface.export import main
 from arcface.inference import checkpoint_export
 from arcface.inference.checkpoint_export import export_checkpoint
 from arcface.inference.export import export
@@ -123,6 +125,19 @@ def test_a_model_that_does_not_run_is_refused_and_leaves_nothing(options, tmp_pa
     monkeypatch.setattr(checkpoint_export, "export_in_child", broken)
     with pytest.raises(UserError, match="--format paddle: the exported model does not run"):
         export_checkpoint(options)
+    assert everything(tmp_path) == before
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing(options, tmp_path, monkeypatch):
+    before = everything(tmp_path)
+    monkeypatch.setattr(checkpoint_export, "export_in_child", lambda *how: signal.raise_signal(signal.SIGTERM))
+    arguments = [f"--{name}={value}" for name, value in vars(options).items() if not isinstance(value, bool)]
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            main(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     assert everything(tmp_path) == before
 
 

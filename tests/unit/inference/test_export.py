@@ -10,6 +10,8 @@ from arcface.backbones import create_backbone
 from arcface.inference import engines
 from arcface.inference.export import Variant, export
 from arcface.io.images import normalise
+from arcface.weights.convert import convert
+from arcface.weights.state_dict import load_backbone
 
 BATCHES = 1, 7, 1  # OpenCV's DNN got batches above 1 wrong where the last layer was flattened by its rank
 
@@ -61,3 +63,22 @@ def check_graph(file):
     assert not {"Sub", "Mul"} <= set(first), "the insightface package would not normalise"
     assert [value.name for value in (*graph.input, *graph.output)] == ["images", "embeddings"]
     assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*graph.input, *graph.output)] == ["n", "n"]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("network", ["iresnet18", "mbf"])
+@pytest.mark.parametrize("uint8_input", [False, True])
+def test_an_export_is_read_back_as_weights(network, uint8_input, tmp_path):
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnx")
+    paddle.seed(0)
+    backbone = create_backbone(network, 64)
+    onnx = export(backbone, tmp_path, "onnx", Variant(uint8_input, metadata={"network": network}))
+    again = create_backbone(network, 64)
+    load_backbone(again, convert(onnx, network, 64), str(onnx))
+    images = normalise(paddle.to_tensor(np.random.default_rng(0).integers(0, 256, (2, 3, 112, 112), np.uint8)))
+    with paddle.no_grad():
+        backbone.eval()
+        again.eval()
+        embeddings = [layer(images).numpy() for layer in (backbone, again)]
+    assert np.abs(embeddings[0] - embeddings[1]).max() < 1e-4 * np.abs(embeddings[0]).max()
