@@ -83,7 +83,7 @@ def export_checkpoint(options: ExportOptions) -> str:
     return (
         f"{Path(options.output) / model.name}: {description['input_dtype']} images [n, 3, {SIZE}, {SIZE}] to embeddings"
         f" [n, {options.embedding_size}]; at batches {' and '.join(map(str, BATCHES))} within {agreement.difference:.1e} of the"
-        f" checkpoint's, cosine {agreement.cosine:.6f} or more"
+        f" length of the checkpoint's, cosine {agreement.cosine:.6f}"
     )
 
 
