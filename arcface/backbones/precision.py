@@ -92,7 +92,7 @@ def use_casts(backbone: nn.Layer, low: str, cast: Cast) -> None:
     """Have a backbone's layers follow their rules in training, by a cast that is given; `low` is "bfloat16" or "float16"."""
     for layer in backbone.sublayers():
         if rule := rule_of(layer):
-            _follow(layer, rule, low, cast)
+            _follow(layer, rule, low, cast, backbone)
     backbone.register_forward_post_hook(lambda layer, inputs, output: cast(output, "float32") if layer.training else None)
 
 
@@ -106,12 +106,15 @@ def emulated_cast(x: paddle.Tensor, dtype: str) -> paddle.Tensor:
     return x if dtype == "float32" else _Rounded.apply(x, dtype)
 
 
-def _follow(layer: nn.Layer, rule: Rule, low: str, cast: Cast) -> None:
-    """Have a layer's inputs and output cast, and its parameters for the time of its call."""
+def _follow(layer: nn.Layer, rule: Rule, low: str, cast: Cast, backbone: nn.Layer) -> None:
+    """Have a layer's inputs and output cast, and its parameters for the time of its call, while the backbone trains.
+
+    Frozen layers, which compute as in evaluation, too: those around them take and give low types.
+    """
     inputs, parameters, output = (low if kind == "low" else kind for kind in rule)
 
     def before(layer: nn.Layer, given: tuple) -> tuple | None:
-        if not layer.training:
+        if not backbone.training:
             return None
         if parameters:
             # An attribute is found before the parameter of its name, which stays what it is.
@@ -120,7 +123,7 @@ def _follow(layer: nn.Layer, rule: Rule, low: str, cast: Cast) -> None:
         return tuple(cast(x, inputs) for x in given) if inputs else None
 
     def after(layer: nn.Layer, given: tuple, returned: paddle.Tensor) -> paddle.Tensor | None:
-        if not layer.training:
+        if not backbone.training:
             return None
         if parameters:
             for name, _ in layer.named_parameters(include_sublayers=False):

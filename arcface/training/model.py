@@ -1,6 +1,5 @@
 """Model: backbone, head and their optimizers, and their arrays in a checkpoint."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -86,48 +85,49 @@ class Model:
         With --accumulate, return the part of it that the first images have: `backward` computes the other parts.
         """
         self._statistics_before = self._statistics.vector.clone()
-        self._losses = self._losses_of_parts(batch, step)
+        self._losses = (self._loss_of_part(batch, step, part) for part in range(self._options.accumulate))
         return next(self._losses)
 
-    def _losses_of_parts(self, batch: Batch, step: int) -> Iterator[paddle.Tensor]:
-        """Yield the loss of each part of a batch when it is asked for, to have the activations of one part at a time."""
+    def _loss_of_part(self, batch: Batch, step: int, part: int) -> paddle.Tensor:
         parts = self._options.accumulate
         rows = len(batch.images) // parts
-        for part in range(parts):
-            images = batch.images[part * rows : (part + 1) * rows] if parts > 1 else batch.images
-            with tf32(self._tf32):
-                embeddings = self.backbone(normalise(images))
-            yield self.head.loss(embeddings, batch.labels, step, batch.listed, part, parts)
+        images = batch.images[part * rows : (part + 1) * rows] if parts > 1 else batch.images
+        with tf32(self._tf32):
+            embeddings = self.backbone(normalise(images))
+        return self.head.loss(embeddings, batch.labels, step, batch.listed, part, parts)
 
     def backward(self, loss: paddle.Tensor, scale: float = 1.0) -> Computed:
         """Compute the gradients of a step, given the loss that `forward` has returned.
 
         They pass through the backbone times `scale`.
         """
-        total = loss.detach()
-        self._add_gradients(loss, scale)
+        total, gradient = loss.detach(), self._gradient(loss, scale)
+        del loss  # with whose graph activations would stay while the next part is computed
         for loss in self._losses:
             total = total + loss.detach()
-            self._add_gradients(loss, scale)
-        weights = self._weights.tensors
+            gradient.add_(self._gradient(loss, scale))
+            del loss
         # The loss is the mean over all ranks' images, so gradients add up. Not by DataParallel: it averages, and when a rank is
         # lost in its backward pass, Paddle aborts the others before they can say which.
-        gradient = all_reduce_sum(self._weights.gather({name: weight.grad for name, weight in weights.items()}))
-        for weight in weights.values():
-            weight.clear_gradient(False)  # frees it
+        gradient = all_reduce_sum(gradient)
         if scale != 1:
             gradient = gradient / scale
         # A copy: what is not finite may be looked for when the vector holds those of the next batch.
         return Computed(total, gradient, self._statistics.vector.clone(), self._statistics_before)
 
-    def _add_gradients(self, loss: paddle.Tensor, scale: float) -> None:
-        statistics = self._statistics.vector
+    def _gradient(self, loss: paddle.Tensor, scale: float) -> paddle.Tensor:
+        """Return the gradient of a part's loss, float32 [P], times `scale`; the layers' own are freed, for the next part's sake."""
+        statistics, weights = self._statistics.vector, self._weights.tensors
         after_forward = statistics.clone() if self._options.recompute else None
         with tf32(self._tf32):  # of the head's gradient, only a product with the scale is left to compute
             # Does nothing where all of the backbone is frozen.
             loss.backward(None if scale == 1 else paddle.full_like(loss, scale))
         if after_forward is not None:  # blocks that were computed again have updated them again
             paddle.assign(after_forward, statistics)
+        gradient = self._weights.gather({name: weight.grad for name, weight in weights.items()})
+        for weight in weights.values():
+            weight.clear_gradient(False)  # frees it
+        return gradient
 
     @paddle.no_grad()
     def update(self, computed: Computed, lr: float, finite: paddle.Tensor | None = None) -> None:

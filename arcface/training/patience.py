@@ -26,7 +26,7 @@ class Patience:
         state = self._state
         if new_best:
             state.best_step, state.without_best = state.step, 0
-        else:
+        elif self._best_by:
             state.without_best += 1
         self.over = bool(self._limit) and state.without_best >= self._limit
 

@@ -57,9 +57,9 @@ class Steps:
         and if too many images cannot be read.
         """
         step = self._state.step + 1
-        loss = self._model.forward(batch, step - 1)
+        begun = [self._model.forward(batch, step - 1)]
         before = self._find_out() if self._queued else Request()
-        computed = self._model.backward(loss, self._loss_scale.value)
+        computed = self._model.backward(begun.pop(), self._loss_scale.value)  # which alone has its graph then
         summed = self._signals.sync(self._model.is_finite(computed), self._data.unreadable)
         self._queued = _Queued(step, lr, computed, to_host(summed))
         self._state.loss_count += 1

@@ -19,8 +19,8 @@ SOURCE is, by its ending, one of:
                does differently (input scale, eps of the batch norms, a bias before the last one) is folded into the
                weights, so that the embeddings stay what they were.
 
-DESTINATION is <directory>/<network>.pdparams or <directory>/<network>.safetensors, the names that valid.py looks for, or an
-existing directory; the file then says which network it is.
+DESTINATION is <directory>/<network>.pdparams or <directory>/<network>.safetensors, the names that valid.py looks for, or a
+directory, existing or with a / at its end; SOURCE then says which network it is.
 """
 
 import os

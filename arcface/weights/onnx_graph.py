@@ -109,7 +109,8 @@ def _load(source: Path) -> Any:
             onnx.load_external_data_for_model(model, str(source.parent))
         return model
     except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror or error}); correct the path") from error
+        advice = "correct the path" if error.filename in (None, str(source)) else f"put it where {source.name} expects it"
+        raise UserError(f"{error.filename or source}: cannot be read ({error.strerror or error}); {advice}") from error
     except Exception as error:  # protobuf's and onnx's
         raise damaged(source, error) from error
 
@@ -117,7 +118,7 @@ def _load(source: Path) -> Any:
 def _check_sizes(model: Any, source: Path) -> None:
     """Raise ValueError if the tensors outside the model are larger together than the files that contain them."""
     places = list(_places(model))
-    size = sum(os.path.getsize(source.parent / location) for location in {location for location, _ in places})
+    size = sum(os.path.getsize(str(source.parent / location)) for location in {location for location, _ in places})
     if any(length < 0 for _, length in places) or sum(length for _, length in places) > size:
         raise ValueError("weights larger than their file")
 

@@ -576,12 +576,12 @@ TABLE = [
     (
         "weights of another size",
         f"train --init_from=weights/{BACKBONE} --embedding_size=64",
-        f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1]; pass",
+        f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512, 1, 1], this network's is [64, 512, 1, 1], and 4 more",
     ),
     (
         "weights of another network",
         f"train --init_from=weights/{BACKBONE}",
-        f"weights/{BACKBONE}: weights of another network: 156 names missing",
+        f"weights/{BACKBONE}: weights of another network: 283 names missing",
         state_of(lambda state: {"weight": np.zeros((2, 3), np.float32)}),
     ),
     # ---- checkpoints
@@ -639,7 +639,7 @@ TABLE = [
     (
         "backbone of another network",
         "resume",
-        "run/latest: weights of another network: 156 names missing",
+        "run/latest: weights of another network: 283 names missing",
         in_checkpoint(BACKBONE, {}),
     ),
     (

@@ -15,7 +15,7 @@ CLASSES = 7
 
 def progress(output: Path) -> dict:
     known = json.loads((output / "checkpoint.json").read_text())["progress"]
-    return {name: value for name, value in known.items() if name != "run"}
+    return {name: known[name] for name in ("step", "loss_scale", "steps_at_scale", "skipped", "loss_count")}
 
 
 def arrays(output: Path) -> list[np.ndarray]:

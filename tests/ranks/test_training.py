@@ -126,7 +126,9 @@ def test_two_ranks_train_like_one(train, batch_norm):
             assert np.abs(two[name] - one[name]).max() <= 1e-4 * max(np.abs(one[name]).max(), 0.01), name
 
 
-@pytest.mark.parametrize("ranks, sample_rate", [(1, 0.1), (2, 0.1), pytest.param(2, 1.0, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "ranks, sample_rate", [(2, 0.1), *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((1, 0.1), (2, 1.0)))]
+)
 def test_a_step_in_parts_is_the_whole_step(train, ranks, sample_rate):
     options = ["--batch_norm=frozen", "--max_steps=4", "--num_epoch=2", "--lr=0.01", f"--sample_rate={sample_rate}"]
     whole, in_parts = (train(ranks, f"in {parts}", *options, f"--accumulate={parts}") for parts in (1, 8 // ranks))
@@ -142,11 +144,11 @@ def test_blocks_that_are_computed_again_change_no_bit_on_two_ranks(train):
 
 
 def test_a_run_that_resumes_without_an_average_begins_it_with_the_weights(train):
-    train(2, "run", "--max_steps=1")
-    output = train(2, "run", "--max_steps=2", "--resume=1", "--ema=0.9", "--lr=0", "--batch_norm=frozen")
+    train(1, "run", "--max_steps=1")
+    output = train(1, "run", "--max_steps=2", "--resume=1", "--ema=0.9", "--lr=0", "--batch_norm=frozen")
     (warning,) = [line for line in (output / "training.log").read_text().splitlines() if "start anew" in line]
     assert warning.endswith(f"{output} is of a run with other options: these start anew: the averaged backbone")
-    state = arrays(output, 2)
+    state = arrays(output, 1)
     names = [name for name in state if name.startswith(f"{NETWORK} ")]
     assert len(names) == 8 and all(np.array_equal(state[name], state[name.replace(NETWORK, f"{NETWORK}_ema")]) for name in names)
 
@@ -388,7 +390,7 @@ def test_training_learns(train):
     assert np.mean(values[-4:]) < 0.7 * np.mean(values[:4])
 
 
-@pytest.mark.parametrize("options", [[], ["--ema=0.5"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["--ema=0.5"], marks=pytest.mark.exhaustive)])
 def test_valid_prints_what_training_measured_last_on_any_number_of_ranks(train, run_ranks, repository, data_set, options):
     output = train(2, "run", "--max_steps=2", "--val_targets=tiny", *options)
     trained = [line.partition("-[")[2] for line in (output / "training.log").read_text().splitlines() if "[tiny]" in line]

@@ -12,6 +12,8 @@ from arcface.backbones import precision as precision_module
 from arcface.backbones.batch_norm import AllReduceBatchNorm2D
 from arcface.backbones.layers import Conv2D
 from arcface.backbones.precision import cast, check_precision, emulated_cast, rounded, use_casts, use_precision
+from arcface.backbones.recompute import recomputable_blocks
+from arcface.backbones.stages import freeze, stages_named
 from arcface.errors import UserError
 from arcface.weights.state_dict import as_arrays
 
@@ -90,8 +92,8 @@ def computed(network: str, how) -> tuple[nn.Layer, dict, paddle.Tensor]:
     return backbone, seen, embeddings
 
 
-@pytest.mark.parametrize("network", EXCEPTIONS)
-def test_each_layer_has_the_types_of_the_table(network):
+@pytest.mark.parametrize("network, frozen", [*((network, "") for network in EXCEPTIONS), ("MobileFaceNet_128", "stage2")])
+def test_each_layer_has_the_types_of_the_table(network, frozen):
     """With real casts, as on a GPU: float64 is what a CPU has kernels for. Batch norm's take no parameters of another type."""
 
     def with_float64(backbone):
@@ -99,6 +101,7 @@ def test_each_layer_has_the_types_of_the_table(network):
             if isinstance(layer, nn.BatchNorm2D) and not getattr(layer, "keeps_float32", False):
                 layer.forward = lambda x, real=layer.forward: real(x.astype("float32")).astype(x.dtype)
         use_casts(backbone, "float64", cast)
+        freeze(backbone, stages_named(frozen, backbone))
 
     def kind(tensor) -> str:
         return {paddle.float64: "low", paddle.float32: "float32"}[tensor.dtype]
@@ -150,6 +153,20 @@ def test_parameters_and_evaluation_stay_float32(network, tiny):
     after = as_arrays(backbone.state_dict())
     assert list(after) == list(before)
     assert all(np.array_equal(after[name], before[name]) for name in before if not name.endswith(("_mean", "_variance")))
+
+
+def test_recomputed_blocks_have_the_same_bits():
+    ends = []
+    for recompute in (False, True):
+        paddle.seed(0)
+        backbone = create_backbone("MobileFaceNet_128", 32)
+        use_precision(backbone, "bf16")
+        for block in recomputable_blocks(backbone):
+            block.recompute = recompute
+        images = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 112, 112)), "float32")
+        backbone(images).square().sum().backward()
+        ends.append([parameter.grad.numpy() for parameter in backbone.parameters() if not parameter.stop_gradient])
+    assert all(map(np.array_equal, *ends)) and len(ends[0]) > 100
 
 
 def test_bfloat16_rounds_to_the_nearest_and_to_even():

@@ -73,6 +73,16 @@ def test_a_run_that_starts_from_given_weights_averages_from_there():
     assert all((array == 3).all() for array in model.state().averages["ema"].values())
 
 
+@pytest.mark.parametrize("freeze", ["block", "backbone"])
+def test_what_is_frozen_is_in_the_average_as_it_is(freeze):
+    model = start(freeze=freeze, accumulate=2, recompute=1)
+    for number in range(2):
+        step(model, number)
+    saved, trained = model.state().averages["ema"], model.state().backbone
+    equal = [name for name in saved if np.array_equal(saved[name], trained[name])]
+    assert equal == [name for name in trained if freeze == "backbone" or name.startswith("block.")]
+
+
 def test_of_a_directory_s_weights_the_averaged_ones_are_read(tmp_path):
     model = start()
     step(model)

@@ -154,6 +154,21 @@ def test_both_orders_end_with_the_same_bits_and_a_bad_step_changes_nothing(start
     assert [name for name in expected if not np.array_equal(expected[name], actual[name])] == []
 
 
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5])
+@pytest.mark.parametrize("scale", [64.0, 100.0])
+@pytest.mark.parametrize("cpu_kernels", ["off", "auto"])
+def test_steps_in_parts_end_where_whole_ones_do(start, cpu_kernels, sample_rate, scale):
+    ends = []
+    for parts in (1, 4):
+        run = start(False, batch_norm="frozen", accumulate=parts, cpu_kernels=cpu_kernels, sample_rate=sample_rate, scale=scale)
+        run.model.use_cpu_kernels()
+        list(run.take(3))
+        ends.append(run.arrays() | {"losses": np.array([loss.item() for loss in run.losses])})
+    whole, in_parts = ends
+    for name in whole:
+        assert np.abs(in_parts[name] - whole[name]).max() <= 1e-4 * max(np.abs(whole[name]).max(), 0.01), name
+
+
 @pytest.mark.parametrize("options", [{}, IN_PARTS])
 @pytest.mark.parametrize("run_ahead", [False, True])
 def test_a_run_that_stops_for_a_bad_step_is_as_it_was_before_it(start, spoil, tmp_path, run_ahead, options):
@@ -185,7 +200,7 @@ def test_the_record_of_a_bad_step_names_the_first_bad_tensor_of_its_own_batch(st
 FP16 = {"precision": "fp16", "precision_emulation": 1}
 
 
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}, {"batch_norm": "frozen"}])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5, "batch_norm": "frozen"}, {"accumulate": 2, "recompute": 1, "ema": 0.5}])
 def test_an_overflow_halves_the_scale_and_changes_nothing_else_in_both_orders(start, spoil, tmp_path, monkeypatch, options):
     monkeypatch.setattr(loss_scale, "STEPS_TO_DOUBLE", 3)
     spoil(2, 3)

@@ -113,7 +113,8 @@ def test_weights_beside_the_model_are_read(graph, tmp_path):
     (tmp_path / "two.onnx.data").write_bytes(content[:-100])
     assert "weights larger than their file" in refusal(tmp_path / "two.onnx", "small_mbf")
     (tmp_path / "two.onnx.data").unlink()
-    assert "cannot be read (No such file" in refusal(tmp_path / "two.onnx", "small_mbf")
+    message = refusal(tmp_path / "two.onnx", "small_mbf")
+    assert message == f"{tmp_path}/two.onnx.data: cannot be read (No such file or directory); put it where two.onnx expects it"
 
 
 def test_converted_weights_are_verified_and_trained_on_as_they_are(make_data_set, run_ranks, repository, tmp_path):
