@@ -314,3 +314,25 @@ class CompareConfig(EmbeddingOptions):
     """With a report: the false accept rate whose threshold is used, one of those that the report has."""
     set: str | None = None
     """With a report of several verification sets: the name of the one whose threshold is used."""
+
+
+@dataclass(kw_only=True)
+class ExportOptions:
+    """Export of a trained backbone"""
+
+    network: str = NetworkOptions.network
+    """Name of the backbone."""
+    embedding_size: Size = NetworkOptions.embedding_size
+    """Length of its embeddings."""
+    checkpoint: PathName = "emore_arcface"
+    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
+    output: PathName
+    """Directory to write: the model's files and export.json, which describes them."""
+    format: Literal["paddle", "onnx", "openvino"] = "onnx"
+    """What the model is for: paddle.inference; ONNX Runtime, OpenCV and all that reads ONNX; OpenVINO."""
+    uint8_input: bool = False
+    """The model takes uint8 RGB images and normalises them by itself; otherwise float32, as (pixel - 127.5) / 127.5."""
+    normalize: bool = False
+    """The model's embeddings have length 1."""
+    overwrite: bool = False
+    """Replace the export in output, if there is one."""

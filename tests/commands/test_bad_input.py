@@ -27,8 +27,9 @@ from tinyface_files import write_tinyface
 
 import train
 import valid
-from arcface import backbones, compare, demo, embed, pack_bin
+from arcface import backbones, compare, demo, embed, export, pack_bin
 from arcface.data.datasets.label_list import LabelFile
+from arcface.inference import checkpoint_export
 from arcface.io.images import decode
 from arcface.system.hardware import DeviceMemory
 from arcface.training import memory
@@ -54,6 +55,7 @@ COMMANDS = {
     "pack_bin": (pack_bin.main, "--images=data/images --pairs=pairs.txt --output=mine.bin"),
     "weights": (convert.main, ""),
     "demo": (demo.main, "--output=demo --identities=2 --pairs=20"),
+    "export": (export.main, "--checkpoint=weights --output=exported --format=paddle"),
 }
 
 
@@ -225,6 +227,18 @@ def reported(**settings):
     settings = {"network": NETWORK, "embedding_size": 128, **settings}
     sets = [{"name": "lfw", "negatives": 300, "tar_at_far": points}]
     return file("report.json", json.dumps({"settings": settings, "sets": sets}))
+
+
+def exported(_):
+    """A directory like those that arcface.export writes."""
+    os.mkdir("exported")
+    replace("exported/a.onnx", b"")
+    replace("exported/export.json", json.dumps({"sha256": {"a.onnx": ""}}).encode())
+
+
+def without_onnx(monkeypatch):
+    missing = ("paddle2onnx", "onnx")
+    monkeypatch.setattr(checkpoint_export, "find_spec", lambda name: None if name in missing else name)
 
 
 class Attack:
@@ -1056,6 +1070,42 @@ TABLE = [
     ),
     ("draw: output that holds something", "demo --output=data", "data: exists and contains something else; remove it or choose"),
     ("draw: output below a file", "demo --output=pairs.txt/demo", "pairs.txt/demo: cannot be written (Not a directory); choose"),
+    # ---- python -m arcface.export
+    ("no place for an export", "export --output=", "--output: has no value; pass one or leave the option out"),
+    ("another format", "export --format=tflite", "--format: must be paddle, onnx or openvino, not tflite"),
+    ("export without its packages", "export --format=onnx", "--format onnx needs paddle2onnx and onnx", without_onnx),
+    ("export of nothing", "export --checkpoint=nowhere", f"nowhere: looked for {BACKBONE} and {NETWORK}.safetensors, found"),
+    ("export of a file", f"export --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; pass its directory"),
+    ("export of no network", "export --network=ResNet", "--network ResNet: no such backbone; did you mean iresnet"),
+    (
+        "export of another network",
+        "export --network=mbf",
+        f"weights: looked for mbf.pdparams and mbf.safetensors, found {BACKBONE}",
+    ),
+    ("export of another size", "export --embedding_size=64", f"weights/{BACKBONE}: linear1.conv.weight has shape"),
+    ("export of damaged weights", "export", f"weights/{BACKBONE}: ", cut(f"weights/{BACKBONE}")),
+    (
+        "export of a damaged checkpoint",
+        "export --checkpoint=run",
+        f"run/latest/{MANIFEST}: damaged (",
+        cut(f"run/latest/{MANIFEST}"),
+    ),
+    ("export over a file", f"export --output={IMAGE}", f"{IMAGE}: cannot be written (File exists); choose another directory"),
+    ("export below a file", f"export --output={IMAGE}/a/b", "0.jpg/a/b: cannot be written (Not a directory); choose another"),
+    ("export to a place that takes no files", "export --output=/proc/x", "--output /proc/x: cannot be written ("),
+    (
+        "export among other files",
+        "export --output=data --overwrite",
+        "data: contains 'images', which is no part of an export; choose another directory",
+    ),
+    ("export that exists", "export", "exported: contains an export already; choose another directory, or pass --ov", exported),
+    (
+        "export with another's file in it",
+        "export --overwrite",
+        "exported: contains 'thesis.tex', which is no part of an export",
+        exported,
+        file("exported/thesis.tex", ""),
+    ),
     # ---- what belongs to another tool or system
     (
         "MXNet's weights",
@@ -1205,7 +1255,7 @@ def test_each_row_expects_the_name_of_an_option_a_file_or_a_variable():
         assert re.search(r"--\w|\w[./]\w|\w: |[A-Z]_[A-Z]+=|option|argument|x{300}", complaint), name
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("weights", "demo", "embed_of", "compare_of")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("weights", "demo", "export", "embed_of", "compare_of")])
 def test_without_the_mistake_each_command_succeeds(here, monkeypatch, name):
     called(monkeypatch, f"compare {IMAGE}" if name == "compare" else name)()
 

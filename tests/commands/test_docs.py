@@ -148,6 +148,16 @@ COVERED = {
     "python examples/verify_checkpoint.py pretrained MS1M_v2/lfw.bin": "tests/commands/test_examples.py"
     "::test_a_checkpoint_is_verified",
     "python examples/head_in_your_loop.py": "tests/commands/test_examples.py::test_the_head_trains_in_a_loop_of_one_s_own",
+    **{
+        f"python -m arcface.export --checkpoint pretrained --output {rest}": "tests/commands/test_clients.py"
+        "::test_the_page_s_programs_compute_the_checkpoint_s_embedding_without_this_package"
+        for rest in (
+            "exported",
+            "exported_uint8 --uint8_input --normalize",
+            "exported_paddle --format paddle",
+            "exported_openvino --format openvino --uint8_input --normalize",
+        )
+    },
     ".venv/bin/python -m pytest tests/unit/head": "tests/unit/head/test_margins.py",
 }
 KNOWN = {*RUN_TRAIN, *RUN_VALID, *RUN_WEIGHTS, *RUN_EMBED, *RUN_TOOLS, *(f"make {goal}" for goal in MAKE), *COVERED}
@@ -422,7 +432,8 @@ def test_the_page_of_options_has_every_option_of_every_command():
     tools = load(REPOSITORY / "docs" / "make_pages.py").TOOLS
     scripts = {path.stem for path in (REPOSITORY / "datasets").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
     assert tools.keys() == scripts
-    for options in (TrainConfig, ValidConfig, EmbedConfig, CompareConfig, *tools.values()):
+    commands = load(REPOSITORY / "docs" / "make_pages.py").COMMANDS
+    for options in (TrainConfig, ValidConfig, EmbedConfig, CompareConfig, *tools.values(), *commands.values()):
         assert options.__dataclass_fields__.keys() <= set(listed), options
 
 
