@@ -10,7 +10,7 @@ import runpy
 from dataclasses import MISSING
 from pathlib import Path
 
-from arcface.config import CompareConfig, EmbedConfig, TrainConfig, ValidConfig
+from arcface.config import CompareConfig, EmbedConfig, ExportOptions, TrainConfig, ValidConfig
 from arcface.data.align_photos import AlignOptions
 from arcface.data.checks import CheckOptions
 from arcface.data.convert import ConvertOptions
@@ -29,6 +29,7 @@ TOOLS = {
     "pack_bin": PackOptions,
     "demo": DemoOptions,
 }
+COMMANDS = {"export": ExportOptions}
 # What a floor is for, by one of its rooms.
 FLOORS_FOR = {
     "errors": "what needs nothing else",
@@ -60,6 +61,10 @@ TOOLS_HEAD = """# Options of the tools
 Each tool is one command with three names, such as `python datasets/pack_bin.py`, `python -m arcface.pack_bin` and
 `arcface-pack-bin`. What an option calls "above" is at the head of the tool's `--help`.
 """
+COMMANDS_HEAD = """# Options of other commands
+
+`python -m arcface.export`, for example, is also `arcface-export`.
+"""
 
 
 def options_page() -> str:
@@ -71,6 +76,7 @@ def options_page() -> str:
     groups = [*train, *valid, *users, CompareConfig]
     parts = [HEAD, *(table(only.get(group) or heading(group), group, own(group)) for group in groups)]
     parts += [TOOLS_HEAD, *(table(name, group, list(options_of(group))) for name, group in TOOLS.items())]
+    parts += [COMMANDS_HEAD, *(table(name, group, list(options_of(group))) for name, group in COMMANDS.items())]
     return "\n".join(parts)
 
 

@@ -58,7 +58,7 @@ def open_images(source: str) -> Images:
         return Images(paths, partial(_read, path, paths))
     if path.suffix == ".bin":
         pairs = read_bin(path)
-        return Images([f"{path} image {number}" for number in range(len(pairs.images))], pairs.images.__getitem__)
+        return Images([f"{path} image {number}" for number in range(len(pairs.images))], pairs.encoded)
     if path.suffix in DATASETS:
         return _of_dataset(path)
     if path.suffix == ".txt":

@@ -23,11 +23,13 @@ import numpy as np
 import pytest
 from image_lists import write_records
 from PIL import Image
+from tinyface_files import write_tinyface
 
 import train
 import valid
-from arcface import backbones, compare, demo, embed, pack_bin
+from arcface import backbones, compare, demo, embed, export, pack_bin
 from arcface.data.datasets.label_list import LabelFile
+from arcface.inference import checkpoint_export
 from arcface.io.images import decode
 from arcface.system.hardware import DeviceMemory
 from arcface.training import memory
@@ -53,6 +55,7 @@ COMMANDS = {
     "pack_bin": (pack_bin.main, "--images=data/images --pairs=pairs.txt --output=mine.bin"),
     "weights": (convert.main, ""),
     "demo": (demo.main, "--output=demo --identities=2 --pairs=20"),
+    "export": (export.main, "--checkpoint=weights --output=exported --format=paddle"),
 }
 
 
@@ -149,6 +152,11 @@ def people(count: int):
     return prepare
 
 
+def tinyface(_):
+    """x/ in TinyFace's layout, but for Gallery_Distractor/."""
+    shutil.rmtree(write_tinyface(Path("x")) / "Gallery_Distractor")
+
+
 def environment(name: str, value: str):
     return lambda monkeypatch: monkeypatch.setenv(name, value)
 
@@ -221,6 +229,18 @@ def reported(**settings):
     return file("report.json", json.dumps({"settings": settings, "sets": sets}))
 
 
+def exported(_):
+    """A directory like those that arcface.export writes."""
+    os.mkdir("exported")
+    replace("exported/a.onnx", b"")
+    replace("exported/export.json", json.dumps({"sha256": {"a.onnx": ""}}).encode())
+
+
+def without_onnx(monkeypatch):
+    missing = ("paddle2onnx", "onnx")
+    monkeypatch.setattr(checkpoint_export, "find_spec", lambda name: None if name in missing else name)
+
+
 class Attack:
     def __reduce__(self):
         return os.system, ("touch attacked",)
@@ -234,6 +254,7 @@ PNG_1 = cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
 LINE_A, LINE_B = f"{A}\t0", f"{B}\t1"
 LIST = "data/label.txt"
 RECORDS = "data/train.rec"
+LISTED = "--val_dir=. --val_targets=pairs.txt=data/images"
 
 # id, command line (after what `COMMANDS` has), a part of the complaint, what prepares the files
 TABLE = [
@@ -703,7 +724,47 @@ TABLE = [
         "protocol without its lists",
         "valid --val_targets=images",
         "data/images/meta/*_face_tid_mid.txt: no such file; pass a protocol",
+        directory("data/images/meta"),
     ),
+    ("protocol to train by", "train --val_dir=. --val_targets=x", "x is a protocol, which only valid.py verifies; leave", tinyface),
+    ("protocol without its folder", "valid --val_dir=. --val_targets=x", "x/Gallery_Distractor: No such file", tinyface),
+    ("folder of no folders", "valid --val_targets=images", "data/images: contains no folders of images; pass a directory"),
+    ("folder of one person", "valid --val_dir=. --val_targets=images", "images: all images are of one identity", people(1)),
+    (
+        "folder of single images",
+        "train --val_dir=. --val_targets=images",
+        "images: 0 of its 8 identities have two images or more; the accuracy needs pairs of at least four identities",
+        people(8),
+    ),
+    ("folder that does not exist", "train --val_targets=nobody", "data/nobody.bin: cannot be read (No such file or directory)"),
+    (
+        "list without a folder",
+        "valid --val_targets=pairs.txt=",
+        "--val_targets pairs.txt=: is not LIST=FOLDER, as in",
+    ),
+    ("list that does not exist", "train --val_dir=. --val_targets=no.txt=data", "no.txt: No such file or directory; pass the list"),
+    ("folder of a list that does not exist", f"valid {LISTED}x", "data/imagesx: no such directory; correct --val_targets LIST="),
+    ("list of no pairs", f"train {LISTED}", "pairs.txt: lists no pairs; each line is", paired()),
+    ("list of one kind", f"valid {LISTED}", "pairs.txt: all 1 pairs show the same identity", paired("00000000.jpg 00000001.jpg 1")),
+    (
+        "listed image that is missing",
+        f"train {LISTED}",
+        "pairs.txt line 1: 00000000.jpg: no such file in data/images",
+        missing(IMAGE),
+    ),
+    ("listed image that is truncated", f"valid {LISTED}", f"{IMAGE}: truncated image", cut(IMAGE)),
+    (
+        "listed photo without a detector",
+        f"valid {LISTED}",
+        f"{IMAGE}: the image is 250x250 pixels, not a 112x112 crop; pass a --detector",
+        file(IMAGE, PNG_250),
+    ),
+    (
+        "detector that is none",
+        f"train {LISTED} --detector=pairs.txt",
+        "--detector pairs.txt: OpenCV cannot open it as",
+    ),
+    ("list and set of one name", f"valid {LISTED},images", "--val_targets: several sets are named images; rename one"),
     ("set that is a directory", "valid", "data/tiny.bin: cannot be read (Is a directory); correct", directory("data/tiny.bin")),
     ("set that is a pipe", "valid", "data/tiny.bin: cannot be read (Not a regular file); correct", pipe("data/tiny.bin")),
     ("set that is a link to itself", "valid", "data/tiny.bin: cannot be read (Too many levels", loop("data/tiny.bin")),
@@ -1011,6 +1072,42 @@ TABLE = [
     ),
     ("draw: output that holds something", "demo --output=data", "data: exists and contains something else; remove it or choose"),
     ("draw: output below a file", "demo --output=pairs.txt/demo", "pairs.txt/demo: cannot be written (Not a directory); choose"),
+    # ---- python -m arcface.export
+    ("no place for an export", "export --output=", "--output: has no value; pass one or leave the option out"),
+    ("another format", "export --format=tflite", "--format: must be paddle, onnx or openvino, not tflite"),
+    ("export without its packages", "export --format=onnx", "--format onnx needs paddle2onnx and onnx", without_onnx),
+    ("export of nothing", "export --checkpoint=nowhere", f"nowhere: looked for {BACKBONE} and {NETWORK}.safetensors, found"),
+    ("export of a file", f"export --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; pass its directory"),
+    ("export of no network", "export --network=ResNet", "--network ResNet: no such backbone; did you mean iresnet"),
+    (
+        "export of another network",
+        "export --network=mbf",
+        f"weights: looked for mbf.pdparams and mbf.safetensors, found {BACKBONE}",
+    ),
+    ("export of another size", "export --embedding_size=64", f"weights/{BACKBONE}: linear1.conv.weight has shape"),
+    ("export of damaged weights", "export", f"weights/{BACKBONE}: ", cut(f"weights/{BACKBONE}")),
+    (
+        "export of a damaged checkpoint",
+        "export --checkpoint=run",
+        f"run/latest/{MANIFEST}: damaged (",
+        cut(f"run/latest/{MANIFEST}"),
+    ),
+    ("export over a file", f"export --output={IMAGE}", f"{IMAGE}: cannot be written (File exists); choose another directory"),
+    ("export below a file", f"export --output={IMAGE}/a/b", "0.jpg/a/b: cannot be written (Not a directory); choose another"),
+    ("export to a place that takes no files", "export --output=/proc/x", "--output /proc/x: cannot be written ("),
+    (
+        "export among other files",
+        "export --output=data --overwrite",
+        "data: contains 'images', which is no part of an export; choose another directory",
+    ),
+    ("export that exists", "export", "exported: contains an export already; choose another directory, or pass --ov", exported),
+    (
+        "export with another's file in it",
+        "export --overwrite",
+        "exported: contains 'thesis.tex', which is no part of an export",
+        exported,
+        file("exported/thesis.tex", ""),
+    ),
     # ---- what belongs to another tool or system
     (
         "MXNet's weights",
@@ -1160,7 +1257,7 @@ def test_each_row_expects_the_name_of_an_option_a_file_or_a_variable():
         assert re.search(r"--\w|\w[./]\w|\w: |[A-Z]_[A-Z]+=|option|argument|x{300}", complaint), name
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("weights", "demo", "embed_of", "compare_of")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("weights", "demo", "export", "embed_of", "compare_of")])
 def test_without_the_mistake_each_command_succeeds(here, monkeypatch, name):
     called(monkeypatch, f"compare {IMAGE}" if name == "compare" else name)()
 

@@ -89,6 +89,7 @@ SHORTER = {
     "--output /tmp/faces --identities 5000 --num_workers 8": "--output faces --identities 2 --images_per_identity 2 --pairs 20"
 }
 MAKE = ["demo", "test", "test-all", "test-gpu-wheel", "lint", "setup-tests", "docs"]
+VALID = "python valid.py --checkpoint pretrained --data_dir . --val_targets"
 FINE_TUNE = "python train.py --init_from pretrained/MobileFaceNet_128.pdparams"
 MACHINES = f"{LAUNCH} --master 10.0.0.1:6170 --nnodes 2"
 COVERED = {
@@ -120,6 +121,12 @@ COVERED = {
     "::test_under_a_launcher_its_ranks_take_part_and_one_reports",
     f"{WEIGHTS} insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams": "tests/unit/weights/test_convert.py"
     "::test_the_command_writes_what_its_own_advice_reads",
+    **{
+        f"{VALID} {target}": "tests/unit/verification/test_targets.py::test_each_kind_is_said_and_has_its_figures"
+        for target in ("people", "pairs.txt=lfw_112x112", "tinyface")
+    },
+    f"{VALID} pairs.txt=photos --detector face_detection_yunet_2023mar.onnx": "tests/unit/verification/test_targets.py"
+    "::test_photos_of_lfw_give_what_the_bin_of_their_crops_gives_pair_by_pair",
     "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_checkpoint.py"
     "::test_a_protocol_directory_is_verified_by_its_templates",
     f"{EMBED} photos --checkpoint pretrained --output photos.npz --detector {YUNET} --faces all": "tests/commands/test_embed.py"
@@ -141,6 +148,16 @@ COVERED = {
     "python examples/verify_checkpoint.py pretrained MS1M_v2/lfw.bin": "tests/commands/test_examples.py"
     "::test_a_checkpoint_is_verified",
     "python examples/head_in_your_loop.py": "tests/commands/test_examples.py::test_the_head_trains_in_a_loop_of_one_s_own",
+    **{
+        f"python -m arcface.export --checkpoint pretrained --output {rest}": "tests/commands/test_clients.py"
+        "::test_the_page_s_programs_compute_the_checkpoint_s_embedding_without_this_package"
+        for rest in (
+            "exported",
+            "exported_uint8 --uint8_input --normalize",
+            "exported_paddle --format paddle",
+            "exported_openvino --format openvino --uint8_input --normalize",
+        )
+    },
     ".venv/bin/python -m pytest tests/unit/head": "tests/unit/head/test_margins.py",
 }
 KNOWN = {*RUN_TRAIN, *RUN_VALID, *RUN_WEIGHTS, *RUN_EMBED, *RUN_TOOLS, *(f"make {goal}" for goal in MAKE), *COVERED}
@@ -415,7 +432,8 @@ def test_the_page_of_options_has_every_option_of_every_command():
     tools = load(REPOSITORY / "docs" / "make_pages.py").TOOLS
     scripts = {path.stem for path in (REPOSITORY / "datasets").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
     assert tools.keys() == scripts
-    for options in (TrainConfig, ValidConfig, EmbedConfig, CompareConfig, *tools.values()):
+    commands = load(REPOSITORY / "docs" / "make_pages.py").COMMANDS
+    for options in (TrainConfig, ValidConfig, EmbedConfig, CompareConfig, *tools.values(), *commands.values()):
         assert options.__dataclass_fields__.keys() <= set(listed), options
 
 

@@ -12,7 +12,9 @@ import pytest
 
 OURS = {".py", ".html", ".cc", ".h"}
 TOOLS = ["align", "check", "convert", "demo", "merge", "pack_bin"]
-COMMANDS = {"arcface-train", "arcface-valid", "arcface-embed", "arcface-compare", "arcface-doctor", "arcface-weights"}
+COMMANDS = {
+    *("arcface-train", "arcface-valid", "arcface-export", "arcface-embed", "arcface-compare", "arcface-doctor", "arcface-weights")
+}
 COMMANDS |= {f"arcface-{tool.replace('_', '-')}" for tool in TOOLS}
 
 
