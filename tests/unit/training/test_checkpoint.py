@@ -1,5 +1,6 @@
 """A crash at any instant leaves a complete checkpoint; damage and foreign files are refused, not loaded."""
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -181,6 +182,18 @@ def test_a_file_system_without_colons_and_links_holds_checkpoints_too(tmp_path, 
     assert holds(tmp_path) == 3
     write(tmp_path, 4)  # after a move to another file system
     assert holds(tmp_path) == 4 and (tmp_path / "latest").is_symlink() and complete(tmp_path) == [1, 4]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_the_current_checkpoint_does_not_contain_is_not_beside_it(tmp_path, monkeypatch, links):
+    if not links:
+        without_colons_and_links(monkeypatch)
+    average = {"ema": {"w": np.ones(2, np.float32)}}
+    for step, averages in ((1, average), (2, {})):
+        arrays, manifest = dataclasses.replace(state(step), averages=averages), {"progress": {"step": step, "run": "a"}}
+        save(tmp_path, NETWORK, arrays, Shard(0, CLASSES), step, manifest, best=step == 1)
+        assert os.path.lexists(tmp_path / f"{NETWORK}_ema.pdparams") == (step == 1)
+    assert (tmp_path / "step_00000001" / f"{NETWORK}_ema.pdparams").exists()
 
 
 def test_renamed_files_of_a_copy_without_colons_are_found(tmp_path):
