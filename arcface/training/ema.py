@@ -14,15 +14,15 @@ class AveragedBackbone:
 
     It begins with the values of `start`, so it is of use once some 1 / (1 - decay) steps were taken.
 
-    backbone: whose tensors become the average; of the same network as `trained`. changing: the tensors of `trained` that change,
-    by the names of its state dict; the average of others is their value at the start.
+    backbone: whose tensors become the average; of the same network as `trained`. parts: all tensors of `trained`, by the names of
+    its state dict; also frozen ones, which the run before may have trained.
     """
 
-    def __init__(self, backbone: nn.Layer, decay: float, trained: nn.Layer, changing: Sequence[Flat]):
+    def __init__(self, backbone: nn.Layer, decay: float, trained: nn.Layer, parts: Sequence[Flat]):
         self.backbone, self._trained = backbone, trained
         state = backbone.state_dict()
-        averages = [Flat({name: state[name] for name in flat.tensors}) for flat in changing]
-        self._pairs = [(average.vector, flat.vector) for average, flat in zip(averages, changing, strict=True) if flat.tensors]
+        averages = [Flat({name: state[name] for name in flat.tensors}) for flat in parts]
+        self._pairs = [(average.vector, flat.vector) for average, flat in zip(averages, parts, strict=True) if flat.tensors]
         self._rate = paddle.full([1], 1 - decay)
         self.start()
 

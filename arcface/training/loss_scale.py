@@ -1,8 +1,8 @@
 """Loss scale: what gradients are multiplied by on their way through a float16 backbone, which holds nothing below 6e-8.
 
 One scale for all ranks, which adapts (Micikevicius et al. 2018, arXiv:1710.03740): an overflow halves it, and that step is not
-taken; after many steps without one it doubles. The host knows it before each backward pass, also on a GPU, where it reads how the
-step before ended between forward and backward pass.
+taken; after many steps without one it doubles, up to a limit. The host knows it before each backward pass, also on a GPU, where it
+reads how the step before ended between forward and backward pass.
 """
 
 from arcface.distributed.process_group import rank
@@ -10,6 +10,7 @@ from arcface.io.log import logger
 from arcface.training.state import TrainState
 
 LEAST = 1.0
+GREATEST = 2.0**24  # without it, a scale that nothing overflows with, as where all is frozen, would outgrow float32
 STEPS_TO_DOUBLE = 2000
 
 
@@ -38,5 +39,5 @@ class LossScale:
             if rank() == 0:
                 logger.info("overflow in fp16 at step %d, which was not taken; loss scale %g from now on", step, state.loss_scale)
         elif state.steps_at_scale == STEPS_TO_DOUBLE:
-            state.loss_scale, state.steps_at_scale = state.loss_scale * 2, 0
+            state.loss_scale, state.steps_at_scale = min(2 * state.loss_scale, GREATEST), 0
         return not finite

@@ -70,7 +70,7 @@ class Model:
         self.average: AveragedBackbone | None = None
         if optimizer.ema:
             averaged = create_backbone(network.network, network.embedding_size)
-            self.average = AveragedBackbone(averaged, optimizer.ema, self.backbone, (self._weights, self._statistics))
+            self.average = AveragedBackbone(averaged, optimizer.ema, self.backbone, (self._weights, self._statistics, self._frozen))
 
     def use_cpu_kernels(self) -> None:
         """Train with the CPU kernels where the options and the device allow it; builds them unless they are in the cache."""

@@ -18,7 +18,7 @@ from arcface.errors import UserError
 from arcface.head.shards import Shard, shard_of
 from arcface.training.checkpoint import Arrays, Checkpoint, save
 from arcface.training.legacy import RankFiles, has_only_rank_files
-from arcface.weights.run_directory import read_backbone
+from arcface.weights.run_directory import find_backbone, read_backbone
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 
@@ -194,6 +194,17 @@ def test_what_the_current_checkpoint_does_not_contain_is_not_beside_it(tmp_path,
         save(tmp_path, NETWORK, arrays, Shard(0, CLASSES), step, manifest, best=step == 1)
         assert os.path.lexists(tmp_path / f"{NETWORK}_ema.pdparams") == (step == 1)
     assert (tmp_path / "step_00000001" / f"{NETWORK}_ema.pdparams").exists()
+
+
+def test_a_copy_s_average_of_an_earlier_checkpoint_is_not_read(tmp_path):
+    original, copy, average = tmp_path / "original", tmp_path / "copy", f"{NETWORK}_ema.pdparams"
+    original.mkdir()
+    averaged = dataclasses.replace(state(1), averages={"ema": state(5).backbone})
+    save(original, NETWORK, averaged, Shard(0, CLASSES), 1, {"progress": {"step": 1, "run": "a"}})
+    shutil.copytree(original, copy)  # follows the links
+    assert find_backbone(copy, NETWORK) == copy / average
+    write(copy, 2)
+    assert find_backbone(copy, NETWORK) == copy / f"{NETWORK}.pdparams"
 
 
 def test_renamed_files_of_a_copy_without_colons_are_found(tmp_path):

@@ -83,6 +83,18 @@ def test_what_is_frozen_is_in_the_average_as_it_is(freeze):
     assert equal == [name for name in trained if freeze == "backbone" or name.startswith("block.")]
 
 
+def test_what_is_frozen_later_stays_in_the_average_until_it_is_all_of_it():
+    first, second = start(), start(freeze="block")
+    step(first)
+    state = first.state()
+    second.load(state, "here")
+    step(second)
+    name = "block.conv.weight"
+    average, frozen, now = state.averages["ema"][name], state.backbone[name], second.state().averages["ema"][name]
+    assert not np.array_equal(average, frozen)
+    assert now == pytest.approx(DECAY * average + (1 - DECAY) * frozen, rel=1e-5, abs=1e-6)
+
+
 def test_of_a_directory_s_weights_the_averaged_ones_are_read(tmp_path):
     model = start()
     step(model)

@@ -250,6 +250,14 @@ def test_with_the_least_scale_or_without_one_a_bad_step_is_what_it_is_in_float32
     assert run.state.skipped == 1 and run.state.loss_scale == scale
 
 
+def test_a_scale_that_nothing_overflows_with_stops_growing(start, monkeypatch):
+    monkeypatch.setattr(loss_scale, "STEPS_TO_DOUBLE", 1)
+    run = start(False, **FP16, freeze="backbone")
+    run.state.loss_scale = 2.0**23
+    list(run.take(3))
+    assert run.state.loss_scale == 2.0**24
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_a_loss_scale_leaves_the_gradient_what_it_is_and_float16_needs_one(start, monkeypatch, precision):
     """Embeddings of a length of 1e7 have gradients below what float16 has."""
