@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from arcface.head.margins import Margin
     from arcface.head.partial_fc import PartialFC
     from arcface.inference.embed import cosine
-    from arcface.inference.embedder import open_embedder
+    from arcface.inference.embedder import Embedder, open_embedder
     from arcface.io.images import read_image
     from arcface.verification.evaluator import verify
 
@@ -37,13 +37,26 @@ WITHOUT_PADDLE = {
     "run": "arcface.command",
 }
 WITH_PADDLE = {
+    "Embedder": "arcface.inference.embedder",
     "Margin": "arcface.head.margins",
     "PartialFC": "arcface.head.partial_fc",
     "open_embedder": "arcface.inference.embedder",
     "start_ranks": "arcface.distributed.process_group",
     "verify": "arcface.verification.evaluator",
 }
-__all__ = ["Margin", "PartialFC", "UserError", "cosine", "open_embedder", "read_bin", "read_image", "run", "start_ranks", "verify"]
+__all__ = [
+    "Embedder",
+    "Margin",
+    "PartialFC",
+    "UserError",
+    "cosine",
+    "open_embedder",
+    "read_bin",
+    "read_image",
+    "run",
+    "start_ranks",
+    "verify",
+]
 
 
 def __getattr__(name):

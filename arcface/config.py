@@ -3,13 +3,14 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from arcface.errors import UserError
 from arcface.io.files import user_path
-from arcface.options.command_line import parse
+from arcface.options.command_line import POSITIONAL, parse
 from arcface.options.kinds import (
     Angle,
+    Cosine,
     CosineDifference,
     Count,
     CountOrZero,
@@ -45,33 +46,57 @@ class NetworkOptions:
     """Seconds without progress, or to open the data, after which a rank is named in an error and the run ends."""
 
 
+class ListedPairs(NamedTuple):
+    """What LIST=FOLDER in --val_targets names: a list of pairs, and the folder of their images."""
+
+    pairs: Path
+    images: Path
+
+
+def name_of_set(target: Path | ListedPairs) -> str:
+    """Return what log lines call one of `VerificationOptions.val_files`: the last part of its path."""
+    return target.images.absolute().name if isinstance(target, ListedPairs) else target.absolute().stem
+
+
 @dataclass
 class VerificationOptions:
-    """Verification on InsightFace .bin sets"""
+    """Verification on InsightFace .bin sets, folders and lists of pairs"""
 
     data_dir: PathName = "MS1M_v2"
     """The dataset: a directory with label.txt, train.rec or a folder for each identity, or a .rec file or list by itself."""
     val_dir: PathName | None = None
     """Directory of the verification .bin files; when not given, data_dir, or the directory of a data_dir that is a file."""
     val_targets: Names = "lfw,cfp_fp,agedb_30"
-    """Verification sets: lfw and lfw.bin both read lfw.bin; '' verifies nothing."""
+    """Sets: NAME.bin, or directory NAME: IJB (meta/), TinyFace (Gallery_Match/) or identities; LIST=FOLDER lists pairs; '' none."""
+    detector: PathName | None = None
+    """YuNet model (.onnx) that finds the faces in verification sets of photos, which are folders and lists of pairs."""
     val_batch_size: Size | None = None
     """Faces embedded at once in verification, each plain and flipped; when not given, 16 on a CPU and 128 on a GPU."""
     engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
     """What computes embeddings in verification; auto uses the fastest that can be built (arcface/inference/engines.py)."""
 
     @property
-    def val_files(self) -> list[Path]:
-        """The verification sets' files."""
-        names = [name.strip().removesuffix(".bin") for name in self.val_targets.split(",") if name.strip()]
+    def val_files(self) -> list[Path | ListedPairs]:
+        """The verification sets: NAME.bin, which stands for the directory NAME where there is none, or LIST=FOLDER."""
         directory = Path(self.val_dir or self.data_dir)
         if not self.val_dir and os.path.isfile(directory):
             directory = directory.parent
-        files = [directory / user_path(f"{name}.bin") for name in names]
-        called = [file.stem for file in files]
+        targets = [_val_file(directory, name.strip()) for name in self.val_targets.split(",") if name.strip()]
+        called = list(map(name_of_set, targets))
         if repeated := sorted({name for name in called if called.count(name) > 1}):
             raise UserError(f"--val_targets: several sets are named {repeated[0]}; rename one or leave it out")
-        return files
+        return targets
+
+
+def _val_file(directory: Path, name: str) -> Path | ListedPairs:
+    path = directory / user_path(name.removesuffix(".bin"))
+    file = Path(f"{path}.bin")
+    pairs, equals, images = name.partition("=")
+    if not equals or os.path.exists(file) or os.path.isdir(path):
+        return file
+    if not pairs.strip() or not images.strip():
+        raise UserError(f"--val_targets {name}: is not LIST=FOLDER, as in pairs.txt=photos; name both")
+    return ListedPairs(directory / user_path(pairs.strip()), directory / user_path(images.strip()))
 
 
 @dataclass
@@ -237,3 +262,77 @@ class ValidConfig(TemplateOptions, VerificationOptions, NetworkOptions):
     """Directory that train.py wrote (its --output), or any with <network>_ema.pdparams, else <network>.pdparams or .safetensors."""
     report: PathName | None = None
     """Directory for a report: index.html with tables, curves and the worst mistakes, and the curves as PNG."""
+
+
+@dataclass
+class PhotoOptions:
+    """Photos"""
+
+    detector: PathName | None = None
+    """YuNet model (.onnx) that finds and aligns the faces of photos; without it, every image is an aligned 112x112 crop."""
+    faces: Literal["largest", "all"] = "largest"
+    """Which faces of a photo: the one that is large and near the middle, or all."""
+
+
+@dataclass
+class EmbeddingOptions(PhotoOptions, NetworkOptions):
+    """Embedding"""
+
+    checkpoint: PathName = "emore_arcface"
+    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
+    engine: Literal["auto", "openvino", "paddle-inference", "onnxruntime", "paddle"] = "auto"
+    """What computes embeddings; auto uses the fastest that can be built (arcface/inference/engines.py)."""
+    batch_size: Size | None = None
+    """Faces embedded at once; when not given, 32 on a CPU and 256 on a GPU."""
+
+
+@dataclass(kw_only=True)
+class EmbedConfig(EmbeddingOptions):
+    """Options of embed"""
+
+    images: PathName = field(metadata=POSITIONAL)
+    """What to embed: a folder, a .bin set, a dataset, a list of paths, or an image."""
+    output: PathName
+    """File to write: NAME.npz, NAME.npy or NAME.parquet."""
+    flip: Literal[0, 1] = 0
+    """1 adds the embedding of the mirror image, as verification does."""
+
+
+@dataclass(kw_only=True)
+class CompareConfig(EmbeddingOptions):
+    """Options of compare"""
+
+    first: PathName = field(metadata=POSITIONAL)
+    """An image."""
+    second: PathName = field(metadata=POSITIONAL)
+    """The image to compare it with."""
+    threshold: Cosine | None = None
+    """Similarity from which on two faces count as one identity."""
+    report: PathName | None = None
+    """In place of a threshold: the report.json that valid.py --report wrote, or its directory."""
+    far: Probability = 1e-4
+    """With a report: the false accept rate whose threshold is used, one of those that the report has."""
+    set: str | None = None
+    """With a report of several verification sets: the name of the one whose threshold is used."""
+
+
+@dataclass(kw_only=True)
+class ExportOptions:
+    """Export of a trained backbone"""
+
+    network: str = NetworkOptions.network
+    """Name of the backbone."""
+    embedding_size: Size = NetworkOptions.embedding_size
+    """Length of its embeddings."""
+    checkpoint: PathName = "emore_arcface"
+    """Directory that train.py wrote (its --output), or any with <network>.pdparams or .safetensors."""
+    output: PathName
+    """Directory to write: the model's files and export.json, which describes them."""
+    format: Literal["paddle", "onnx", "openvino"] = "onnx"
+    """What the model is for: paddle.inference; ONNX Runtime, OpenCV and all that reads ONNX; OpenVINO."""
+    uint8_input: bool = False
+    """The model takes uint8 RGB images and normalises them by itself; otherwise float32, as (pixel - 127.5) / 127.5."""
+    normalize: bool = False
+    """The model's embeddings have length 1."""
+    overwrite: bool = False
+    """Replace the export in output, if there is one."""

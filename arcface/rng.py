@@ -18,6 +18,7 @@ class Stream(IntEnum):
     CLASS_CENTRES = 3
     NEGATIVE_CLASSES = 4
     AUGMENTATION = 5
+    VERIFICATION_PAIRS = 6
 
 
 def rng(stream: Stream, *key: int) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""Verify a trained backbone on InsightFace .bin sets.
+"""Verify a trained backbone on .bin sets, folders and lists of pairs, IJB-B and IJB-C, and TinyFace.
 
     python valid.py --network MobileFaceNet_128 --checkpoint emore_arcface --data_dir MS1M_v2 --val_targets lfw
 

@@ -10,7 +10,7 @@ import runpy
 from dataclasses import MISSING
 from pathlib import Path
 
-from arcface.config import TrainConfig, ValidConfig
+from arcface.config import CompareConfig, EmbedConfig, ExportOptions, TrainConfig, ValidConfig
 from arcface.data.align_photos import AlignOptions
 from arcface.data.checks import CheckOptions
 from arcface.data.convert import ConvertOptions
@@ -29,6 +29,7 @@ TOOLS = {
     "pack_bin": PackOptions,
     "demo": DemoOptions,
 }
+COMMANDS = {"export": ExportOptions}
 # What a floor is for, by one of its rooms.
 FLOORS_FOR = {
     "errors": "what needs nothing else",
@@ -52,12 +53,17 @@ HEAD = """# Options
 Every option is a flag, `--lr 0.2` or `--lr=0.2`, and a key of the YAML file that `--config` names; flags override the file.
 `--help` of each command explains the same. Ranges are checked: a wrong value ends in one line that says which values are allowed.
 
-`train.py` has the groups down to "The run"; `valid.py` has Network, Verification, and the groups after "The run".
+`train.py` has the groups down to "The run"; `valid.py` has Network, Verification, and the groups from there to "Only valid.py";
+`python -m arcface.embed` and `python -m arcface.compare` have Network and the groups after that.
 """
 TOOLS_HEAD = """# Options of the tools
 
 Each tool is one command with three names, such as `python datasets/pack_bin.py`, `python -m arcface.pack_bin` and
 `arcface-pack-bin`. What an option calls "above" is at the head of the tool's `--help`.
+"""
+COMMANDS_HEAD = """# Options of other commands
+
+`python -m arcface.export`, for example, is also `arcface-export`.
 """
 
 
@@ -65,9 +71,12 @@ def options_page() -> str:
     """Return the text of docs/options.md."""
     train = [group for group in reversed(TrainConfig.__mro__) if own(group)]
     valid = [group for group in reversed(ValidConfig.__mro__) if own(group) and group not in train]
-    parts = [HEAD, *(table(heading(group), group, own(group)) for group in train)]
-    parts += [table("Only valid.py" if group is ValidConfig else heading(group), group, own(group)) for group in valid]
+    users = [group for group in reversed(EmbedConfig.__mro__) if own(group) and group not in train]
+    only = {ValidConfig: "Only valid.py", EmbedConfig: "Only embed", CompareConfig: "Only compare"}
+    groups = [*train, *valid, *users, CompareConfig]
+    parts = [HEAD, *(table(only.get(group) or heading(group), group, own(group)) for group in groups)]
     parts += [TOOLS_HEAD, *(table(name, group, list(options_of(group))) for name, group in TOOLS.items())]
+    parts += [COMMANDS_HEAD, *(table(name, group, list(options_of(group))) for name, group in COMMANDS.items())]
     return "\n".join(parts)
 
 

@@ -8,8 +8,6 @@ which false accept rate, `valid.py --report` says.
 
 import sys
 
-import numpy as np
-
 import arcface
 
 
@@ -17,8 +15,8 @@ def main() -> None:
     if len(sys.argv) != 4:
         raise arcface.UserError("usage: embed_and_compare.py CHECKPOINT FACE FACE")
     checkpoint, *faces = sys.argv[1:]
-    with arcface.open_embedder(checkpoint, "MobileFaceNet_128", embedding_size=128) as embed:
-        first, second = embed(np.stack([arcface.read_image(face) for face in faces]))
+    with arcface.Embedder(checkpoint, "MobileFaceNet_128", embedding_size=128) as embedder:
+        first, second = embedder(faces)
     print(f"cosine similarity {arcface.cosine(first, second):.4f}")
 
 

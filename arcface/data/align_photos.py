@@ -4,25 +4,24 @@ import multiprocessing
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from arcface.data.alignment import align
+from arcface.data.detector import FaceDetector
 from arcface.data.landmarks import FIRST_ROWS, complaint, wrong_order
+from arcface.data.photos import PHOTOS, photo_paths
 from arcface.errors import UserError
-from arcface.io.files import atomic_write
-from arcface.io.images import decode_any_size
+from arcface.io.files import atomic_write, read_file
+from arcface.io.images import decode_any_size, decode_photo
 from arcface.options.kinds import Count, PathName
 
-PHOTOS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-MIN_SCORE = 0.6  # of a detected face, 0 to 1
-LARGEST_SIDE = 1280  # pixels, of the image that the detector sees
 NOT_ALIGNED = "not_aligned.txt"
 
-_detector: Any = None  # of this worker process
+_detector: FaceDetector | None = None  # of this worker process
 
 
 @dataclass(kw_only=True)
@@ -67,8 +66,9 @@ def align_photos(options: AlignOptions) -> str:
     if output.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"--output {output}: lies in --images, whose photos it would join; choose another folder")
     landmarks = listed_landmarks(Path(options.landmarks), options, paths) if options.landmarks else {}
+    cv2.setNumThreads(1)  # here, since a forked process may wait forever for threads that it does not have
     if options.detector:
-        open_detector(options.detector)
+        FaceDetector(options.detector)
     crops = {path: (output / path).with_suffix(f".{options.format}") for path in paths}
     if len(set(crops.values())) < len(crops):
         raise UserError(f"--images {folder}: two photos differ in their ending only, as a.jpg and a.png; rename one")
@@ -92,10 +92,10 @@ def find_photos(folder: Path) -> list[str]:
     """Return the paths of all photos below a folder, relative to it, sorted; raises UserError if there are none."""
     if not folder.is_dir():
         raise UserError(f"--images {folder}: no such folder; pass the one with the photos")
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PHOTOS]
+    paths = photo_paths(folder)
     if not paths:
         raise UserError(f"--images {folder}: contains no photo ({' '.join(sorted(PHOTOS))}); pass another folder")
-    return sorted(map(str, paths))
+    return paths
 
 
 def listed_landmarks(file: Path, options: AlignOptions, photos: list[str]) -> dict[str, np.ndarray]:
@@ -136,36 +136,16 @@ def read_landmarks(file: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def open_detector(model: str) -> Any:
-    """Return OpenCV's detector of faces with a YuNet model; raises UserError if the file is no such model."""
-    try:
-        return cv2.FaceDetectorYN.create(model, "", (320, 320), score_threshold=MIN_SCORE)
-    except cv2.error as error:
-        problem = f"OpenCV cannot open it as a YuNet model ({error.err})"
-        raise UserError(f"--detector {model}: {problem}; download it again") from error
-
-
-def detect(image: np.ndarray) -> np.ndarray | None:
-    """Return the five landmarks, float64 [5, 2], of the main face of uint8 [height, width, 3], BGR; None without a face."""
-    height, width = image.shape[:2]
-    scale = min(1.0, LARGEST_SIDE / max(height, width))
-    seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    _detector.setInputSize((seen.shape[1], seen.shape[0]))
-    faces = _detector.detect(seen)[1]  # [faces, 15]: x y width height, five landmarks, score
-    if faces is None or not len(faces):
-        return None
-    x, y, w, h = faces[:, :4].T
-    off_centre = (x + w / 2 - seen.shape[1] / 2) ** 2 + (y + h / 2 - seen.shape[0] / 2) ** 2
-    main = (w * h - 2 * off_centre).argmax()
-    return faces[main, 4:14].reshape(5, 2).astype(np.float64) / scale
-
-
 def make_crop(photo: Photo) -> tuple[str, str | None]:
     """Write one crop; returns the photo's path and what is wrong with it, or None. Raises OSError if it cannot be written."""
     path = photo.path
     try:
-        image = decode_any_size(photo.file.read_bytes(), path)
-        points = detect(image) if _detector else photo.landmarks
+        encoded = read_file(photo.file)
+        if _detector:
+            image = decode_photo(encoded, path)
+            points = next(iter(_detector.landmarks(image)), None)
+        else:
+            image, points = decode_any_size(encoded, path), photo.landmarks
         if points is None:
             return path, "no face found" if _detector else "no landmarks"
         if not photo.unchecked and (problem := complaint(points)):
@@ -185,7 +165,6 @@ def make_crop(photo: Photo) -> tuple[str, str | None]:
 def _make_crops(photos: list[Photo], output: Path, options: AlignOptions) -> list[tuple[str, str]]:
     """Write the crops, and return and list what is wrong with the photos that get none; raises OSError."""
     output.mkdir(parents=True, exist_ok=True)
-    cv2.setNumThreads(1)  # here, since a forked process may wait forever for threads that it does not have
     with multiprocessing.Pool(options.num_workers or os.cpu_count(), _start_worker, [options.detector]) as pool:
         results = tqdm(pool.imap_unordered(make_crop, photos, 16), "aligning", len(photos), unit=" photos", disable=None)
         problems = sorted((path, problem) for path, problem in results if problem)
@@ -196,4 +175,4 @@ def _make_crops(photos: list[Photo], output: Path, options: AlignOptions) -> lis
 
 def _start_worker(model: str | None) -> None:
     global _detector
-    _detector = open_detector(model) if model else None
+    _detector = FaceDetector(model) if model else None

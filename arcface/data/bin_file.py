@@ -3,11 +3,11 @@
 import os
 import pickle
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from arcface.data.verification_set import VerificationSet
 from arcface.errors import UserError
 from arcface.io import safe_pickle
 from arcface.io.files import atomic_write, open_file
@@ -15,21 +15,6 @@ from arcface.io.files import atomic_write, open_file
 # Stores bytes as they are, and every Python from 3.4 on reads it. Protocol 2, which Python 2 also reads and in
 # which the public lfw.bin is written, stores them as UTF-8 text: 49 MB in place of 33 MB for LFW.
 _WRITTEN_PROTOCOL = 4
-
-
-@dataclass(frozen=True, eq=False)
-class VerificationSet:
-    """Pairs of face crops.
-
-    Attributes:
-        name: what log lines call the set, such as "lfw".
-        images: 2n encoded images; images[2 * i] and images[2 * i + 1] are pair i.
-        is_same: bool [n], whether pair i shows one identity.
-    """
-
-    name: str
-    images: list[bytes]
-    is_same: np.ndarray
 
 
 def read_bin(path: str | Path) -> VerificationSet:

@@ -125,7 +125,8 @@ def concatenated(datasets: list[Dataset], new_labels: Sequence[np.ndarray], iden
 
 def identities_in(selection: Selection, files: Sequence[str], threads: int) -> np.ndarray:
     """Return the labels, int64 ascending, of identities with an image that is, byte for byte, in a verification set."""
-    wanted = np.array([image_hash(image) for file in files for image in dict.fromkeys(read_bin(file).images)], np.uint64)
+    sets = map(read_bin, files)
+    wanted = np.array([image_hash(pairs.encoded(at)) for pairs in sets for at in pairs.distinct().values()], np.uint64)
 
     def hashes_of(chunk: range) -> list[int]:
         return [image_hash(selection.encoded(position)) for position in chunk]

@@ -1,18 +1,19 @@
 """Data: training images and verification sets."""
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from arcface.config import TrainConfig
-from arcface.data.bin_file import VerificationSet, read_bin
+from arcface.config import ListedPairs, TrainConfig, VerificationOptions, name_of_set
 from arcface.data.datasets.base import Dataset, open_dataset
 from arcface.data.datasets.labels import evenly_spread
 from arcface.data.duplicates import UNKNOWN, find_copies
 from arcface.data.image_statistics import advise_black, describe_colours, describe_identities, describe_sizes, examine_images
+from arcface.data.verification_set import VerificationSet
 from arcface.io.report import Report
-from arcface.verification.ijb import read_protocol
+from arcface.verification.ijb import IjbProtocol
+from arcface.verification.sets import read_set
 
 SAMPLE = 2000  # training images examined
 
@@ -41,28 +42,34 @@ def examine_training_data(report: Report, config: TrainConfig) -> tuple[int | No
     return config.num_classes, set()
 
 
-def examine_verification_sets(report: Report, files: list[Path], training_hashes: set[int]) -> None:
+def examine_verification_sets(
+    report: Report, targets: Sequence[Path | ListedPairs], training_hashes: set[int], options: VerificationOptions | None = None
+) -> None:
     """Report each verification set: its pairs, its images, and how many of them are in the sample of training images."""
-    if not files:
+    if not targets:
         report.line("verification", "no sets (--val_targets '')")
-    for file in files:
-        with report.examining(file.stem):
-            if not os.path.exists(file) and os.path.isdir(file.with_suffix("")):
-                protocol = read_protocol(file.with_suffix(""))
-                report.line(
-                    file.stem,
-                    f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of one identity)"
-                    f" of templates of {len(protocol.images):,} images; for valid.py only",
-                )
-                continue
-            _examine_pairs(report, read_bin(file), training_hashes)
+    options = options or VerificationOptions()
+    for target in targets:
+        with report.examining(name_of_set(target)):
+            match read_set(target, options):
+                case VerificationSet() as pairs if pairs.kind and options.detector:
+                    report.line(pairs.name, f"{pairs.kind}; photos, which training looks at when it aligns them")
+                case VerificationSet() as pairs:
+                    _examine_pairs(report, pairs, training_hashes)
+                case IjbProtocol() as protocol:
+                    report.line(
+                        name_of_set(target),
+                        f"{protocol.positives + protocol.negatives:,} pairs ({protocol.positives:,} of one identity)"
+                        f" of templates of {len(protocol.images):,} images; for valid.py only",
+                    )
+                case protocol:
+                    report.line(name_of_set(target), f"{protocol.kind}; for valid.py only")
 
 
 def _examine_pairs(report: Report, pairs: VerificationSet, training_hashes: set[int]) -> None:
-    positions: dict[bytes, int] = {}
-    for position, image in enumerate(pairs.images):
-        positions.setdefault(image, position)
-    statistics = examine_images(list(positions.values()), pairs.images.__getitem__, "image {}".format)
+    positions = pairs.distinct()
+    name = pairs.label if pairs.kind else "image {}".format
+    statistics = examine_images(list(positions.values()), pairs.encoded, name)
     sizes, wrong = describe_sizes(statistics)
     colours, swapped = describe_colours(statistics)
     shared = sum(content in training_hashes for content in statistics.hashes)

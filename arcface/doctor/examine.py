@@ -28,7 +28,7 @@ def examine(config: TrainConfig) -> int:
     if num_classes:
         examine_memory(report, config, num_classes)
     report.gap()
-    examine_verification_sets(report, val_files, hashes)
+    examine_verification_sets(report, val_files, hashes, config)
     report.gap()
     examine_directories(report, config, num_classes)
     report.gap()

@@ -25,6 +25,7 @@ from arcface.errors import UserError
 from arcface.extras import how_to_install
 from arcface.inference.embed import Embed
 from arcface.inference.export import Format, export_in_child
+from arcface.inference.runtimes import with_onnxruntime, with_paddle_inference
 from arcface.io.images import HALF_RANGE, normalise
 from arcface.system.startup import threads
 from arcface.weights.state_dict import as_arrays, state_dict_bytes
@@ -188,29 +189,10 @@ def _with_openvino(model: Path) -> Embed:
 
 
 def _with_paddle_inference(model: Path) -> Embed:
-    config = paddle.inference.Config(str(model), str(model.with_suffix(".pdiparams")))
-    config.disable_gpu()
-    config.disable_glog_info()
-    config.enable_mkldnn()
-    config.set_cpu_math_library_num_threads(threads())
-    predictor = paddle.inference.create_predictor(config)
-    read_in = predictor.get_input_handle(predictor.get_input_names()[0])
-    read_out = predictor.get_output_handle(predictor.get_output_names()[0])
-
-    def embed(images: np.ndarray) -> np.ndarray:
-        read_in.reshape(images.shape)
-        read_in.copy_from_cpu(normalise(images))
-        predictor.run()
-        return read_out.copy_to_cpu()
-
-    return embed
+    run = with_paddle_inference(model)
+    return lambda images: run(normalise(images))
 
 
 def _with_onnxruntime(model: Path) -> Embed:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
-    options.enable_cpu_mem_arena = False  # it would outlive the session
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {session.get_inputs()[0].name: normalise(images)})[0]
+    run = with_onnxruntime(model)
+    return lambda images: run(normalise(images))

@@ -1,5 +1,6 @@
-"""Decoding of face crops: size, channel order and normalisation of every image are defined here."""
+"""Decoding of face crops and photos: size, channel order and normalisation of every image are defined here."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 
 from arcface.errors import UserError
 from arcface.io.files import read_file
+from arcface.io.image_header import image_size
 
 try:
     from simplejpeg import decode_jpeg
@@ -15,6 +17,13 @@ except ImportError:  # then OpenCV decodes every image
 
 SIZE = 112  # pixels, height and width: the ArcFace alignment template
 HALF_RANGE = 127.5  # of the pixels' values: see `normalise`
+MOST_PIXELS = 200_000_000  # of an image that is decoded: what the largest phone cameras make; 600 MB
+WHOLE_PIXELS = 25_000_000  # of a photo that is decoded at its full size, where the codec can make it smaller
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+if "OPENCV_LOG_LEVEL" not in os.environ:  # what is wrong with an image is in the UserError, in one line
+    silence = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # of OpenCV 4 and of 5
+    silence(0)
 
 # By a file's first bytes, the marker that precedes its last pixels and the one that follows them: SOS and EOI in a JPEG, IDAT
 # and the empty IEND chunk in a PNG.
@@ -57,11 +66,30 @@ def decode_crop(encoded: bytes, name: str, out: np.ndarray | None = None) -> np.
 
 
 def decode_any_size(encoded: bytes, name: str) -> np.ndarray:
-    """Return an image in OpenCV's layout, uint8 [height, width, 3], BGR; raises UserError, which starts with `name`."""
+    """Return an image in OpenCV's layout, uint8 [height, width, 3], BGR, turned as its Exif data say; of several, the first.
+
+    Raises UserError, which starts with `name`, if it cannot be decoded, or its header claims more than MOST_PIXELS.
+    """
+    return _decode(encoded, name, cv2.IMREAD_COLOR)
+
+
+def decode_photo(encoded: bytes, name: str) -> np.ndarray:
+    """Return a photo as `decode_any_size` does, but a JPEG of more than WHOLE_PIXELS at a half to an eighth of its size."""
+    width, height = image_size(encoded) or (0, 0)
+    if not encoded.startswith(b"\xff\xd8") or width * height <= WHOLE_PIXELS:
+        return _decode(encoded, name, cv2.IMREAD_COLOR)
+    factor = next((factor for factor in _REDUCED if width * height <= WHOLE_PIXELS * factor**2), max(_REDUCED))
+    return _decode(encoded, name, _REDUCED[factor])
+
+
+def _decode(encoded: bytes, name: str, how: int) -> np.ndarray:
     if _is_truncated(encoded):
         raise UserError(f"{name}: truncated image ({len(encoded)} bytes, end marker missing); replace or remove it")
+    width, height = image_size(encoded) or (0, 0)
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{name}: the image is {width}x{height} pixels, more than {MOST_PIXELS:,}; scale it down or remove it")
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), how) if encoded else None
     except cv2.error:  # for example, a header that claims more pixels than OpenCV accepts
         image = None
     if image is None:

@@ -99,16 +99,14 @@ def remove_older(output: Path, name: str, run: str | None) -> None:
     if target and _manifest(output / target).get("progress", {}).get("run") != run:  # of a run before, in this directory
         best.unlink()
         target = None
-    remove(
-        path
-        for path in output.iterdir()
-        if _COMPLETE.fullmatch(path.name) and path.name not in (name, target) and not _manifest(path).get("keep")
-    )
+    others = [path for path in output.iterdir() if _COMPLETE.fullmatch(path.name) and path.name != name]
+    files = _manifest(output / name).get("sha256", {})
+    for file in {file for path in others for file in _manifest(path).get("sha256", {})} - set(files):
+        if Path(file).name == file:  # what this checkpoint has not, such as ranks or an average: a link or a copy of old values
+            (output / file).unlink(missing_ok=True)
+    remove(path for path in others if path.name != target and not _manifest(path).get("keep"))
     remove(output / f".{link}.copied" for link in (LATEST, BEST))
     (output / f".{BEST}.new").unlink(missing_ok=True)  # what a crash left
-    for path in output.iterdir():  # what an earlier run with more ranks left
-        if path.is_symlink() and os.readlink(path).startswith(f"{LATEST}/") and not path.exists():
-            path.unlink()
 
 
 def _manifest(folder: Path) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 
 from arcface.config import TemplateOptions, ValidConfig
-from arcface.data.bin_file import VerificationSet
+from arcface.data.verification_set import VerificationSet
 from arcface.distributed.process_group import busy, rank, ranks_together, world_size
 from arcface.errors import UserError
 from arcface.inference.embed import Embed
@@ -19,15 +19,17 @@ from arcface.inference.engines import candidates, open_agreed
 from arcface.io.log import logger, start_log
 from arcface.system.device import resolve_device, start_device
 from arcface.verification.evaluator import Verification, check_images, verify
+from arcface.verification.identification import Identification
 from arcface.verification.ijb import IjbProtocol
-from arcface.verification.log_lines import log_tar_at_far, log_verification
-from arcface.verification.roc import Roc, tar_at_far
-from arcface.verification.sets import read_sets
-from arcface.verification.templates import verify_templates
+from arcface.verification.log_lines import log_identification, log_tar_at_far, log_verification
+from arcface.verification.roc import tar_at_far
+from arcface.verification.sets import TargetSet, read_sets
+from arcface.verification.templates import TemplateResult, verify_templates
+from arcface.verification.tinyface import TinyFace, identify
 from arcface.weights.run_directory import step_of, trained_backbone
 
-# A set with its result, on rank 0; the result of a protocol is a curve.
-SetResult = tuple[VerificationSet, Verification] | tuple[IjbProtocol, Roc]
+# A set with its result, on rank 0.
+SetResult = tuple[VerificationSet, Verification] | tuple[IjbProtocol, TemplateResult] | tuple[TinyFace, Identification]
 
 
 def verify_checkpoint(config: ValidConfig) -> None:
@@ -54,6 +56,9 @@ def verify_checkpoint(config: ValidConfig) -> None:
             step = step_of(directory)
         if rank() == 0:
             start_log()
+            for one in sets:
+                if one.kind:
+                    logger.info("%s: %s", one.name, one.kind)
         started = time.monotonic()
         with open_agreed(config.engine, backbone, config.network, config.embedding_size) as (engine, embed):
             results = [_verify(embed, one, config.val_batch_size, config, step) for one in sets]
@@ -70,16 +75,22 @@ def verify_checkpoint(config: ValidConfig) -> None:
             _write_report(report, results, run | asdict(config))
 
 
-def _verify(
-    embed: Embed, one: VerificationSet | IjbProtocol, batch_size: int | None, templates: TemplateOptions, step: int
-) -> SetResult | None:
+def _verify(embed: Embed, one: TargetSet, batch_size: int | None, templates: TemplateOptions, step: int) -> SetResult | None:
     """Verify on one set and write its log lines; returns None on ranks other than 0."""
     if isinstance(one, IjbProtocol):
-        curve = verify_templates(embed, one, batch_size, templates)
-        if curve is None:
+        scored = verify_templates(embed, one, batch_size, templates)
+        if scored is None:
             return None
-        log_tar_at_far(one.name, step, tar_at_far(curve))
-        return one, curve
+        log_tar_at_far(one.name, step, tar_at_far(scored.curve))
+        if scored.identification:
+            log_identification(one.name, step, scored.identification)
+        return one, scored
+    if isinstance(one, TinyFace):
+        found = identify(embed, one, batch_size)
+        if found is None:
+            return None
+        log_identification(one.name, step, found)
+        return one, found
     result = verify(embed, one, batch_size)
     if rank():
         return None
@@ -99,11 +110,15 @@ def _check_report_directory(directory: Path) -> None:
 def _write_report(directory: Path, results: list[SetResult | None], settings: dict[str, object]) -> None:
     from arcface.verification.report import SetReport, report_pairs, write_report  # import matplotlib, which takes a second
 
-    reports = []
+    reports, identifications = [], {}
     for one in results:
         match one:
             case VerificationSet() as pairs, Verification() as result:
                 reports.append(report_pairs(pairs, result))
-            case IjbProtocol() as protocol, Roc() as curve:
-                reports.append(SetReport(protocol.name, curve))
-    logger.info("report: %s", write_report(directory, reports, settings))
+            case IjbProtocol() as protocol, TemplateResult() as scored:
+                reports.append(SetReport(protocol.name, scored.curve))
+                if scored.identification:
+                    identifications[protocol.name] = scored.identification
+            case TinyFace() as protocol, Identification() as found:
+                identifications[protocol.name] = found
+    logger.info("report: %s", write_report(directory, reports, settings, identifications))

@@ -9,12 +9,12 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from arcface.data.bin_file import VerificationSet
+from arcface.data.verification_set import VerificationSet
 from arcface.distributed.process_group import all_gather, heartbeat, rank, world_size
 from arcface.errors import UserError
 from arcface.extras import how_to_install_base
 from arcface.inference.embed import Embed
-from arcface.io.images import SIZE, decode
+from arcface.io.images import SIZE
 from arcface.verification.metrics import KFoldAccuracy, kfold_accuracy, mean_norm, squared_distances
 from arcface.verification.roc import Roc, roc
 
@@ -29,7 +29,7 @@ class Verification(NamedTuple):
 
     Attributes:
         xnorm: mean norm of the raw embeddings, plain and flipped.
-        accuracy: 10-fold accuracy on the squared distances.
+        accuracy: accuracy in the set's folds, on the squared distances.
         similarities: float64 [n], cosine similarities of the pairs, plain and flipped embeddings summed.
         curve: ROC of the similarities.
     """
@@ -47,16 +47,8 @@ def check_images(pairs: VerificationSet) -> None:
     """
     if not find_spec("sklearn"):
         raise UserError(f"verification needs scikit-learn, which is not installed; {how_to_install_base()}")
-    for image, position in _first_positions(pairs).items():
-        decode(image, f"{pairs.name}.bin image {position}")
-
-
-def _first_positions(pairs: VerificationSet) -> dict[bytes, int]:
-    """Return the distinct images, each with the position in `pairs.images` where it occurs first."""
-    positions: dict[bytes, int] = {}
-    for position, image in enumerate(pairs.images):
-        positions.setdefault(image, position)
-    return positions
+    for position in tqdm(pairs.distinct().values(), f"checking {pairs.name}", unit=" images", disable=None, leave=False):
+        pairs.crop(position)
 
 
 def verify(embed: Embed, pairs: VerificationSet, batch_size: int | None = None) -> Verification:
@@ -65,15 +57,11 @@ def verify(embed: Embed, pairs: VerificationSet, batch_size: int | None = None) 
     An image that occurs in several pairs is embedded once. Images are decoded batch by batch and divided between the
     ranks; every rank returns the result. `batch_size`: see `embed_plain_and_flipped`.
     """
-    first_positions = _first_positions(pairs)
-    distinct = list(first_positions)
+    distinct = pairs.distinct()
+    positions = list(distinct.values())
     row_of = {image: row for row, image in enumerate(distinct)}
     rows = np.array([row_of[image] for image in pairs.images])
-
-    def read(row: int) -> np.ndarray:
-        return decode(distinct[row], f"{pairs.name}.bin image {first_positions[distinct[row]]}")
-
-    plain, flipped = embed_plain_and_flipped(embed, read, len(distinct), batch_size, pairs.name)
+    plain, flipped = embed_plain_and_flipped(embed, lambda row: pairs.crop(positions[row]), len(positions), batch_size, pairs.name)
     if not (np.isfinite(plain).all() and np.isfinite(flipped).all()):
         raise UserError(
             f"{pairs.name}: the backbone's embeddings are not finite (damaged weights, or training that diverged);"
@@ -83,7 +71,9 @@ def verify(embed: Embed, pairs: VerificationSet, batch_size: int | None = None) 
     xnorm = (mean_norm(plain[rows]) + mean_norm(flipped[rows])) / 2
     distances = squared_distances((plain + flipped)[rows])
     similarities = 1 - distances / 2
-    return Verification(xnorm, kfold_accuracy(distances, pairs.is_same), similarities, roc(similarities, pairs.is_same))
+    return Verification(
+        xnorm, kfold_accuracy(distances, pairs.is_same, pairs.folds), similarities, roc(similarities, pairs.is_same)
+    )
 
 
 def embed_plain_and_flipped(

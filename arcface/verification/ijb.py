@@ -22,7 +22,8 @@ from arcface.data.bin_file import refuse_bcolz
 from arcface.errors import UserError
 from arcface.io.files import open_file, read_file
 from arcface.io.images import channels_first, decode_any_size, read_image
-from arcface.io.text import shown
+from arcface.verification.gallery_lists import SearchLists, read_search_lists
+from arcface.verification.list_lines import is_number, numbered_lines, wrong_line
 
 # Block of the list of pairs: about 5,000 lines, whose features, twice [5000, D], still fit in a cache.
 BLOCK_BYTES = 2**16
@@ -42,6 +43,7 @@ class IjbProtocol:
         detector_scores: float32 [n], how certain the face detector was; None where the files lack them.
         pairs_file: lines of "template template 1|0", 1 for one identity; for `read_pairs`.
         positives, negatives: the numbers of its pairs of one identity and of two.
+        searches: the templates of its 1:N identification; None where the files lack them.
     """
 
     name: str
@@ -54,6 +56,16 @@ class IjbProtocol:
     pairs_file: Path
     positives: int
     negatives: int
+    searches: SearchLists | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the log says of it."""
+        searched = f", {len(self.searches.galleries)} galleries" if self.searches else ""
+        return (
+            f"{self.directory.parent} is an IJB-style protocol: {len(self.images):,} images,"
+            f" {self.positives + self.negatives:,} pairs of templates{searched}"
+        )
 
 
 def read_protocol(directory: str | Path) -> IjbProtocol:
@@ -64,6 +76,7 @@ def read_protocol(directory: str | Path) -> IjbProtocol:
         meta/<name>_name_5pts_score.txt      lines of "image x1 y1 ... x5 y5 score", the images in the order of the first file
         loose_crop/                          the images, not aligned; or, where they or their landmarks are missing,
         images/                              112x112 crops, aligned; the file of landmarks then only gives detector scores
+        meta/<name>_1N_*.csv                 the galleries and probes of an identification, if any: see `read_search_lists`
 
     <name> may be anything if meta/ has one such set, and otherwise is the directory's name, in lower case, without what is
     neither letter nor digit. All files are read to their end and every image is looked for, so that mistakes show
@@ -92,10 +105,13 @@ def read_protocol(directory: str | Path) -> IjbProtocol:
     _check_images_exist(folder, images, lines, list_file)
     pairs_file = list_file.with_name(f"{name}_template_pair_label.txt")
     counts = np.zeros(2, np.int64)
-    for _, is_same in read_pairs(pairs_file, np.unique(templates), f"checking {name}"):
+    known = np.unique(templates)
+    searches = read_search_lists(list_file.parent, name, known)
+    for _, is_same in read_pairs(pairs_file, known, f"checking {name}"):
         counts += np.bincount(is_same, minlength=2)
     check_kinds(pairs_file, *counts)
-    return IjbProtocol(name, folder, images, templates, media, landmarks, scores, pairs_file, int(counts[1]), int(counts[0]))
+    negatives, positives = counts.tolist()
+    return IjbProtocol(name, folder, images, templates, media, landmarks, scores, pairs_file, positives, negatives, searches)
 
 
 def load_image(protocol: IjbProtocol, index: int) -> np.ndarray:
@@ -171,8 +187,8 @@ def _parse_pairs(block: bytes, first_line: int, file: str | Path) -> np.ndarray:
 
 def _parse_pair(line: bytes, number: int, file: str | Path) -> list[int]:
     parts = line.split()
-    if len(parts) != 3 or not all(map(_is_number, parts)) or int(parts[2]) > 1:
-        raise _wrong_line(file, number, line, "is not two template numbers and 1 or 0")
+    if len(parts) != 3 or not all(map(is_number, parts)) or int(parts[2]) > 1:
+        raise wrong_line(file, number, line, "is not two template numbers and 1 or 0")
     return [int(part) for part in parts]
 
 
@@ -192,12 +208,12 @@ def _find_list(directory: Path) -> tuple[Path, str]:
 def _read_list(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, array]:
     """Return the paths of images (bytes), templates and media (int64), and the numbers of their lines."""
     images, templates, media, lines = [], array("q"), array("q"), array("q")
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         parts = line.rsplit(None, 2)
-        if len(parts) != 3 or not all(map(_is_number, parts[1:])):
-            raise _wrong_line(file, number, line, "is not an image, a template number and a media number")
+        if len(parts) != 3 or not all(map(is_number, parts[1:])):
+            raise wrong_line(file, number, line, "is not an image, a template number and a media number")
         if parts[0].startswith(b"/") or b".." in parts[0].split(b"/"):
-            raise _wrong_line(file, number, line, "has a path that leaves the directory of images")
+            raise wrong_line(file, number, line, "has a path that leaves the directory of images")
         images.append(parts[0])
         templates.append(int(parts[1]))
         media.append(int(parts[2]))
@@ -210,16 +226,16 @@ def _read_list(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, array]:
 def _read_landmarks(file: Path, images: np.ndarray, list_file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the landmarks, float32 [n, 5, 2], and the detector's scores, float32 [n], of the listed images."""
     values, count = array("d"), 0
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         image, *parts = line.rsplit(None, 11)
         try:
             numbers = [float(part) for part in parts]
         except ValueError:
             numbers = []
         if len(numbers) != 11 or not all(map(math.isfinite, numbers)):
-            raise _wrong_line(file, number, line, "is not an image, ten coordinates and a score")
+            raise wrong_line(file, number, line, "is not an image, ten coordinates and a score")
         if count < len(images) and image != images[count]:
-            raise _wrong_line(file, number, line, f"is where {list_file.name} lists '{os.fsdecode(images[count])}'")
+            raise wrong_line(file, number, line, f"is where {list_file.name} lists '{os.fsdecode(images[count])}'")
         values.extend(numbers)
         count += 1
     if count != len(images):
@@ -250,22 +266,3 @@ def check_kinds(pairs_file: str | Path, negatives: int, positives: int) -> None:
         kind = "the same identity" if positives else "different identities"
         detail = f"all {negatives + positives} pairs show {kind}" if negatives + positives else "lists no pairs"
         raise UserError(f"{pairs_file}: {detail}; TAR at a FAR needs pairs of both kinds: restore the list")
-
-
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield number, from 1, and content of the lines that are not blank."""
-    try:
-        content = read_file(file)
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror or error}; restore the file") from error
-    for number, line in enumerate(content.splitlines(), 1):
-        if line := line.strip():
-            yield number, line
-
-
-def _is_number(text: bytes) -> bool:
-    return text.isdigit() and len(text) <= 18
-
-
-def _wrong_line(file: str | Path, number: int, line: bytes, complaint: str) -> UserError:
-    return UserError(f"{file} line {number}: '{shown(line.strip())}' {complaint}; correct or remove the line")

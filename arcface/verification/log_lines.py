@@ -1,7 +1,8 @@
-"""The log lines of a verification, exactly the 2021 toolkit's, which scripts parse."""
+"""The log lines of a verification, of which `log_verification` has exactly the 2021 toolkit's, which scripts parse."""
 
 from arcface.io.log import logger
 from arcface.verification.evaluator import Verification
+from arcface.verification.identification import Identification
 from arcface.verification.roc import OperatingPoint
 
 
@@ -19,3 +20,14 @@ def log_tar_at_far(name: str, step: int, points: list[OperatingPoint]) -> None:
             logger.info("[%s][%d]TAR@FAR=%.0e: not enough negatives", name, step, point.far)
         else:
             logger.info("[%s][%d]TAR@FAR=%.0e: %1.5f (similarity >= %.4f)", name, step, point.far, point.tar, point.threshold)
+
+
+def log_identification(name: str, step: int, result: Identification) -> None:
+    """Write a line for each rank and each FPIR of an identification."""
+    for rank, rate in result.rates.items():
+        logger.info("[%s][%d]Rank-%d: %1.5f", name, step, rank, rate)
+    for far, tpir, thresholds in result.summary():
+        if tpir is None:
+            logger.info("[%s][%d]TPIR@FPIR=%.0e: not enough probes without a mate", name, step, far)
+        else:
+            logger.info("[%s][%d]TPIR@FPIR=%.0e: %1.5f (similarity >= %s)", name, step, far, tpir, thresholds)

@@ -36,14 +36,14 @@ class PairList:
     lines: list[int]
     suffixes: tuple[str, ...]
 
-    def find_images(self, directory: str | Path, may_miss: int = 0) -> list[Path | None]:
+    def find_images(self, directory: str | Path, may_miss: int = 0, option: str = "--images") -> list[Path | None]:
         """Return the 2n image files below `directory`, None for up to `may_miss` images that are missing.
 
-        Raises a UserError that counts all that are missing, if these are more.
+        Raises a UserError that counts all that are missing, if these are more; `option` is the one that named the directory.
         """
         directory = Path(directory)
         if not os.path.isdir(directory):
-            raise UserError(f"{directory}: no such directory; correct --images")
+            raise UserError(f"{directory}: no such directory; correct {option}")
         found = {path: self._find(directory, path) for path in dict.fromkeys(self.paths)}
         missing = [path for path, file in found.items() if file is None]
         if len(missing) > may_miss:
@@ -56,8 +56,8 @@ class PairList:
                 )
             raise UserError(
                 f"{self.file} line {line}: {missing[0]}{' or '.join(self.suffixes)}: no such file in {directory}"
-                f" ({len(missing)} of {len(found)} images are missing{allowed}); correct --images,"
-                f" restore the files, or leave out their pairs with --skip_missing {len(missing)}"
+                f" ({len(missing)} of {len(found)} images are missing{allowed}); correct {option}, restore the files, or"
+                f" {f'leave out their pairs with --skip_missing {len(missing)}' if option == '--images' else 'remove their lines'}"
             )
         return [found[path] for path in self.paths]
 
@@ -66,21 +66,21 @@ class PairList:
         return next((file for file in candidates if os.path.isfile(file)), None)
 
 
-def read_pairs(path: str | Path) -> PairList:
+def read_pairs(path: str | Path, option: str = "--pairs") -> PairList:
     """Read a list of pairs; LFW's is recognised by its first line, which is one or two numbers there.
 
     In the other format, tabs or white space separate the two paths and the flag, 1 for one identity; with tabs, a
     path may contain spaces. Blank lines, lines that begin with '#', a byte-order mark and CR-LF are accepted.
 
     Raises:
-        UserError: no such file; a line that is wrong, named by its number, or whose path leaves the image
-            directory; other counts than the first line says; no pairs, or pairs of one kind only.
+        UserError: no such file, with the `option` that named it; a line that is wrong, named by its number, or whose path
+            leaves the image directory; other counts than the first line says; no pairs, or pairs of one kind only.
     """
     path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; pass the list of pairs with --pairs") from error
+        raise UserError(f"{path}: {error.strerror or error}; pass the list of pairs with {option}") from error
     lines = [
         (number, line.strip())
         for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1)

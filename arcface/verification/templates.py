@@ -1,4 +1,4 @@
-"""Template-based 1:1 verification, the protocol of IJB-B and IJB-C, as InsightFace evaluates it.
+"""Template-based verification, 1:1, and identification, 1:N: the protocols of IJB-B and IJB-C, as InsightFace evaluates them.
 
 A template is a set of images of one identity, from one or more media: a still, or a video of which it has several frames.
 Images become features, features become one feature a template, and listed pairs of templates are compared. (Whitelam et
@@ -7,6 +7,7 @@ Protocol", ICB 2018.)
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from arcface.distributed.process_group import rank
 from arcface.errors import UserError
 from arcface.inference.embed import Embed
 from arcface.verification.evaluator import embed_plain_and_flipped
+from arcface.verification.gallery_lists import SearchLists
+from arcface.verification.identification import Identification, rank_rates, search, tpir_at_fpir
 from arcface.verification.ijb import BLOCK_BYTES, IjbProtocol, check_kinds, load_image, read_pairs
 from arcface.verification.roc import Roc, roc_from_counts
 
@@ -24,9 +27,20 @@ BINS_PER_UNIT = 2**20
 # Images that `aggregate` weighs at a time, so that it does not copy all features.
 AGGREGATE_IMAGES = 2**13
 
+RANKS = (1, 5)  # of the identification
 
-def verify_templates(embed: Embed, protocol: IjbProtocol, batch_size: int | None, options: TemplateOptions) -> Roc | None:
-    """Embed all images of a protocol and score its pairs of templates; called by every rank.
+
+class TemplateResult(NamedTuple):
+    """The ROC of the pairs of templates, and the identification's figures where the protocol has one."""
+
+    curve: Roc
+    identification: Identification | None
+
+
+def verify_templates(
+    embed: Embed, protocol: IjbProtocol, batch_size: int | None, options: TemplateOptions
+) -> TemplateResult | None:
+    """Embed all images of a protocol, score its pairs of templates and search its probes; called by every rank.
 
     Args:
         embed: the backbone's embeddings.
@@ -35,7 +49,7 @@ def verify_templates(embed: Embed, protocol: IjbProtocol, batch_size: int | None
         options: see `image_features`.
 
     Returns:
-        The ROC on rank 0, None on the others.
+        The result on rank 0, None on the others.
     """
     plain, flipped = embed_plain_and_flipped(
         embed, lambda index: load_image(protocol, index), len(protocol.images), batch_size, protocol.name
@@ -50,7 +64,30 @@ def verify_templates(embed: Embed, protocol: IjbProtocol, batch_size: int | None
         norm_score=bool(options.template_norm_score),
         detector_score=bool(options.template_detector_score),
     )
-    return score(protocol.pairs_file, *aggregate(features, protocol.templates, protocol.media))
+    template_ids, template_features = aggregate(features, protocol.templates, protocol.media)
+    curve = score(protocol.pairs_file, template_ids, template_features)
+    return TemplateResult(curve, protocol.searches and identify(protocol.searches, template_ids, template_features))
+
+
+def identify(lists: SearchLists, template_ids: np.ndarray, template_features: np.ndarray) -> Identification:
+    """Search all probes in each gallery; a probe whose subject is in another gallery has no mate in this one.
+
+    The rates by rank are over the searches of all galleries, and TPIR is the mean over the galleries, as in InsightFace's
+    evaluation (recognition/_evaluation_/ijb/ijb_evals.py).
+
+    Args:
+        lists: the templates of probes and galleries, all of them in template_ids.
+        template_ids, template_features: int64 [t], ascending, and float [t, D], finite, as `aggregate` returns.
+    """
+
+    def features(templates: np.ndarray) -> np.ndarray:
+        return template_features[np.searchsorted(template_ids, templates)]
+
+    probes = features(lists.probes.templates)
+    searches = [
+        search(probes, lists.probes.identities, features(gallery.templates), gallery.identities) for gallery in lists.galleries
+    ]
+    return Identification(rank_rates(searches, RANKS), list(zip(*map(tpir_at_fpir, searches), strict=True)))
 
 
 def image_features(

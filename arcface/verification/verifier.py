@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import paddle
 
 from arcface.config import NetworkOptions, VerificationOptions
-from arcface.data.bin_file import VerificationSet
+from arcface.data.verification_set import VerificationSet
+from arcface.distributed.process_group import rank
 from arcface.errors import UserError
 from arcface.inference.engines import open_agreed, open_engine
+from arcface.io.log import logger
 from arcface.verification.evaluator import Verification, check_images, verify
 
 
@@ -44,6 +46,7 @@ class Verifier:
         self.sets, self.best_by = sets, _name_of_best(best_by, [pairs.name for pairs in sets])
         self._options, self._network, self._val_interval = options, network, val_interval
         self.engine: str = options.engine
+        self._kinds_to_log = [f"{pairs.name}: {pairs.kind}" for pairs in sets if pairs.kind]
 
     def check_images(self) -> None:
         """Decode every image once, so that a damaged one is a UserError now rather than in mid-training."""
@@ -70,6 +73,8 @@ class Verifier:
         """
         if not self.sets:
             return
+        while self._kinds_to_log and rank() == 0:
+            logger.info(self._kinds_to_log.pop(0))
         with open_engine(self.engine, backbone, self._network.network, self._network.embedding_size) as embed:
             for pairs in self.sets:
                 yield pairs, verify(embed, pairs, self._options.val_batch_size)

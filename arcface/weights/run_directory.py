@@ -29,8 +29,7 @@ LATEST, BEST = "latest", "best"
 def find_backbone(directory: Path, network: str, averaged: bool = True) -> Path:
     """Return the file of a backbone's weights in a directory: <network>.pdparams before <network>.safetensors.
 
-    Before both comes <network>_ema.pdparams, the weights that training verifies where it writes them, unless `averaged` is False or
-    the manifest beside it is of a checkpoint without it: then a run before, in a copy of its directory, has left it.
+    Before both comes <network>_ema.pdparams, the weights that training verifies where it writes them, unless `averaged` is False.
 
     Raises UserError if neither exists, naming what the directory contains instead.
     """
@@ -38,10 +37,7 @@ def find_backbone(directory: Path, network: str, averaged: bool = True) -> Path:
         check_format(directory)
         raise UserError(f"{directory}: is a file; pass its directory with --checkpoint")
     files = [directory / f"{network}{suffix}" for suffix in SUFFIXES]
-    average = directory / f"{network}_ema.pdparams"
-    if averaged and os.path.exists(average) and average.name in _manifest_of(directory).get("sha256", [average.name]):
-        return average
-    for file in files:
+    for file in [directory / f"{network}_ema.pdparams"] * averaged + files:
         if os.path.exists(file):
             return file
     found = sorted(path.name for suffix in SUFFIXES for path in directory.glob(f"*{suffix}"))
@@ -51,14 +47,6 @@ def find_backbone(directory: Path, network: str, averaged: bool = True) -> Path:
         f"{directory}: looked for {files[0].name} and {files[1].name}, found {', '.join(found) or 'neither kind of file'};"
         " pass the directory with --checkpoint and its network with --network"
     )
-
-
-def _manifest_of(directory: Path) -> dict:
-    """Return the manifest beside weights; an empty one where there is none, or a damaged one, of which `step_of` tells."""
-    try:
-        return dict(json.loads((directory / MANIFEST).read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return {}
 
 
 def read_backbone(directory: Path, network: str) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from arcface import align as command
-from arcface.data import align_photos as tool
+from arcface.data import detector
 from arcface.data.alignment import TEMPLATE
 from arcface.errors import UserError
 
@@ -82,8 +82,8 @@ class FakeDetector:
 
 
 def test_the_main_face_that_the_detector_finds_is_taken(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "open_detector", lambda model: FakeDetector())
-    monkeypatch.setattr(tool, "LARGEST_SIDE", 200)  # the photos' side is 400: what the detector finds is scaled back
+    monkeypatch.setattr(detector.FaceDetector, "_open", lambda self: FakeDetector())
+    monkeypatch.setattr(detector, "LARGEST_SIDE", 200)  # the photos' side is 400: what the detector finds is scaled back
     (tmp_path / "yunet.onnx").touch()
     cv2.imwrite(str(photos / "empty.png"), np.full((50, 50, 3), 90, np.uint8))
     command.main(

@@ -3,6 +3,7 @@
 Below it, the table of what is odd but sound: it is read, and rightly.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -22,18 +23,24 @@ import numpy as np
 import pytest
 from image_lists import write_records
 from PIL import Image
+from tinyface_files import write_tinyface
 
 import train
 import valid
-from arcface import backbones, demo, pack_bin
+from arcface import backbones, compare, demo, embed, export, pack_bin
 from arcface.data.datasets.label_list import LabelFile
+from arcface.inference import checkpoint_export
 from arcface.io.images import decode
 from arcface.system.hardware import DeviceMemory
 from arcface.training import memory
 from arcface.weights import convert
 
 NETWORK = "MobileFaceNet_128"
+IMAGE = "data/images/00000000.jpg"
 BACKBONE, CENTRES, MANIFEST = f"{NETWORK}.pdparams", "rank:0_softmax_weight.pkl", "checkpoint.json"
+
+REAL_DATA = Path(os.environ.get("ARCFACE_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+YUNET = REAL_DATA / "yunet" / "face_detection_yunet.onnx"
 
 # By the first word of a row: what is called, and the options of a run that would succeed, in a directory made by `here`.
 OF_A_RUN = "--data_dir=data --logdir=log --batch_size=4 --num_workers=0 --device=cpu --engine=paddle"
@@ -41,9 +48,14 @@ COMMANDS = {
     "train": (train.main, f"{OF_A_RUN} --output=out --max_steps=1 --val_targets=tiny"),
     "resume": (train.main, f"{OF_A_RUN} --output=run --max_steps=2 --val_targets= --resume=1"),
     "valid": (valid.main, "--checkpoint=weights --data_dir=data --val_targets=tiny --device=cpu --engine=paddle"),
+    "embed": (embed.main, "data/images --checkpoint=weights --output=features.npz --device=cpu --engine=paddle"),
+    "compare": (compare.main, f"{IMAGE} --checkpoint=weights --threshold=0.3 --device=cpu --engine=paddle"),
+    "embed_of": (embed.main, "--checkpoint=weights --output=features.npz --device=cpu --engine=paddle"),
+    "compare_of": (compare.main, "--checkpoint=weights --device=cpu --engine=paddle"),
     "pack_bin": (pack_bin.main, "--images=data/images --pairs=pairs.txt --output=mine.bin"),
     "weights": (convert.main, ""),
     "demo": (demo.main, "--output=demo --identities=2 --pairs=20"),
+    "export": (export.main, "--checkpoint=weights --output=exported --format=paddle"),
 }
 
 
@@ -140,6 +152,11 @@ def people(count: int):
     return prepare
 
 
+def tinyface(_):
+    """x/ in TinyFace's layout, but for Gallery_Distractor/."""
+    shutil.rmtree(write_tinyface(Path("x")) / "Gallery_Distractor")
+
+
 def environment(name: str, value: str):
     return lambda monkeypatch: monkeypatch.setenv(name, value)
 
@@ -153,6 +170,11 @@ def without_gpu(_):
 
     if paddle.device.is_compiled_with_cuda():
         pytest.skip("this Paddle may have a GPU")
+
+
+def real_detector(_):
+    if not Path(YUNET).exists():
+        pytest.skip("no YuNet model; ARCFACE_REAL_DATA names the directory of real data")
 
 
 def in_manifest(**entries):
@@ -182,18 +204,57 @@ def state_of(change):
     return changed(f"weights/{BACKBONE}", lambda content: pickle.dumps(change(pickle.loads(content))))
 
 
+def forbidden(path: str):
+    """A file that this user must not read, also where root runs the tests."""
+
+    def prepare(monkeypatch):
+        real = os.open
+
+        def open_others(name, *how, **more):
+            if os.fspath(name) == path:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return real(name, *how, **more)
+
+        replace(path, b"secret")
+        monkeypatch.setattr(os, "open", open_others)
+
+    return prepare
+
+
+def reported(**settings):
+    """A report.json of one set whose pairs tell a threshold at FAR 0.1 only."""
+    points = [{"far": 0.1, "tar": 0.9, "threshold": 0.25}, {"far": 1e-4, "tar": None, "threshold": None}]
+    settings = {"network": NETWORK, "embedding_size": 128, **settings}
+    sets = [{"name": "lfw", "negatives": 300, "tar_at_far": points}]
+    return file("report.json", json.dumps({"settings": settings, "sets": sets}))
+
+
+def exported(_):
+    """A directory like those that arcface.export writes."""
+    os.mkdir("exported")
+    replace("exported/a.onnx", b"")
+    replace("exported/export.json", json.dumps({"sha256": {"a.onnx": ""}}).encode())
+
+
+def without_onnx(monkeypatch):
+    missing = ("paddle2onnx", "onnx")
+    monkeypatch.setattr(checkpoint_export, "find_spec", lambda name: None if name in missing else name)
+
+
 class Attack:
     def __reduce__(self):
         return os.system, ("touch attacked",)
 
 
+HUGE = struct.pack("<2sIHHIIIIHHIIIIII", b"BM", 54, 0, 0, 54, 40, 99999, 99999, 1, 24, 0, 0, 0, 0, 0, 0)  # a BMP's header
 PNG_250 = cv2.imencode(".png", np.zeros((250, 250, 3), np.uint8))[1].tobytes()
 
 A, B = "images/00000000.jpg", "images/00000001.jpg"
+PNG_1 = cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
 LINE_A, LINE_B = f"{A}\t0", f"{B}\t1"
 LIST = "data/label.txt"
 RECORDS = "data/train.rec"
-IMAGE = f"data/{A}"
+LISTED = "--val_dir=. --val_targets=pairs.txt=data/images"
 
 # id, command line (after what `COMMANDS` has), a part of the complaint, what prepares the files
 TABLE = [
@@ -663,7 +724,47 @@ TABLE = [
         "protocol without its lists",
         "valid --val_targets=images",
         "data/images/meta/*_face_tid_mid.txt: no such file; pass a protocol",
+        directory("data/images/meta"),
     ),
+    ("protocol to train by", "train --val_dir=. --val_targets=x", "x is a protocol, which only valid.py verifies; leave", tinyface),
+    ("protocol without its folder", "valid --val_dir=. --val_targets=x", "x/Gallery_Distractor: No such file", tinyface),
+    ("folder of no folders", "valid --val_targets=images", "data/images: contains no folders of images; pass a directory"),
+    ("folder of one person", "valid --val_dir=. --val_targets=images", "images: all images are of one identity", people(1)),
+    (
+        "folder of single images",
+        "train --val_dir=. --val_targets=images",
+        "images: 0 of its 8 identities have two images or more; the accuracy needs pairs of at least four identities",
+        people(8),
+    ),
+    ("folder that does not exist", "train --val_targets=nobody", "data/nobody.bin: cannot be read (No such file or directory)"),
+    (
+        "list without a folder",
+        "valid --val_targets=pairs.txt=",
+        "--val_targets pairs.txt=: is not LIST=FOLDER, as in",
+    ),
+    ("list that does not exist", "train --val_dir=. --val_targets=no.txt=data", "no.txt: No such file or directory; pass the list"),
+    ("folder of a list that does not exist", f"valid {LISTED}x", "data/imagesx: no such directory; correct --val_targets LIST="),
+    ("list of no pairs", f"train {LISTED}", "pairs.txt: lists no pairs; each line is", paired()),
+    ("list of one kind", f"valid {LISTED}", "pairs.txt: all 1 pairs show the same identity", paired("00000000.jpg 00000001.jpg 1")),
+    (
+        "listed image that is missing",
+        f"train {LISTED}",
+        "pairs.txt line 1: 00000000.jpg: no such file in data/images",
+        missing(IMAGE),
+    ),
+    ("listed image that is truncated", f"valid {LISTED}", f"{IMAGE}: truncated image", cut(IMAGE)),
+    (
+        "listed photo without a detector",
+        f"valid {LISTED}",
+        f"{IMAGE}: the image is 250x250 pixels, not a 112x112 crop; pass a --detector",
+        file(IMAGE, PNG_250),
+    ),
+    (
+        "detector that is none",
+        f"train {LISTED} --detector=pairs.txt",
+        "--detector pairs.txt: OpenCV cannot open it as",
+    ),
+    ("list and set of one name", f"valid {LISTED},images", "--val_targets: several sets are named images; rename one"),
     ("set that is a directory", "valid", "data/tiny.bin: cannot be read (Is a directory); correct", directory("data/tiny.bin")),
     ("set that is a pipe", "valid", "data/tiny.bin: cannot be read (Not a regular file); correct", pipe("data/tiny.bin")),
     ("set that is a link to itself", "valid", "data/tiny.bin: cannot be read (Too many levels", loop("data/tiny.bin")),
@@ -760,6 +861,106 @@ TABLE = [
         f"--report {LIST}: cannot be written (File exists); choose another directory",
     ),
     ("report that nobody can write", "valid --report=/proc/nowhere", "--report /proc/nowhere: cannot be written"),
+    # ---- python -m arcface.embed and compare: options
+    ("embed: nothing to embed", "embed --output=x.npz other", "unexpected argument 'other'"),
+    ("embed: no such folder", "embed_of nowhere", "nowhere: no such file or folder; pass images to embed"),
+    ("embed: no such set", "embed_of no.bin", "no.bin: no such file or folder; pass images to embed"),
+    ("embed: pipe", "embed_of b.jpg", "b.jpg: none of 1 images can be embedded; the first: b.jpg: Not a regular", pipe("b.jpg")),
+    ("embed: folder without images", "embed_of weights", "weights: contains no image; pass another folder, a list or an image"),
+    ("embed: empty list", "embed_of a.txt", "a.txt: lists no image; each line is a path", file("a.txt", "# none")),
+    ("embed: list that is a pipe", "embed_of a.txt", "a.txt: Not a regular file; pass a list of images", pipe("a.txt")),
+    ("embed: list that is forbidden", "embed_of a.txt", "a.txt: Permission denied; pass a list of images", forbidden("a.txt")),
+    ("embed: damaged records", "embed_of data/train.rec", f"{RECORDS}: ", file("data/train.rec", b"no records")),
+    ("embed: another ending", "embed --output=features.csv", "--output features.csv: must end in .npz, .npy or .parquet"),
+    ("embed: output without a directory", "embed --output=no/f.npz", "--output no/f.npz: its directory does not exist; create it"),
+    ("embed: output that exists", "embed", "--output features.npz: exists already; remove it", file("features.npz", b"mine")),
+    (
+        "embed: list that exists",
+        "embed --output=f.npy",
+        "--output paths.txt: exists already; remove it",
+        file("paths.txt", b"mine"),
+    ),
+    ("embed: no detector", "embed --detector=none.onnx", "--detector none.onnx: OpenCV cannot open it as a YuNet model (No such"),
+    ("embed: detector that is a text", f"embed --detector={LIST}", f"--detector {LIST}: OpenCV cannot open it as a YuNet model ("),
+    ("embed: some faces", "embed --faces=two", "--faces: must be largest or all, not two"),
+    ("embed: weights of another size", "embed --embedding_size=64", f"weights/{BACKBONE}: linear1.conv.weight has shape [128, 512"),
+    (
+        "embed: no image that can be embedded",
+        "embed_of a.txt",
+        "a.txt: none of 2 images can be embedded; the first: gone.jpg: No such file or directory; restore the image",
+        file("a.txt", "gone.jpg\npairs.txt\n"),
+    ),
+    (
+        "compare: no threshold",
+        f"compare_of {IMAGE} {IMAGE}",
+        "--threshold and --report: one of them is required, not both; valid.py",
+    ),
+    ("compare: threshold in degrees", f"compare {IMAGE} --threshold=45", "--threshold: must be a number from -1 to 1, not 45"),
+    (
+        "compare: no report",
+        f"compare_of {IMAGE} {IMAGE} --report=data",
+        "data/report.json: cannot be read (No such file or directory); pass",
+    ),
+    (
+        "compare: report that is a list",
+        f"compare_of {IMAGE} {IMAGE} --report=report.json",
+        "report.json: not what valid.py --report writes (TypeError",
+        file("report.json", "[1]"),
+    ),
+    (
+        "compare: report of another network",
+        f"compare_of {IMAGE} {IMAGE} --report=report.json",
+        "report.json: is of embedding_size 512, not 128, and thresholds fit one model; pass its own report",
+        reported(embedding_size=512),
+    ),
+    (
+        "compare: report of too few pairs",
+        f"compare_of {IMAGE} {IMAGE} --report=report.json",
+        "report.json: lfw has 300 pairs of two identities and tells no threshold at FAR 0.0001; pass --far 0.1, or a --threshold",
+        reported(),
+    ),
+    (
+        "compare: no such set",
+        f"compare_of {IMAGE} {IMAGE} --report=report.json --set=cfp_fp",
+        "report.json: has the sets lfw; name the one whose threshold to use with --set",
+        reported(),
+    ),
+    # ---- images to compare
+    ("compare: no image", "compare b.jpg", "b.jpg: No such file or directory; restore the image"),
+    ("compare: directory", "compare data", "data: Is a directory; restore the image"),
+    ("compare: pipe", "compare b.jpg", "b.jpg: Not a regular file; restore the image", pipe("b.jpg")),
+    ("compare: forbidden", "compare b.jpg", "b.jpg: Permission denied; restore the image", forbidden("b.jpg")),
+    ("compare: text", f"compare {LIST}", f"{LIST}: not an image that OpenCV can decode"),
+    ("compare: empty file", "compare b.jpg", "b.jpg: not an image that OpenCV can decode (0 bytes); replace", file("b.jpg", b"")),
+    ("compare: truncated image", f"compare {IMAGE}", f"{IMAGE}: truncated image (", cut(IMAGE)),
+    (
+        "compare: photo",
+        "compare b.png",
+        "b.png: the image is 250x250 pixels, not a 112x112 crop; pass a --detector",
+        file("b.png", PNG_250),
+    ),
+    ("compare: bomb", "compare b.bmp", "b.bmp: the image is 99999x99999 pixels, not a 112x112 crop; pass", file("b.bmp", HUGE)),
+    (
+        "compare: photo that is a bomb",
+        f"compare_of b.bmp b.bmp --threshold=0.3 --detector={YUNET}",
+        "b.bmp: the image is 99999x99999 pixels, more than 200,000,000; scale it down or remove it",
+        file("b.bmp", HUGE),
+        real_detector,
+    ),
+    (
+        "compare: photo without a face",
+        f"compare_of b.png b.png --threshold=0.3 --detector={YUNET}",
+        "b.png: no face found; use a photo that shows one",
+        file("b.png", PNG_250),
+        real_detector,
+    ),
+    (
+        "compare: tiny photo",
+        f"compare_of b.png b.png --threshold=0.3 --detector={YUNET}",
+        "b.png: no face found; use a photo that shows one",
+        file("b.png", PNG_1),
+        real_detector,
+    ),
     # ---- datasets/pack_bin.py
     ("pack: unknown option", "pack_bin --pear", "unknown option --pear; did you mean --pairs?"),
     (
@@ -876,6 +1077,42 @@ TABLE = [
     ),
     ("draw: output that holds something", "demo --output=data", "data: exists and contains something else; remove it or choose"),
     ("draw: output below a file", "demo --output=pairs.txt/demo", "pairs.txt/demo: cannot be written (Not a directory); choose"),
+    # ---- python -m arcface.export
+    ("no place for an export", "export --output=", "--output: has no value; pass one or leave the option out"),
+    ("another format", "export --format=tflite", "--format: must be paddle, onnx or openvino, not tflite"),
+    ("export without its packages", "export --format=onnx", "--format onnx needs paddle2onnx and onnx", without_onnx),
+    ("export of nothing", "export --checkpoint=nowhere", f"nowhere: looked for {BACKBONE} and {NETWORK}.safetensors, found"),
+    ("export of a file", f"export --checkpoint=weights/{BACKBONE}", f"weights/{BACKBONE}: is a file; pass its directory"),
+    ("export of no network", "export --network=ResNet", "--network ResNet: no such backbone; did you mean iresnet"),
+    (
+        "export of another network",
+        "export --network=mbf",
+        f"weights: looked for mbf.pdparams and mbf.safetensors, found {BACKBONE}",
+    ),
+    ("export of another size", "export --embedding_size=64", f"weights/{BACKBONE}: linear1.conv.weight has shape"),
+    ("export of damaged weights", "export", f"weights/{BACKBONE}: ", cut(f"weights/{BACKBONE}")),
+    (
+        "export of a damaged checkpoint",
+        "export --checkpoint=run",
+        f"run/latest/{MANIFEST}: damaged (",
+        cut(f"run/latest/{MANIFEST}"),
+    ),
+    ("export over a file", f"export --output={IMAGE}", f"{IMAGE}: cannot be written (File exists); choose another directory"),
+    ("export below a file", f"export --output={IMAGE}/a/b", "0.jpg/a/b: cannot be written (Not a directory); choose another"),
+    ("export to a place that takes no files", "export --output=/proc/x", "--output /proc/x: cannot be written ("),
+    (
+        "export among other files",
+        "export --output=data --overwrite",
+        "data: contains 'images', which is no part of an export; choose another directory",
+    ),
+    ("export that exists", "export", "exported: contains an export already; choose another directory, or pass --ov", exported),
+    (
+        "export with another's file in it",
+        "export --overwrite",
+        "exported: contains 'thesis.tex', which is no part of an export",
+        exported,
+        file("exported/thesis.tex", ""),
+    ),
     # ---- what belongs to another tool or system
     (
         "MXNet's weights",
@@ -1025,9 +1262,9 @@ def test_each_row_expects_the_name_of_an_option_a_file_or_a_variable():
         assert re.search(r"--\w|\w[./]\w|\w: |[A-Z]_[A-Z]+=|option|argument|x{300}", complaint), name
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("weights", "demo")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("weights", "demo", "export", "embed_of", "compare_of")])
 def test_without_the_mistake_each_command_succeeds(here, monkeypatch, name):
-    called(monkeypatch, name)()
+    called(monkeypatch, f"compare {IMAGE}" if name == "compare" else name)()
 
 
 # ---- odd but sound

@@ -1,6 +1,7 @@
 """The pages: each command is run here, covered by a test that is named, or marked as not run; links, files, options are right."""
 
 import ast
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -22,7 +23,7 @@ import valid
 from arcface.backbones import BACKBONES, create_backbone
 from arcface.backbones.counts import count
 from arcface.command import run
-from arcface.config import TrainConfig, ValidConfig, parse
+from arcface.config import CompareConfig, EmbedConfig, TrainConfig, ValidConfig, parse
 from arcface.data.alignment import TEMPLATE
 from arcface.options.command_line import options_of
 from arcface.options.kinds import Choice
@@ -57,6 +58,15 @@ RUN_WEIGHTS = [
     f"{WEIGHTS} emore_arcface/MobileFaceNet_128.pdparams shared/MobileFaceNet_128.safetensors",
     f"{WEIGHTS} shared/MobileFaceNet_128.safetensors pretrained/MobileFaceNet_128.pdparams",
 ]
+# Run one after the other, with the backbone Tiny and fixed thresholds.
+YUNET = "face_detection_yunet_2023mar.onnx"
+EMBED, COMPARE = "python -m arcface.embed", "python -m arcface.compare"
+RUN_EMBED = [
+    f"{EMBED} MS1M_v2/images --checkpoint pretrained --output features.npz",
+    f"{EMBED} MS1M_v2 --checkpoint pretrained --output features.parquet",
+    f"{EMBED} MS1M_v2/lfw.bin --checkpoint pretrained --output lfw.npy --flip 1",
+    f"{COMPARE} anna_1.jpg anna_2.jpg --checkpoint pretrained --threshold 0.3",
+]
 # Run one after the other, as they stand here, on datasets of a few images.
 RUN_TOOLS = [
     "mkdir ms1m ms1m_sound",
@@ -79,6 +89,7 @@ SHORTER = {
     "--output /tmp/faces --identities 5000 --num_workers 8": "--output faces --identities 2 --images_per_identity 2 --pairs 20"
 }
 MAKE = ["demo", "test", "test-all", "test-gpu-wheel", "lint", "setup-tests", "docs"]
+VALID = "python valid.py --checkpoint pretrained --data_dir . --val_targets"
 FINE_TUNE = "python train.py --init_from pretrained/MobileFaceNet_128.pdparams"
 MACHINES = f"{LAUNCH} --master 10.0.0.1:6170 --nnodes 2"
 COVERED = {
@@ -110,8 +121,20 @@ COVERED = {
     "::test_under_a_launcher_its_ranks_take_part_and_one_reports",
     f"{WEIGHTS} insightface_y1/model-0000.params pretrained/MobileFaceNet_128.pdparams": "tests/unit/weights/test_convert.py"
     "::test_the_command_writes_what_its_own_advice_reads",
+    **{
+        f"{VALID} {target}": "tests/unit/verification/test_targets.py::test_each_kind_is_said_and_has_its_figures"
+        for target in ("people", "pairs.txt=lfw_112x112", "tinyface")
+    },
+    f"{VALID} pairs.txt=photos --detector face_detection_yunet_2023mar.onnx": "tests/unit/verification/test_targets.py"
+    "::test_photos_of_lfw_give_what_the_bin_of_their_crops_gives_pair_by_pair",
     "python valid.py --checkpoint pretrained --data_dir . --val_targets IJBC": "tests/unit/verification/test_checkpoint.py"
     "::test_a_protocol_directory_is_verified_by_its_templates",
+    f"{EMBED} photos --checkpoint pretrained --output photos.npz --detector {YUNET} --faces all": "tests/commands/test_embed.py"
+    "::test_photos_are_embedded_face_by_face",
+    f"{COMPARE} photo_1.jpg photo_2.jpg --checkpoint pretrained --report report --far 1e-3 --detector {YUNET}": "tests/commands/"
+    "test_compare.py::test_a_report_of_valid_gives_the_threshold",
+    f"{LAUNCH} --nproc_per_node 2 {EMBED} MS1M_v2 --checkpoint pretrained --output features.npz": "tests/commands/test_embed.py"
+    "::test_ranks_divide_the_work_and_give_the_bytes_of_one",
     f"{WEIGHTS} ms1mv3_arcface_r50/backbone.pth pretrained/iresnet50.pdparams": "tests/unit/backbones/test_known_answers.py"
     "::test_names_shapes_and_embeddings_are_those_of_arcface_torch",
     f"{WEIGHTS} buffalo_l/w600k_r50.onnx pretrained/": "tests/unit/weights/test_onnx_weights.py"
@@ -125,9 +148,19 @@ COVERED = {
     "python examples/verify_checkpoint.py pretrained MS1M_v2/lfw.bin": "tests/commands/test_examples.py"
     "::test_a_checkpoint_is_verified",
     "python examples/head_in_your_loop.py": "tests/commands/test_examples.py::test_the_head_trains_in_a_loop_of_one_s_own",
+    **{
+        f"python -m arcface.export --checkpoint pretrained --output {rest}": "tests/commands/test_clients.py"
+        "::test_the_page_s_programs_compute_the_checkpoint_s_embedding_without_this_package"
+        for rest in (
+            "exported",
+            "exported_uint8 --uint8_input --normalize",
+            "exported_paddle --format paddle",
+            "exported_openvino --format openvino --uint8_input --normalize",
+        )
+    },
     ".venv/bin/python -m pytest tests/unit/head": "tests/unit/head/test_margins.py",
 }
-KNOWN = {*RUN_TRAIN, *RUN_VALID, *RUN_WEIGHTS, *RUN_TOOLS, *(f"make {goal}" for goal in MAKE), *COVERED}
+KNOWN = {*RUN_TRAIN, *RUN_VALID, *RUN_WEIGHTS, *RUN_EMBED, *RUN_TOOLS, *(f"make {goal}" for goal in MAKE), *COVERED}
 
 
 # ---- reading the pages
@@ -247,6 +280,25 @@ def test_verification_commands_run(place, tiny, monkeypatch, capsys):
         said = capsys.readouterr()
         assert re.search(r"\[lfw]\[\d+]Accuracy-Highest", said.out + said.err), command
     assert Path("report/index.html").exists()
+
+
+def test_embedding_commands_run(place, tiny, monkeypatch, capsys):
+    import paddle
+    from tiny_backbone import Tiny
+
+    from arcface import compare, embed
+
+    monkeypatch.chdir(place)
+    paddle.save(Tiny().state_dict(), "pretrained/Tiny.pdparams")
+    for number in (1, 2):
+        shutil.copy(f"MS1M_v2/images/{number:08d}.jpg", f"anna_{number}.jpg")
+    for command in RUN_EMBED:
+        monkeypatch.setattr(sys, "argv", arguments(command, **FEW)[2:])
+        with contextlib.suppress(SystemExit):  # compare's exit code is its answer
+            (embed if command.startswith(EMBED) else compare).main()
+        said = r": 40 embeddings of 40 images" if command.startswith(EMBED) else r"the threshold 0\.3000 \(--threshold\)"
+        assert re.search(rf"{said}\n$", capsys.readouterr().out), command
+    assert np.load("features.npz")["embeddings"].shape == (40, 128) and len(np.load("lfw.npy")) == 40
 
 
 def test_weights_are_converted(place, monkeypatch):
@@ -380,13 +432,14 @@ def test_the_page_of_options_has_every_option_of_every_command():
     tools = load(REPOSITORY / "docs" / "make_pages.py").TOOLS
     scripts = {path.stem for path in (REPOSITORY / "datasets").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
     assert tools.keys() == scripts
-    for options in (TrainConfig, ValidConfig, *tools.values()):
+    commands = load(REPOSITORY / "docs" / "make_pages.py").COMMANDS
+    for options in (TrainConfig, ValidConfig, EmbedConfig, CompareConfig, *tools.values(), *commands.values()):
         assert options.__dataclass_fields__.keys() <= set(listed), options
 
 
 def test_the_page_of_options_says_what_a_value_must_be():
     text = (REPOSITORY / "docs" / "options.md").read_text(encoding="utf-8")
-    for options in (TrainConfig, ValidConfig):
+    for options in (TrainConfig, ValidConfig, EmbedConfig, CompareConfig):
         for name, option in options_of(options).items():
             must_be = "" if isinstance(option.kind, Choice) or option.kind.words in ("text", "a path") else option.kind.words
             assert re.search(rf"^\| `{name}` \|[^|]*\| .*{re.escape(must_be)} \|", text, re.MULTILINE), name

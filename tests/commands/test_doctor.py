@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import protocol_files
 import pytest
+import tinyface_files
 
 from arcface.config import TrainConfig, parse
 from arcface.data.bin_file import write_bin
@@ -269,6 +270,22 @@ def test_an_ijb_style_directory_is_read(verification, data_set):
     protocol_files.write(data_set)
     text, findings = verification("IJB-X")
     assert "6 pairs (2 of one identity) of templates of 7 images; for valid.py only" in text and findings == []
+
+
+def test_folders_lists_and_tinyface_are_read(data_set, printed):
+    for number in range(8):
+        (data_set / "people" / f"p{number // 2}").mkdir(parents=True, exist_ok=True)
+        (data_set / "people" / f"p{number // 2}" / f"{number}.jpg").write_bytes(face(number))
+    (data_set / "pairs.txt").write_text("0.jpg\t1.jpg\t1\n0.jpg\t2.jpg\t0\n")
+    (data_set / "crops").mkdir()
+    for number in range(3):
+        (data_set / "crops" / f"{number}.jpg").write_bytes(face(number, size=(96, 96) if number == 2 else (112, 112)))
+    tinyface_files.write_tinyface(data_set / "tinyface")
+    options = parse(TrainConfig, [f"--data_dir={data_set}", "--val_targets=people,pairs.txt=crops,tinyface"])
+    text, findings = printed(examine_verification_sets, options.val_files, set(), options)
+    assert "8 pairs, 4 of one identity; 8 images: all readable, 112x112" in text
+    assert "TinyFace's layout: 3 probes, 6 images searched, 2 of them distractors; for valid.py only" in text
+    assert findings == [f"1 wrong, the first: {data_set / 'crops' / '2.jpg'}: 96x96 pixels, not 112x112; align and crop it first"]
 
 
 # the directories

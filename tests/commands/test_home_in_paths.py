@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arcface.config import TrainConfig, ValidConfig, parse
+from arcface.config import CompareConfig, EmbedConfig, ExportOptions, TrainConfig, ValidConfig, parse
 from arcface.data.align_photos import AlignOptions
 from arcface.data.checks import CheckOptions
 from arcface.data.convert import ConvertOptions
@@ -16,7 +16,7 @@ from arcface.options.command_line import options_of
 from arcface.options.kinds import FilePath, Text
 from arcface.verification.pack_bin import PackOptions
 
-NO_PATHS = {"network", "val_targets", "best_by"}  # of the options that are text; val_targets has paths in it
+NO_PATHS = {"network", "val_targets", "best_by", "freeze"}  # of the options that are text; val_targets has paths in it
 
 TOOLS = {
     AlignOptions: "--images ~/x --output ~/x --landmarks ~/x",
@@ -25,6 +25,11 @@ TOOLS = {
     DemoOptions: "--output ~/x",
     MergeOptions: "--sources ~/x ~/x --output ~/x --mapping ~/x --without ~/x ~/x",
     PackOptions: "--images ~/x --pairs ~/x --output ~/x",
+}
+OF_WEIGHTS = {
+    ExportOptions: "--output ~/x --checkpoint ~/x",
+    EmbedConfig: "~/x --output ~/x --checkpoint ~/x --detector ~/x",
+    CompareConfig: "~/x ~/x --report ~/x --checkpoint ~/x --detector ~/x",
 }
 
 
@@ -66,11 +71,11 @@ def test_verification_sets_by_name_by_file_name_and_by_path(home):
     assert config.val_files == [Path("d/lfw.bin"), Path("d/cfp_fp.bin"), home / "more" / "agedb_30.bin"]
 
 
-@pytest.mark.parametrize("options_class", TOOLS)
-def test_in_the_tools(home, options_class):
-    options = vars(parse(options_class, TOOLS[options_class].split()))
+@pytest.mark.parametrize("options_class, line", [*TOOLS.items(), *OF_WEIGHTS.items()])
+def test_in_the_tools_and_in_embed_and_compare(home, options_class, line):
+    options = vars(parse(options_class, line.split()))
     values = [text for value in options.values() for text in (value if isinstance(value, list) else [value])]
-    assert values.count(f"{home}/x") == TOOLS[options_class].count("~")
+    assert values.count(f"{home}/x") == line.count("~")
 
 
 @pytest.mark.parametrize("options_class", TOOLS)

@@ -12,7 +12,7 @@ import pytest
 
 OURS = {".py", ".html", ".cc", ".h"}
 TOOLS = ["align", "check", "convert", "demo", "merge", "pack_bin"]
-COMMANDS = {"arcface-train", "arcface-valid", "arcface-doctor", "arcface-weights"}
+COMMANDS = {f"arcface-{verb}" for verb in ("train", "valid", "export", "embed", "compare", "doctor", "weights")}
 COMMANDS |= {f"arcface-{tool.replace('_', '-')}" for tool in TOOLS}
 
 

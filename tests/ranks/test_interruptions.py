@@ -219,8 +219,8 @@ def train_here(monkeypatch, options, tiny):
     real = PartialFC.loss
 
     def run(*more: str, bad: int = -1, count: int = 1) -> None:
-        def loss(self, embeddings, labels, step, listed):
-            return real(self, embeddings * np.inf if bad <= step < bad + count else embeddings, labels, step, listed)
+        def loss(self, embeddings, labels, step, *others):
+            return real(self, embeddings * np.inf if bad <= step < bad + count else embeddings, labels, step, *others)
 
         monkeypatch.setattr(PartialFC, "loss", loss)
         monkeypatch.setattr(sys, "argv", ["train.py", *options, "--num_workers=0", *more])

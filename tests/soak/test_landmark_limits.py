@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from arcface.data import align_photos
+from arcface.data.detector import FaceDetector
 from arcface.data.landmarks import MAX_MEDIAN, MAX_MISFIT, _orders, complaint, fit
+from arcface.data.photos import photo_paths
 
 
 def highest_or_lowest_median(misfit: np.ndarray, choose) -> float:
@@ -16,8 +17,8 @@ def highest_or_lowest_median(misfit: np.ndarray, choose) -> float:
 @pytest.mark.exhaustive
 def test_the_limits_are_those_of_real_photos(real_data):
     folder = real_data / "lfw_photos" / "photos"
-    align_photos._start_worker(real_data / "yunet" / "face_detection_yunet.onnx")
-    points = np.stack([align_photos.detect(cv2.imread(str(folder / path))) for path in align_photos.find_photos(folder)])
+    detector = FaceDetector(str(real_data / "yunet" / "face_detection_yunet.onnx"))
+    points = np.stack([detector.landmarks(cv2.imread(str(folder / path)))[0] for path in photo_paths(folder)])
     assert len(points) == 807 and not any(map(complaint, points))
     misfit = fit(points).misfit
     assert 3 * highest_or_lowest_median(misfit, max) == pytest.approx(MAX_MEDIAN, abs=0.005)

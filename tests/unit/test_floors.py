@@ -19,7 +19,8 @@ FLOORS = [
     ["verification"],
     ["training"],
     ["doctor"],
-    ["train", "valid", "align", "check", "convert", "demo", "merge", "pack_bin", "deploy"],  # commands
+    # commands
+    ["train", "valid", "export", "embed", "compare", "align", "check", "convert", "demo", "merge", "pack_bin", "deploy"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

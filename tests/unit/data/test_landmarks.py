@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from arcface.data import align_photos
 from arcface.data.alignment import TEMPLATE
+from arcface.data.detector import FaceDetector
 from arcface.data.landmarks import _orders, complaint, fit, wrong_order
+from arcface.data.photos import photo_paths
 
 ORDERS = list(_orders())
 # Millimetres, x to the right, y down, z towards the camera: the eyes, the tip of the nose, the corners of the mouth.
@@ -94,9 +95,9 @@ PROFILES = "Phil_Gramm_0002", "Andy_Dick_0001", "Hugo_Chavez_0033", "Federico_Tr
 
 def test_real_faces_pass_also_in_profile_and_in_another_order_none(real_data):
     folder = real_data / "lfw_photos" / "photos"
-    align_photos._start_worker(real_data / "yunet" / "face_detection_yunet.onnx")
-    paths = [f"{name[:-5]}/{name}.jpg" for name in PROFILES] + align_photos.find_photos(folder)[:46]
-    points = np.stack([align_photos.detect(cv2.imread(str(folder / path))) for path in paths])
+    detector = FaceDetector(str(real_data / "yunet" / "face_detection_yunet.onnx"))
+    paths = [f"{name[:-5]}/{name}.jpg" for name in PROFILES] + photo_paths(folder)[:46]
+    points = np.stack([detector.landmarks(cv2.imread(str(folder / path)))[0] for path in paths])
     eyes, nose = points[:, 1] - points[:, 0], points[:, 2] - points[:, :2].mean(1)
     sideways = np.abs((eyes * nose).sum(1)) / (eyes**2).sum(1)
     assert (sideways[:4] > 0.5).all() and not any(map(complaint, points))

@@ -7,6 +7,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from arcface.errors import UserError
 from arcface.io import images
@@ -98,8 +99,54 @@ def test_a_header_that_claims_absurd_sizes_is_refused():
     png = bytearray(cv2.imencode(".png", np.zeros((112, 112, 3), np.uint8))[1].tobytes())
     png[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
-    with pytest.raises(UserError, match="huge: not an image"):
+    with pytest.raises(UserError, match="huge: the image is 2147483647x2147483647 pixels, more than 200,000,000; scale it down"):
         decode(bytes(png), "huge")
+
+
+def test_opencv_itself_prints_nothing_about_a_damaged_image(capfd):
+    bmp = cv2.imencode(".bmp", blobs(112))[1].tobytes()
+    with pytest.raises(UserError, match="half: not an image"):
+        images.decode_any_size(bmp[: len(bmp) // 2], "half")
+    assert capfd.readouterr() == ("", "")
+
+
+def turned(degrees: int, size=(600, 400)) -> bytes:
+    """A JPEG, blue above and red below, once a viewer has turned it as its Exif data say; they are stored otherwise."""
+    orientation = {0: 1, 90: 8, 180: 3, 270: 6}[degrees]
+    upright = np.zeros((size[1], size[0], 3), np.uint8)
+    upright[: size[1] // 2, :, 2], upright[size[1] // 2 :, :, 0] = 255, 255
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(np.rot90(upright, -degrees // 90)).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("most, shape", [(10**9, (400, 600)), (100_000, (200, 300)), (20_000, (100, 150)), (1, (50, 75))])
+def test_a_photo_is_turned_upright_and_decoded_smaller_where_it_is_huge(degrees, most, shape, monkeypatch):
+    monkeypatch.setattr(images, "WHOLE_PIXELS", most)
+    photo = images.decode_photo(turned(degrees), "photo")
+    assert photo.shape == (*shape, 3)
+    assert photo[5, 5, 0] > 200 > 50 > photo[5, 5, 2] and photo[-5, -5, 2] > 200 > 50 > photo[-5, -5, 0]
+
+
+def test_a_png_is_decoded_at_its_size_and_a_landmark_s_photo_too(monkeypatch):
+    monkeypatch.setattr(images, "WHOLE_PIXELS", 1)
+    png = cv2.imencode(".png", blobs(100))[1].tobytes()
+    assert np.array_equal(images.decode_photo(png, "it"), blobs(100))
+    assert images.decode_any_size(jpeg(size=100), "it").shape == (100, 100, 3)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_too_many_pixels_are_refused_before_they_are_decoded(format, monkeypatch):
+    file = io.BytesIO()
+    Image.new("RGB", (101, 100)).save(file, format)
+    monkeypatch.setattr(images, "MOST_PIXELS", 10_000)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for decoded in images.decode_photo, images.decode_any_size:
+        with pytest.raises(UserError, match="it: the image is 101x100 pixels, more than 10,000; scale it down"):
+            decoded(file.getvalue(), "it")
 
 
 def test_a_batch_becomes_channels_first_as_each_image_does():

@@ -1,5 +1,6 @@
 """A crash at any instant leaves a complete checkpoint; damage and foreign files are refused, not loaded."""
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -7,7 +8,6 @@ import json
 import os
 import pickle
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,15 +184,27 @@ def test_a_file_system_without_colons_and_links_holds_checkpoints_too(tmp_path, 
     assert holds(tmp_path) == 4 and (tmp_path / "latest").is_symlink() and complete(tmp_path) == [1, 4]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_what_the_current_checkpoint_does_not_contain_is_not_beside_it(tmp_path, monkeypatch, links):
+    if not links:
+        without_colons_and_links(monkeypatch)
+    average = {"ema": {"w": np.ones(2, np.float32)}}
+    for step, averages in ((1, average), (2, {})):
+        arrays, manifest = dataclasses.replace(state(step), averages=averages), {"progress": {"step": step, "run": "a"}}
+        save(tmp_path, NETWORK, arrays, Shard(0, CLASSES), step, manifest, best=step == 1)
+        assert os.path.lexists(tmp_path / f"{NETWORK}_ema.pdparams") == (step == 1)
+    assert (tmp_path / "step_00000001" / f"{NETWORK}_ema.pdparams").exists()
+
+
 def test_a_copy_s_average_of_an_earlier_checkpoint_is_not_read(tmp_path):
     original, copy, average = tmp_path / "original", tmp_path / "copy", f"{NETWORK}_ema.pdparams"
     original.mkdir()
-    averaged = replace(state(1), averages={"ema": state(5).backbone})
+    averaged = dataclasses.replace(state(1), averages={"ema": state(5).backbone})
     save(original, NETWORK, averaged, Shard(0, CLASSES), 1, {"progress": {"step": 1, "run": "a"}})
     shutil.copytree(original, copy)  # follows the links
     assert find_backbone(copy, NETWORK) == copy / average
     write(copy, 2)
-    assert (copy / average).is_file() and find_backbone(copy, NETWORK) == copy / f"{NETWORK}.pdparams"
+    assert find_backbone(copy, NETWORK) == copy / f"{NETWORK}.pdparams"
 
 
 def test_renamed_files_of_a_copy_without_colons_are_found(tmp_path):

@@ -93,7 +93,7 @@ def test_the_page_has_the_figures_and_loads_nothing(tmp_path):
 def test_the_pictures_stand_beside_the_page(tmp_path):
     pairs, result = made_up(600)
     write_report(tmp_path, [report_pairs(pairs, result)], {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["histogram_tiny.png", "index.html", "roc.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["histogram_tiny.png", "index.html", "report.json", "roc.png"]
     for name in ("histogram_tiny.png", "roc.png"):
         assert cv2.imread(str(tmp_path / name)).std() > 5
 
