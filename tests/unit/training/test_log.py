@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -12,6 +13,7 @@ from arcface.data.loader import Loader
 from arcface.io.log import start_log
 from arcface.training.data import TrainingData
 from arcface.training.log import TrainLog
+from arcface.training.metrics_writer import MetricsWriter
 from arcface.training.state import TrainState
 
 
@@ -74,3 +76,13 @@ def test_a_record_that_a_crash_cut_off_is_dropped(run, tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"run": "12')
     assert [record["step"] for record in run((0, 1), (0, 1))[1]] == [2]
     assert not [*tmp_path.glob("until_*")]
+
+
+@pytest.mark.parametrize("unverified, kept", [(True, ["training"]), (False, ["training", "verification/lfw"])])
+def test_a_verification_that_is_done_anew_is_recorded_anew(tmp_path, unverified, kept):
+    state = TrainState(step=2)
+    writer = MetricsWriter(tmp_path, state)
+    for step, kind in ((2, "training"), (2, "verification/lfw"), (3, "training")):
+        writer.add(step, kind, loss=1.0)
+    MetricsWriter(tmp_path, replace(state, unverified=unverified))
+    assert [json.loads(line)["kind"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == kept
