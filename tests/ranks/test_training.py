@@ -297,9 +297,8 @@ def test_a_killed_run_loses_only_the_steps_since_its_checkpoint(train, run_ranks
     assert_same_run(whole, output, 1)
 
 
-@pytest.mark.parametrize(
-    "interval, is_best", [(2, True), pytest.param(1, False, marks=pytest.mark.exhaustive)]
-)  # a new best accuracy makes a checkpoint of its own
+# A new best accuracy makes a checkpoint of its own.
+@pytest.mark.parametrize("interval, is_best", [(2, True), pytest.param(1, False, marks=pytest.mark.exhaustive)])
 def test_a_verification_that_a_signal_put_off_is_made_up_for_once(train, run_ranks, data_set, tmp_path, interval, is_best):
     options = ["--num_epoch=2", "--log_interval=2", "--val_targets=tiny", f"--val_interval={interval}"]
     whole = train(1, "whole", *options)
