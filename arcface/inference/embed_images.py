@@ -191,7 +191,7 @@ def _write(output: Path, config: EmbedConfig, images: Images, files: list[Path])
     """Write the result of all parts and the list of bad images, and return the line that says what they are."""
     if missing := next((file for file in files if not file.exists()), None):
         raise UserError(f"{missing}: no such file; the ranks of all machines must write to one directory, pass such an --output")
-    rows, bad, reasons = (np.concatenate([np.load(file)[name] for file in files]) for name in ("images", "bad", "reasons"))
+    rows, bad, reasons = (np.concatenate([_read(file, name) for file in files]) for name in ("images", "bad", "reasons"))
     problems = [(images.paths[at], reason) for at, reason in zip(bad.tolist(), reasons.tolist(), strict=True)]
     if not len(rows):
         for file in files:
@@ -199,7 +199,7 @@ def _write(output: Path, config: EmbedConfig, images: Images, files: list[Path])
         raise UserError(f"{config.images}: none of {len(bad):,} images can be embedded; the first: {': '.join(problems[0])}")
     features = Features(
         config.embedding_size,
-        lambda: (np.load(file)["embeddings"] for file in files),
+        lambda: (_read(file, "embeddings") for file in files),
         [images.paths[at] for at in rows.tolist()],
         None if images.labels is None else images.labels[rows],
     )
@@ -211,3 +211,8 @@ def _write(output: Path, config: EmbedConfig, images: Images, files: list[Path])
     write_features(output, features)
     without = f", {len(bad):,} images without one, listed in {listed}" if problems else ""
     return f"{output}: {len(rows):,} embeddings of {len(images.paths) - len(bad):,} images{without}"
+
+
+def _read(file: Path, name: str) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as part:
+        return part[name]

@@ -24,7 +24,7 @@ from arcface.weights.state_dict import load_backbone, read_state_dict
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "inference.md").read_text(encoding="utf-8")
 EXPORTS = re.findall(r"^python -m arcface.export .*$", PAGE, re.MULTILINE)
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", PAGE[PAGE.index("## Export") :], re.MULTILINE | re.DOTALL)
 NETWORK = "MobileFaceNet_128"
 
 
