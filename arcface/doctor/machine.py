@@ -6,6 +6,7 @@ import resource
 
 import paddle
 
+from arcface.backbones.precision import check_precision
 from arcface.config import TrainConfig
 from arcface.data.workers import SLOTS_PER_WORKER
 from arcface.distributed.process_group import world_size
@@ -16,6 +17,7 @@ from arcface.system.hardware import format_bytes
 from arcface.system.precision import tf32
 from arcface.system.startup import FAST_BLAS, cores, ranks_here, threads, why_memory_is_not_kept
 from arcface.training.memory import check_memory, estimate
+from arcface.training.model import check_parts
 
 MIN_OPEN_FILES = 1024  # Linux's usual limit
 
@@ -83,9 +85,11 @@ def examine_limits(report: Report, batch_size: int, num_workers: int) -> None:
 
 
 def examine_memory(report: Report, config: TrainConfig, num_classes: int) -> None:
-    """Report the memory that training needs, and whether it is available."""
+    """Report the memory that training needs, and whether it is available; or what training would refuse."""
     with report.examining("training"):
         device = paddle.get_device()
+        check_precision(config.precision, bool(config.precision_emulation), device)
+        check_parts(config, world_size())
         warning = check_memory(config, num_classes, world_size(), ranks_here(), device)
         needed = estimate(config, num_classes, world_size(), device)
         parts = ", ".join(f"{name} {format_bytes(count)}" for name, count in needed._asdict().items())

@@ -44,7 +44,7 @@ class Model:
     """
 
     def __init__(self, network: NetworkOptions, head: HeadOptions, optimizer: OptimizerOptions, num_classes: int, seed: int = 0):
-        _check_parts(optimizer)
+        check_parts(optimizer, world_size())
         paddle.seed(seed)
         self._options, self._tf32 = optimizer, bool(optimizer.tf32)
         self.backbone = create_backbone(network.network, network.embedding_size, optimizer.batch_norm)
@@ -222,9 +222,9 @@ class Model:
         return gradient * (self._options.clip_norm / norm.clip(min=self._options.clip_norm))
 
 
-def _check_parts(options: OptimizerOptions) -> None:
+def check_parts(options: OptimizerOptions, ranks: int) -> None:
     """Raise UserError if a rank's images cannot be computed in --accumulate equal parts."""
-    images, parts = options.batch_size // world_size(), options.accumulate
+    images, parts = options.batch_size // ranks, options.accumulate
     if images % parts:
         fitting = next(fewer for fewer in range(parts, 0, -1) if images % fewer == 0)
         raise UserError(f"--accumulate {parts}: must divide the {images} images of --batch_size that a rank has; use {fitting}")

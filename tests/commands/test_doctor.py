@@ -421,6 +421,14 @@ def test_the_memory_that_training_needs_is_compared_with_what_is_available(print
         assert finding in findings[0]
 
 
+@pytest.mark.parametrize(
+    "option, finding", [("--precision=fp16", "a CPU trains in float32"), ("--accumulate=3", "must divide the 8")]
+)
+def test_what_training_would_refuse_is_a_finding(printed, option, finding):
+    config = parse(TrainConfig, ["--batch_size=8", "--device=cpu", option])
+    assert finding in printed(machine.examine_memory, config, 10)[1][0]
+
+
 def test_a_home_that_is_not_writable_is_reported(directories, tmp_path, monkeypatch):
     monkeypatch.setattr("arcface.system.home.REAL", tmp_path / "nowhere")
     text, findings = directories(f"--output={tmp_path}", f"--logdir={tmp_path}")

@@ -275,14 +275,18 @@ def test_the_order_of_a_gpu_gives_the_bits_and_records_of_a_cpu_s(train, run_ran
 
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize(
-    "ranks, more",
-    [(1, []), pytest.param(2, [], marks=pytest.mark.exhaustive), (2, ["--accumulate=2", "--recompute=1", "--ema=0.9"])],
+    "ranks, more, stops",
+    [
+        (1, [], (2, 5)),
+        pytest.param(2, [], (2, 5), marks=pytest.mark.exhaustive),
+        (2, ["--accumulate=2", "--recompute=1", "--ema=0.9"], (5,)),
+    ],
 )
-def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(train, ranks, more):
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(train, ranks, more, stops):
     options = ["--sample_rate=0.5", "--num_epoch=2", "--save_interval=3", *more]  # 8 steps
     whole = train(ranks, "whole", *options)
-    train(ranks, "parts", *options, "--max_steps=2")
-    train(ranks, "parts", *options, "--max_steps=5", "--resume=1")
+    for number, step in enumerate(stops):
+        train(ranks, "parts", *options, f"--max_steps={step}", f"--resume={int(number > 0)}")
     assert_same_run(whole, train(ranks, "parts", *options, "--resume=1"), ranks)
 
 
