@@ -9,7 +9,7 @@ comes. Embeddings have 512 values, those of MobileFaceNet_128 128; images are ra
 
 What is compared takes turns of half a second or of one call, in processes that run beside each other, with a pause before each
 turn: threads of one go on spinning for a while and would slow the next. Prints a Markdown table of the median images/s and, in
-brackets, their ratio to PyTorch's. All networks take 10 to 15 minutes on two cores.
+brackets, their ratio to PyTorch's. All networks take 8 minutes on two cores with --rounds 2.
 """
 
 import argparse
