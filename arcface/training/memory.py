@@ -79,16 +79,9 @@ def estimate(config: TrainConfig, num_classes: int, ranks: int, device: str) -> 
     kernels = on_cpu and config.cpu_kernels == "auto" and config.batch_norm == "local" and can_be_loaded()
     kernels = kernels and config.precision == "float32"
     low = DTYPES.get(config.precision)
-    seen = _look_at(
-        config.network,
-        config.embedding_size,
-        config.batch_norm == "frozen",
-        kernels,
-        low,
-        emulated=on_cpu,
-        frozen_stages=config.freeze,
-        recompute=bool(config.recompute),
-    )
+    norms_frozen, recompute = config.batch_norm == "frozen", bool(config.recompute)
+    case = _Case(config.network, config.embedding_size, norms_frozen, config.freeze, kernels, recompute, low, emulated=on_cpu)
+    seen = _look_at(case)
     gaps = WITH_GAPS["card" if not on_cpu else "kernels" if kernels else "emulated" if low else "layers"]
     images, images_here = config.batch_size, -(-config.batch_size // ranks)
     classes = -(-num_classes // ranks)
@@ -199,40 +192,36 @@ class _Seen(NamedTuple):
     # what a frozen layer makes
 
 
-@cache
-def _look_at(
-    network: str,
-    embedding_size: int,
-    frozen: bool,
-    kernels: bool,
-    low: str | None,
-    emulated: bool,
-    frozen_stages: str = "",
-    recompute: bool = False,
-) -> _Seen:
-    """Count what a backbone is made of and what it saves; on the CPU, so that a card is left as it is.
+class _Case(NamedTuple):
+    """What the count of a backbone depends on.
 
     low: the type of what is not float32, "bfloat16" or "float16", as a card has it or, `emulated`, a CPU.
     """
+
+    network: str
+    embedding_size: int
+    norms_frozen: bool
+    frozen_stages: str
+    kernels: bool
+    recompute: bool
+    low: str | None
+    emulated: bool
+
+
+@cache
+def _look_at(case: _Case) -> _Seen:
+    """Count what a backbone is made of and what it saves; on the CPU, so that a card is left as it is."""
     device = paddle.get_device()
     paddle.set_device("cpu")
     try:
-        return _count(network, embedding_size, frozen, kernels, low, emulated, frozen_stages, recompute)
+        return _count(case)
     finally:
         paddle.set_device(device)
 
 
-def _count(
-    network: str,
-    embedding_size: int,
-    frozen: bool,
-    kernels: bool,
-    low: str | None,
-    emulated: bool,
-    frozen_stages: str,
-    recompute: bool,
-) -> _Seen:
-    backbone = create_backbone(network, embedding_size, "frozen" if frozen else "local")  # "sync" saves as much as "local"
+def _count(case: _Case) -> _Seen:
+    network, embedding_size, norms_frozen, frozen_stages, kernels, recompute, low, emulated = case
+    backbone = create_backbone(network, embedding_size, "frozen" if norms_frozen else "local")  # "sync" saves as much as "local"
     if kernels:
         fuse_convolutions(backbone, _NO_WORK)
     state, known, names = backbone.state_dict(), stages(backbone), stages_named(frozen_stages, backbone)

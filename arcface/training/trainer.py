@@ -27,7 +27,7 @@ from arcface.training.schedule import Schedule
 from arcface.training.signals import Signals
 from arcface.training.state import TrainState, fingerprint_of
 from arcface.training.steps import Steps
-from arcface.verification.sets import read_bin_sets
+from arcface.verification.sets import read_pair_sets
 from arcface.verification.verifier import Verifier
 from arcface.weights.state_dict import read_state_dict
 
@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> None:
     candidates(config.engine)  # a missing package is told before anything else
     with survive_closed_output(), out_of_memory_explained(config), _opened(config, device) as data:
         with busy("the loading of the data"):
-            verifier = Verifier(read_bin_sets(config), config, config, config.val_interval, config.best_by)
+            verifier = Verifier(read_pair_sets(config), config, config, config.val_interval, config.best_by)
             memory_warning = check_memory(config, data.dataset.num_classes, world_size(), ranks_here(), device)
         data.check_same_on_all_ranks()
         if rank() == 0:

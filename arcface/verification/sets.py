@@ -18,7 +18,7 @@ from arcface.verification.tinyface import TinyFace, find_tinyface, read_tinyface
 TargetSet = VerificationSet | IjbProtocol | TinyFace
 
 
-def read_bin_sets(options: VerificationOptions) -> list[VerificationSet]:
+def read_pair_sets(options: VerificationOptions) -> list[VerificationSet]:
     """Read the sets of pairs of a training run, [] where it verifies nothing; no image is decoded.
 
     Raises:

@@ -20,7 +20,7 @@ class Verifier:
     in each step ask `due`, and if so `run`.
 
     Args:
-        sets: the run's sets, from `read_bin_sets`; [] verifies nothing.
+        sets: the run's sets, from `read_pair_sets`; [] verifies nothing.
         options: how to verify; of these val_batch_size and engine are used.
         network: the backbone's name and embedding_size, with which an engine builds it again.
         val_interval: steps between verifications; 0 verifies at the end only.

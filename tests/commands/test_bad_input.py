@@ -357,11 +357,7 @@ TABLE = [
         "PADDLE_TRAINERS_NUM=3 is set without PADDLE_TRAINER_ID and PADDLE_CURRENT_ENDPOINT and",
         environment("PADDLE_TRAINERS_NUM", "3"),
     ),
-    (
-        "stage",
-        "train --freeze=stem,stage9",
-        "--freeze stage9: no stage of this network; name some of stem, stage1,",
-    ),
+    ("stage", "train --freeze=stem,stage9", "--freeze stage9: no stage of this network; name some of stem, stage1,"),
     ("patience without sets", "train --patience=2 --val_targets=", "--patience 2: --val_targets names no sets; verify during"),
     ("patience at the end", "train --patience=2 --val_interval=0", "--patience 2: --val_interval 0 verifies at the end only; v"),
     ("optimizer", "train --optimizer=adam", "--optimizer: must be sgd or adamw, not adam"),

@@ -8,13 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drawn_pairs import write_drawn_pairs
 
 import arcface
 from arcface import compare as command
 from arcface import valid
 from arcface.command import run
-from arcface.data.bin_file import write_bin
-from arcface.data.drawn_faces import draw_identity
 from arcface.verification.roc import tar_at_far
 
 OPTIONS = ["--network=Tiny", "--embedding_size=8", "--device=cpu", "--engine=paddle"]
@@ -29,12 +28,7 @@ def faces(tiny, tmp_path) -> Path:
     paddle.seed(0)
     (tmp_path / "weights").mkdir()
     paddle.save(Tiny(8).state_dict(), str(tmp_path / "weights" / "Tiny.pdparams"))
-    drawn = [draw_identity((0, 0, identity, 2)) for identity in range(10)]
-    for identity, crops in enumerate(drawn):
-        for number, crop in enumerate(crops):
-            (tmp_path / f"{identity}_{number}.jpg").write_bytes(crop)
-    pairs = [pair for i in range(10) for pair in ((drawn[i][0], drawn[i][1]), (drawn[i][0], drawn[(i + 1) % 10][1]))]
-    write_bin(tmp_path / "drawn.bin", [image for pair in pairs for image in pair], [True, False] * 10)
+    write_drawn_pairs(tmp_path)
     return tmp_path
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from drawn_pairs import write_drawn_pairs
 
 import arcface
 from arcface.backbones import create_backbone
-from arcface.data.bin_file import write_bin
-from arcface.data.drawn_faces import draw_identity
 
 NETWORK = "MobileFaceNet_128"
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
@@ -25,12 +24,7 @@ def faces(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faces")
     paddle.seed(0)
     paddle.save(create_backbone(NETWORK, 128).state_dict(), str(folder / f"{NETWORK}.pdparams"))
-    drawn = [draw_identity((0, 0, identity, 2)) for identity in range(10)]
-    for identity, crops in enumerate(drawn):
-        for image, crop in enumerate(crops):
-            (folder / f"{identity}_{image}.jpg").write_bytes(crop)
-    pairs = [pair for i in range(10) for pair in ((drawn[i][0], drawn[i][1]), (drawn[i][0], drawn[(i + 1) % 10][1]))]
-    write_bin(folder / "drawn.bin", [image for pair in pairs for image in pair], [True, False] * 10)
+    write_drawn_pairs(folder)
     return folder
 
 

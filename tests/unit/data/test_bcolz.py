@@ -10,7 +10,7 @@ from arcface.doctor.data import examine_verification_sets
 from arcface.errors import UserError
 from arcface.io.report import Report
 from arcface.verification.ijb import read_protocol
-from arcface.verification.sets import read_bin_sets, read_set
+from arcface.verification.sets import read_pair_sets, read_set
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def verify(directory: Path) -> None:
 
 
 def train(directory: Path) -> None:
-    read_bin_sets(VerificationOptions(val_dir=str(directory.parent), val_targets=directory.name))
+    read_pair_sets(VerificationOptions(val_dir=str(directory.parent), val_targets=directory.name))
 
 
 @pytest.mark.parametrize("read", [verify, train, read_protocol])

@@ -298,5 +298,5 @@ def test_a_backbone_is_counted_on_the_cpu(monkeypatch):
     monkeypatch.setattr(paddle, "get_device", lambda: devices[-1])
     monkeypatch.setattr(paddle, "set_device", devices.append)
     monkeypatch.setattr(memory, "_count", lambda *_: devices.append("counted"))
-    memory._look_at.__wrapped__("Tiny", 64, False, False, None, False, False)
+    memory._look_at.__wrapped__(None)
     assert devices == ["gpu:3", "cpu", "counted", "gpu:3"]

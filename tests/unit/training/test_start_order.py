@@ -61,7 +61,7 @@ def test_ranks_hear_of_a_rank_whose_data_cannot_be_opened_for_lack_of_memory(rep
 def test_a_card_that_is_full_is_told_to_the_ranks_and_explained_by_what_is_known(reported, monkeypatch, make_data_set, tiny):
     monkeypatch.setattr(trainer, "resolve_device", lambda _: "gpu:3")
     monkeypatch.setattr(trainer, "start_device", lambda _: None)
-    monkeypatch.setattr(trainer, "read_bin_sets", without_memory)
+    monkeypatch.setattr(trainer, "read_pair_sets", without_memory)
     monkeypatch.setattr(memory, "_explain", lambda _, *known: f"explained by {known}")
     with pytest.raises(UserError, match=r"explained by \(3, 2, 'gpu:3'\)"):
         train(TrainConfig(network="Tiny", data_dir=str(make_data_set(9, 3)), num_workers=0))
@@ -92,7 +92,7 @@ def test_workers_come_before_the_watchdog_then_the_device_and_then_the_first_col
     if ranks > 1:
         request.getfixturevalue("two_ranks")
     else:  # what comes after the ranks have joined
-        monkeypatch.setattr("arcface.training.trainer.read_bin_sets", recorder("sets", Joined()))
+        monkeypatch.setattr("arcface.training.trainer.read_pair_sets", recorder("sets", Joined()))
     config = TrainConfig(network="Tiny", data_dir=str(make_data_set(9, 3)), device="cpu", num_workers=1)
     with pytest.raises(Joined):
         train(config)

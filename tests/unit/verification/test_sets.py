@@ -15,7 +15,7 @@ from arcface.data.verification_set import VerificationSet
 from arcface.errors import UserError
 from arcface.verification.evaluator import check_images, verify
 from arcface.verification.pack_bin import PackOptions, pack_bin
-from arcface.verification.sets import read_bin_sets, read_sets
+from arcface.verification.sets import read_pair_sets, read_sets
 from arcface.verification.verifier import Verifier
 
 
@@ -79,7 +79,7 @@ def test_a_list_of_pairs_gives_the_figures_of_the_bin_that_is_packed_of_it(tmp_p
         lines = [f"{files[n].name}\t{files[(7 * n + 3) % 24].name}\t{n % 2}" for n in range(24)]
     (tmp_path / "pairs.txt").write_text("\n".join(lines))
     pack_bin(PackOptions(images=str(tmp_path / "crops"), pairs=str(tmp_path / "pairs.txt"), output=str(tmp_path / "packed.bin")))
-    (listed,) = read_bin_sets(options(tmp_path, "pairs.txt=crops"))
+    (listed,) = read_pair_sets(options(tmp_path, "pairs.txt=crops"))
     packed = read_bin(tmp_path / "packed.bin")
     assert listed.name == "crops" and [listed.encoded(position) for position in range(len(listed.images))] == packed.images
     check_images(listed)
@@ -92,7 +92,7 @@ def test_a_folder_is_judged_in_its_own_folds_and_each_image_is_read_once(tmp_pat
     for number, file in enumerate(sorted(images.iterdir())):
         (tmp_path / "people" / f"p{number // 4}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "people" / f"p{number // 4}" / file.name).write_bytes(file.read_bytes())
-    (pairs,) = read_bin_sets(options(tmp_path, "people"))
+    (pairs,) = read_pair_sets(options(tmp_path, "people"))
     read = []
 
     def encoded(self, position):
@@ -123,18 +123,18 @@ def test_a_folder_is_judged_in_its_own_folds_and_each_image_is_read_once(tmp_pat
 def test_training_refuses_protocols_before_it_reads_them(tmp_path, target):
     (tmp_path / "x" / "meta").mkdir(parents=True)
     write_tinyface(tmp_path / "tiny" / "Testing_Set")
-    message = refusal(read_bin_sets, options(tmp_path, target))
+    message = refusal(read_pair_sets, options(tmp_path, target))
     assert f"{tmp_path / target} is a protocol, which only valid.py verifies; leave it out of --val_targets" in message
 
 
 def test_a_list_that_is_missing_may_be_done_without_but_not_its_images(tmp_path):
-    assert "without verification: --val_targets ''" in refusal(read_bin_sets, options(tmp_path, "pairs.txt=crops"))
+    assert "without verification: --val_targets ''" in refusal(read_pair_sets, options(tmp_path, "pairs.txt=crops"))
     (tmp_path / "pairs.txt").write_text("a\tb\t1\nc\td\t0\n")
-    assert refusal(read_bin_sets, options(tmp_path, "pairs.txt=crops")) == (
+    assert refusal(read_pair_sets, options(tmp_path, "pairs.txt=crops")) == (
         f"{tmp_path / 'crops'}: no such directory; correct --val_targets LIST=FOLDER"
     )
     (tmp_path / "crops").mkdir()
-    message = refusal(read_bin_sets, options(tmp_path, "pairs.txt=crops"))
+    message = refusal(read_pair_sets, options(tmp_path, "pairs.txt=crops"))
     assert "pairs.txt line 1: a: no such file in" in message and message.endswith("restore the files, or remove their lines")
     assert "4 of 4 images are missing" in message and "--skip_missing" not in message
 
@@ -151,7 +151,7 @@ def test_training_says_once_what_its_sets_are(tmp_path, images, monkeypatch):
     (tmp_path / "pairs.txt").write_text("\n".join(lines))
     paddle.seed(0)
     config = VerificationOptions(val_dir=str(tmp_path), val_targets=f"pairs.txt={images}", engine="paddle")
-    ours = Verifier(read_bin_sets(config), config, NetworkOptions(network="Tiny", embedding_size=8), 10)
+    ours = Verifier(read_pair_sets(config), config, NetworkOptions(network="Tiny", embedding_size=8), 10)
     backbone = create_backbone("Tiny", 8)
     said = []
     monkeypatch.setattr(logger, "info", said.append)

@@ -21,7 +21,7 @@ from arcface.data.photos import CropReader
 from arcface.verification import checkpoint
 from arcface.verification.evaluator import check_images
 from arcface.verification.pack_bin import PackOptions, pack_bin
-from arcface.verification.sets import read_bin_sets
+from arcface.verification.sets import read_pair_sets
 from arcface.weights import convert
 
 TARGETS = "people,pairs.txt=crops,tinyface,IJB-X"
@@ -136,7 +136,7 @@ def test_photos_become_the_crops_that_align_makes_and_one_without_a_face_is_name
         )
     )
     options = VerificationOptions(val_dir=str(tmp_path), val_targets="photos", detector=detector)
-    (photos,), (crops,) = read_bin_sets(options), read_bin_sets(dataclasses.replace(options, val_targets="crops", detector=None))
+    (photos,), (crops,) = read_pair_sets(options), read_pair_sets(dataclasses.replace(options, val_targets="crops", detector=None))
     assert len(photos.images) == len(crops.images) >= 8
     for position in range(len(photos.images)):
         assert photos.images[position].stem == crops.images[position].stem

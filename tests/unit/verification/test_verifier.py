@@ -8,7 +8,7 @@ from arcface.data.bin_file import VerificationSet, write_bin
 from arcface.errors import UserError
 from arcface.inference.engines import open_engine
 from arcface.verification.evaluator import verify
-from arcface.verification.sets import read_bin_sets
+from arcface.verification.sets import read_pair_sets
 from arcface.verification.verifier import Verifier
 
 
@@ -88,10 +88,10 @@ def test_a_run_may_do_without_a_set_that_is_missing_but_not_without_a_damaged_on
     write_bin(tmp_path / "a.bin", [b"1", b"2", b"3", b"4"], [True, False])
     options = VerificationOptions(data_dir=str(tmp_path), val_targets="a,b")
     with pytest.raises(UserError, match=r"b.bin: cannot be read .*, or train without verification: --val_targets ''"):
-        read_bin_sets(options)
+        read_pair_sets(options)
     (tmp_path / "b.bin").write_bytes(b"damaged")
     with pytest.raises(UserError) as refused:
-        read_bin_sets(options)
+        read_pair_sets(options)
     assert "b.bin" in str(refused.value) and "without verification" not in str(refused.value)
-    assert [pairs.name for pairs in read_bin_sets(VerificationOptions(data_dir=str(tmp_path), val_targets="a"))] == ["a"]
-    assert read_bin_sets(VerificationOptions(val_targets="")) == []
+    assert [pairs.name for pairs in read_pair_sets(VerificationOptions(data_dir=str(tmp_path), val_targets="a"))] == ["a"]
+    assert read_pair_sets(VerificationOptions(val_targets="")) == []
